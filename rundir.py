@@ -1,0 +1,212 @@
+"""One run's folder, and everything that is written to it or restored from it.
+
+    config.toml             every option; `--config` on it repeats the run
+    log.csv                 one line every `--log-every` steps
+    real.png                real samples, arranged as the generated ones
+    samples/000100.png      samples of the same noise, every `--sample-every` steps
+    curves.png              the log, drawn
+    timelapse.gif           the samples, animated
+    checkpoint.pt           the state to go on from, and checkpoint.previous.pt before it
+"""
+
+import csv
+import hashlib
+import io
+import os
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+import plots
+from config import Config, changes, resolve
+
+LOG_COLUMNS = (
+    "step",
+    "epoch",
+    "images",
+    "seconds",
+    "images_per_second",
+    "wasserstein",
+    "penalty",
+    "generator_loss",
+    "gradient_norm",
+)
+CHECKPOINT_FORMAT = 1
+DIGEST_LENGTH = 64  # hexadecimal digits of a SHA-256
+
+
+class RunDir:
+    """The folder of one run. Opening it creates it, or checks that it holds this very run.
+
+    ValueError where it holds another run or other files; OSError where it cannot be written.
+    """
+
+    def __init__(self, config: Config):
+        self.path = Path(config.run)
+        self.checkpoint = self.path / "checkpoint.pt"
+        self.previous = self.path / "checkpoint.previous.pt"
+        self.log_file = self.path / "log.csv"
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"{self.path} is a file: name another folder with --run")
+        if self.path.is_dir() and any(self.path.iterdir()):
+            self.check_same_run(config)
+        (self.path / "samples").mkdir(parents=True, exist_ok=True)
+        write_whole(self.path / "config.toml", config.to_toml().encode())
+
+    def check_same_run(self, config: Config) -> None:
+        stored = self.path / "config.toml"
+        if not stored.is_file():
+            raise ValueError(
+                f"the folder {self.path} is not empty and holds no run: name another with --run"
+            )
+        try:
+            old = resolve(tomllib.loads(stored.read_text(encoding="utf-8")), {})
+        except ValueError as error:
+            raise ValueError(f"{stored} cannot be read: {error}") from error
+        if changed := changes(vars(old), config):
+            raise ValueError(
+                f"{self.path} holds another run ({'; '.join(changed)}): name another folder "
+                "with --run, move this one aside with --fresh, or give the old options again"
+            )
+
+    # -------------------------------------------------------- checkpoints
+
+    def save(self, state: dict) -> None:
+        """Keep the state, as it is or not at all, and the checkpoint before it beside it."""
+        buffer = io.BytesIO()
+        torch.save({"format": CHECKPOINT_FORMAT, **state}, buffer)
+        temporary = write_temporary(self.checkpoint, with_digest(buffer.getvalue()))
+        if self.checkpoint.exists():
+            os.replace(self.checkpoint, self.previous)
+        os.replace(temporary, self.checkpoint)
+
+    def restore(self) -> dict | None:
+        """The newest checkpoint that is whole; None in a new run, ValueError if all are broken."""
+        problems = []
+        for path in (self.checkpoint, self.previous):
+            if not path.exists():
+                continue
+            try:
+                state = read_checkpoint(path)
+            except ValueError as error:
+                print(f"{error}")
+                problems.append(path.name)
+                continue
+            if problems:
+                print(f"going on from {path}")
+            return state
+        if problems:
+            raise ValueError(
+                f"no checkpoint of {self.path} can be read ({', '.join(problems)}); move the run "
+                "aside and start over with --fresh"
+            )
+        return None
+
+    # -------------------------------------------------------- the log and pictures
+
+    def start_log(self, step: int) -> None:
+        """Begin the log, or cut it back to the step that training goes on from."""
+        rows = [row for row in self.read_log() if int(row["step"]) <= step] if step else []
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, LOG_COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_whole(self.log_file, text.getvalue().encode())
+
+    def log(self, row: dict[str, float]) -> None:
+        with open(self.log_file, "a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, LOG_COLUMNS).writerow(row)
+
+    def read_log(self) -> list[dict[str, str]]:
+        """The log's complete lines; a last line that was cut off while being written is left out."""
+        if not self.log_file.exists():
+            return []
+        text = self.log_file.read_text(encoding="utf-8")
+        whole_lines = text[: text.rfind("\n") + 1]
+        rows = csv.DictReader(io.StringIO(whole_lines))
+        return [row for row in rows if None not in row.values()]
+
+    def save_real(self, picture: Image.Image) -> None:
+        write_whole(self.path / "real.png", png(picture))
+
+    def save_sample(self, step: int, picture: Image.Image) -> None:
+        write_whole(self.path / "samples" / f"{step:06d}.png", png(picture))
+
+    def finish(self) -> None:
+        """Draw the curves and the timelapse from what the folder holds."""
+        rows = self.read_log()
+        if rows:
+            log = {name: np.array([float(row[name]) for row in rows]) for name in LOG_COLUMNS}
+            write_whole(self.path / "curves.png", png(plots.curves(log)))
+        frames = sorted((self.path / "samples").glob("*.png"), key=lambda path: int(path.stem))
+        if frames:
+            animation = io.BytesIO()
+            plots.timelapse(frames, animation)
+            write_whole(self.path / "timelapse.gif", animation.getvalue())
+
+
+def move_aside(path: Path) -> Path | None:
+    """Rename a run's folder to the first free of `<name>.old-1`, `.old-2`, ...; its new path."""
+    if not (path / "config.toml").is_file():
+        return None
+    number = 1
+    while (aside := path.with_name(f"{path.name}.old-{number}")).exists():
+        number += 1
+    return path.rename(aside)
+
+
+def read_checkpoint(path: Path) -> dict:
+    """A checkpoint's content, loaded as data and never as code; ValueError where it is broken."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"the checkpoint {path} cannot be read: {error}") from error
+    body, digest = content[: -DIGEST_LENGTH - 2], content[-DIGEST_LENGTH:]
+    if hashlib.sha256(body).hexdigest().encode() != digest:
+        raise ValueError(f"the checkpoint {path} is damaged, or none of this project's")
+    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    if state["format"] != CHECKPOINT_FORMAT:
+        raise ValueError(
+            f"the checkpoint {path} has format {state['format']}; this version reads format "
+            f"{CHECKPOINT_FORMAT}"
+        )
+    return state
+
+
+def with_digest(archive: bytes) -> bytes:
+    """The zip archive that `torch.save` wrote with its SHA-256 as the archive's comment.
+
+    A zip file ends in the comment's length (two bytes) and the comment, so that the file
+    stays one that `torch.load` reads.
+    """
+    body = archive[:-2]
+    digest = hashlib.sha256(body).hexdigest().encode()
+    return body + len(digest).to_bytes(2, "little") + digest
+
+
+def png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that at any moment the old content or the new is there, and whole."""
+    os.replace(write_temporary(path, content), path)
+
+
+def write_temporary(path: Path, content: bytes) -> Path:
+    """The content, safely on disk, in a temporary file beside `path`."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary

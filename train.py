@@ -1,0 +1,385 @@
+"""Train a Wasserstein GAN: `python train.py`, and `python train.py --help` for the options.
+
+The loop is algorithm 1 of Arjovsky et al. 2017 and of Gulrajani et al. 2017: `n_critic`
+updates of the critic, each with fresh noise, then one of the generator.
+"""
+
+import math
+import signal
+import sys
+import time
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL.Image import Image
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import plots
+from config import Config, Parser, add_options, parse_command_line
+from data import (
+    Batches,
+    Dataset,
+    bytes_to_floats,
+    check_batch_size,
+    floats_to_bytes,
+    load_dataset,
+    seeded_generator,
+)
+from rundir import RunDir, move_aside
+from utils import METHODS, generator_loss, gradient_norms, interpolate
+from wgan_gp import MODELS, choose_device, device_memory
+
+GRID_IMAGES = 64
+SCATTER_POINTS = 1000
+SURFACE_SIDE = 100  # lattice points along each axis of a critic's surface
+SECONDS_BETWEEN_LINES = 5  # where output is not a terminal
+
+# ---------------------------------------------------------------- state
+
+
+@dataclass
+class TrainState:
+    """All that training changes, and the objects that change it."""
+
+    generator: nn.Module
+    critic: nn.Module
+    average: nn.Module  # moving average of the generator, always in evaluation mode
+    generator_optimizer: torch.optim.Optimizer
+    critic_optimizer: torch.optim.Optimizer
+    method: object  # one of utils.METHODS
+    step: int = 0
+    seconds: float = 0.0
+
+    PARTS = ("generator", "critic", "average", "generator_optimizer", "critic_optimizer")
+
+    def to_checkpoint(self) -> dict:
+        parts = {name: getattr(self, name).state_dict() for name in self.PARTS}
+        return {**parts, "step": self.step, "seconds": self.seconds}
+
+    def restore(self, checkpoint: dict) -> None:
+        for name in self.PARTS:
+            getattr(self, name).load_state_dict(checkpoint[name])
+        self.step, self.seconds = checkpoint["step"], checkpoint["seconds"]
+
+
+def build_state(config: Config, sample_shape: tuple[int, ...], device: torch.device) -> TrainState:
+    """Networks, moving average and optimizers; ValueError for what does not fit together."""
+    model = MODELS[config.model]
+
+    def build(network: type[nn.Module]) -> nn.Module:
+        return network(sample_shape, **config.arguments_for(network))
+
+    with torch.device("meta"):  # shapes without memory
+        check_memory(device, build(model.generator), build(model.critic))
+    torch.manual_seed(config.seed)
+    generator, critic = build(model.generator).to(device), build(model.critic).to(device)
+    method = METHODS[config.method]
+    return TrainState(
+        generator=generator,
+        critic=critic,
+        average=deepcopy(generator).eval().requires_grad_(False),
+        generator_optimizer=build_optimizer(config, generator, config.lr_generator),
+        critic_optimizer=build_optimizer(config, critic, config.lr_critic),
+        method=method(**config.arguments_for(method)),
+    )
+
+
+def check_memory(device: torch.device, *networks: nn.Module) -> None:
+    memory = device_memory(device)
+    # Four bytes each for a weight, its gradient, Adam's two averages and the moving average.
+    needed = 20 * sum(parameter.numel() for net in networks for parameter in net.parameters())
+    if memory and needed > memory:
+        raise ValueError(
+            f"these networks and their optimizers need {needed / 2**30:,.0f} GiB, and {device} has "
+            f"{memory / 2**30:,.0f}: use a smaller --width or --image-size, or --model dcgan"
+        )
+
+
+def build_optimizer(config: Config, network: nn.Module, rate: float) -> torch.optim.Optimizer:
+    if config.optimizer == "rmsprop":
+        return torch.optim.RMSprop(network.parameters(), lr=rate)
+    return torch.optim.Adam(network.parameters(), lr=rate, betas=config.betas)
+
+
+# ---------------------------------------------------------------- one step
+
+
+def critic_step(state: TrainState, real: Tensor, noise: Tensor, mix: Tensor, grad_clip: float = 0):
+    """One update of the critic (Gulrajani et al. 2017, algorithm 1, lines 3 to 9).
+
+    `real` (B, ...), `noise` (B, noise_dim), `mix` (B,) uniform in [0, 1]; a `CriticLoss`.
+    """
+    with torch.no_grad():  # the critic's update needs no graph through the generator
+        fake = state.generator(noise)
+    losses = state.method.critic_loss(state.critic, real, fake, mix)
+    update(state.critic_optimizer, losses.loss, state.critic, grad_clip)
+    state.method.after_critic_step(state.critic)
+    return losses
+
+
+def generator_step(state: TrainState, noise: Tensor, grad_clip: float = 0) -> Tensor:
+    """One update of the generator (Gulrajani et al. 2017, algorithm 1, lines 11 and 12)."""
+    loss = generator_loss(state.critic(state.generator(noise)))
+    update(state.generator_optimizer, loss, state.generator, grad_clip)
+    return loss
+
+
+def update(
+    optimizer: torch.optim.Optimizer, loss: Tensor, network: nn.Module, grad_clip: float
+) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward(inputs=list(network.parameters()))  # and no other network's gradients
+    if grad_clip:
+        nn.utils.clip_grad_norm_(network.parameters(), grad_clip)
+    optimizer.step()
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, generator: nn.Module, decay: float, step: int) -> None:
+    """Move the average toward the generator; faster in the first steps, to forget their start."""
+    weight = 1 - min(decay, (1 + step) / (10 + step)) if decay else 1.0
+    for slow, fast in zip(average.parameters(), generator.parameters(), strict=True):
+        slow.lerp_(fast, weight)
+    for slow, fast in zip(average.buffers(), generator.buffers(), strict=True):
+        slow.copy_(fast.lerp(slow, 1 - weight) if fast.is_floating_point() else fast)
+
+
+def train_step(state: TrainState, config: Config, batches: Batches) -> dict[str, Tensor]:
+    """`n_critic` critic updates and one generator update; what to log, left on the device."""
+    device, size = batches.samples.device, config.batch_size
+    random = seeded_generator(device, config.seed, "step", state.step)
+    noise = torch.randn(config.n_critic + 1, size, config.noise_dim, generator=random, device=device)
+    mix = torch.rand(config.n_critic, size, generator=random, device=device)
+    first_batch = state.step * config.n_critic
+    critic_losses = []
+    for i in range(config.n_critic):
+        real = batches(first_batch + i)
+        critic_losses.append(critic_step(state, real, noise[i], mix[i], config.grad_clip))
+    loss = generator_step(state, noise[-1], config.grad_clip)
+    update_average(state.average, state.generator, config.ema, state.step)
+    state.step += 1
+    return {
+        "wasserstein": torch.stack([losses.wasserstein for losses in critic_losses]).detach().mean(),
+        "penalty": torch.stack([losses.penalty for losses in critic_losses]).detach().mean(),
+        "generator_loss": loss.detach(),
+    }
+
+
+# ---------------------------------------------------------------- looking at it
+
+
+@torch.no_grad()
+def draw_samples(state: TrainState, noise: Tensor, real: Tensor) -> Image:
+    """The moving average's samples of that noise: a grid, or points over the critic's surface."""
+    samples = state.average(noise)
+    if real.dim() == 4:
+        return plots.image_grid(floats_to_bytes(samples).cpu().numpy())
+    extent = plots.extent(real.cpu().numpy())
+    axis = torch.linspace(-extent, extent, SURFACE_SIDE, device=real.device)
+    lattice = torch.cartesian_prod(axis, axis).flip(1)  # (S * S, 2), rows along y
+    scores = state.critic(lattice).view(SURFACE_SIDE, SURFACE_SIDE)
+    return plots.scatter(real.cpu().numpy(), samples.cpu().numpy(), scores.cpu().numpy())
+
+
+def draw_real(real: Tensor) -> Image:
+    if real.dim() == 4:
+        return plots.image_grid(floats_to_bytes(real).cpu().numpy())
+    return plots.scatter(real.cpu().numpy())
+
+
+def mixed_gradient_norm(state: TrainState, config: Config, real: Tensor) -> Tensor:
+    """The mean norm of the critic's gradients at mixes of real and fake, for every method."""
+    random = seeded_generator(real.device, config.seed, "norm", state.step)
+    noise = torch.randn(len(real), config.noise_dim, generator=random, device=real.device)
+    mix = torch.rand(len(real), generator=random, device=real.device)
+    with torch.no_grad():
+        fake = state.average(noise)
+    return gradient_norms(state.critic, interpolate(real, fake, mix)).detach().mean()
+
+
+# ---------------------------------------------------------------- the run
+
+
+# ---------------------------------------------------------------- progress
+
+
+class Progress:
+    """Measures speed and shows it: a bar on a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self, state: TrainState, steps: int, images_per_step: int):
+        self.images_per_step = images_per_step
+        self.bar = tqdm(initial=state.step, total=steps, unit="step", disable=None)
+        self.started = time.perf_counter() - state.seconds
+        self.lap_step, self.lap_time = state.step, time.perf_counter()
+        self.shown = -math.inf
+
+    def lap(self, state: TrainState) -> dict[str, float]:
+        """Seconds of training in all, and images a second since the last lap."""
+        now = time.perf_counter()
+        images = (state.step - self.lap_step) * self.images_per_step
+        speed = images / (now - self.lap_time)
+        self.lap_step, self.lap_time = state.step, now
+        state.seconds = now - self.started
+        return {"seconds": round(state.seconds, 3), "images_per_second": round(speed, 1)}
+
+    def show(self, row: dict[str, float]) -> None:
+        names = {"wasserstein": "W", "penalty": "penalty", "images_per_second": "images/s"}
+        values = {name: f"{row[column]:.4g}" for column, name in names.items()}
+        self.bar.set_postfix(values, refresh=False)
+        last = row["step"] == self.bar.total
+        if self.bar.disable and (last or time.perf_counter() - self.shown > SECONDS_BETWEEN_LINES):
+            self.shown = time.perf_counter()
+            steps_left = self.bar.total - row["step"]
+            left = steps_left * self.images_per_step / row["images_per_second"]
+            text = "  ".join(f"{name} {value}" for name, value in values.items())
+            print(f"step {row['step']}/{self.bar.total}  {text}  {left:.0f} s left", flush=True)
+
+
+class StopRequest:
+    """SIGINT and SIGTERM end training after the step under way; a second SIGINT, at once."""
+
+    def __init__(self):
+        self.signal = 0
+
+    def __enter__(self):
+        kinds = (signal.SIGINT, signal.SIGTERM)
+        self.before = {kind: signal.signal(kind, self.receive) for kind in kinds}
+        return self
+
+    def receive(self, number, frame):
+        if self.signal and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+
+    def __exit__(self, *error):
+        for kind, handler in self.before.items():
+            signal.signal(kind, handler)
+
+
+# ---------------------------------------------------------------- the run
+
+
+class TrainingFailed(RuntimeError):
+    """Training cannot go on; the last good checkpoint is left as it was."""
+
+
+def train(config: Config, dataset: Dataset, run: RunDir, state: TrainState, steps: int) -> int:
+    """Train up to that step, leaving the run's files behind; the process's exit code."""
+    device = next(state.critic.parameters()).device
+    batches = Batches(dataset.samples, config.batch_size, config.seed, device, config.flip)
+    images_per_step = config.n_critic * config.batch_size
+
+    count = SCATTER_POINTS if dataset.are_points else GRID_IMAGES
+    grid_random = seeded_generator(device, config.seed, "grid")
+    grid_noise = torch.randn(count, config.noise_dim, generator=grid_random, device=device)
+    shown = bytes_to_floats(batches.samples[:count])  # real samples for pictures and norms
+    run.start_log(state.step)
+    if state.step == 0:
+        run.save_real(draw_real(shown))
+        run.save_sample(0, draw_samples(state, grid_noise, shown))
+
+    progress = Progress(state, steps, images_per_step)
+    with StopRequest() as stop, progress.bar:
+        while state.step < steps and not stop.signal:
+            set_rates(state, config, steps)
+            statistics = train_step(state, config, batches)
+            progress.bar.update()
+            last = state.step == steps
+            if state.step % config.log_every == 0 or last:
+                statistics["gradient_norm"] = mixed_gradient_norm(state, config, shown)
+                values = {name: value.item() for name, value in statistics.items()}
+                check_finite(values, state)
+                images = state.step * images_per_step
+                row = {"step": state.step, "epoch": images / len(dataset.samples), "images": images}
+                row |= progress.lap(state) | values
+                run.log(row)
+                progress.show(row)
+            if state.step % config.sample_every == 0 or last:
+                run.save_sample(state.step, draw_samples(state, grid_noise, shown))
+            if state.step % config.checkpoint_every == 0 or last:
+                save(run, state)
+    if stop.signal:
+        save(run, state)
+    run.finish()
+    if stop.signal:
+        print(f"stopped at step {state.step} of {steps}; the same command goes on from there")
+        return 128 + stop.signal
+    print(f"finished {steps} steps; look at {run.path}/timelapse.gif, curves.png and samples/")
+    return 0
+
+
+def set_rates(state: TrainState, config: Config, steps: int) -> None:
+    """The learning rates of this step, lowered linearly to zero if asked (lr_decay)."""
+    factor = 1 - state.step / steps if config.lr_decay else 1.0
+    for optimizer, rate in (
+        (state.critic_optimizer, config.lr_critic),
+        (state.generator_optimizer, config.lr_generator),
+    ):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * factor
+
+
+def check_finite(values: dict[str, float], state: TrainState) -> None:
+    bad = [name for name, value in values.items() if not math.isfinite(value)]
+    if bad:
+        raise TrainingFailed(
+            f"{' and '.join(bad)} became infinite or not a number by step {state.step}. Likely "
+            "causes: too high a learning rate, or too strong a penalty; lower --lr or --gp-weight, "
+            "or bound the updates with --grad-clip. The last checkpoint is untouched."
+        )
+
+
+def save(run: RunDir, state: TrainState) -> None:
+    parameters = [*state.critic.parameters(), *state.generator.parameters()]
+    finite = all(parameter.isfinite().all() for parameter in parameters)
+    check_finite({"a weight": 0.0 if finite else math.nan}, state)
+    run.save(state.to_checkpoint())
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command `python train.py`; 0, 2 for bad input, 1 for failed training, 128 + signal."""
+    parser = Parser(prog="train.py", description=__doc__.split("\n")[0], allow_abbrev=False)
+    add_options(parser)
+    parser.add_argument("--fresh", action="store_true", help="move the folder's old run aside")
+    try:
+        config, arguments = parse_command_line(parser, argv)
+        device = choose_device(config.device)
+        dataset = load_dataset(config.dataset, config.data_root, config.image_size, config.grey)
+        check_batch_size(config.batch_size, len(dataset.samples))
+        state = build_state(config, dataset.sample_shape, device)
+        if arguments.fresh and (aside := move_aside(Path(config.run))):
+            print(f"moved the old run to {aside}")
+        run = RunDir(config)
+        if checkpoint := run.restore():
+            state.restore(checkpoint)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+    images_per_epoch = len(dataset.samples)
+    per_step = config.n_critic * config.batch_size
+    steps = config.steps or math.ceil(config.epochs * images_per_epoch / per_step)
+    if state.step >= steps:
+        print(f"{run.path} is finished: {state.step} of {steps} steps; more --steps train on, "
+              "--fresh starts over")  # fmt: skip
+        return 0
+    shape = "x".join(map(str, dataset.sample_shape))
+    sizes = [sum(p.numel() for p in net.parameters()) for net in (state.generator, state.critic)]
+    print(
+        f"{config.method} on {config.dataset} ({len(dataset.samples):,} of {shape}), "
+        f"{config.model} ({sizes[0]:,} + {sizes[1]:,} weights), {device}, float32, "
+        f"steps {state.step} to {steps}, into {run.path}",
+        flush=True,
+    )
+    try:
+        return train(config, dataset, run, state, steps)
+    except TrainingFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,291 @@
+"""The networks, and the device they run on.
+
+A generator maps noise `(B, noise_dim)` to samples `(B, *sample_shape)`; a critic maps
+samples to one unbounded score each, `(B,)`. A sample shape is `(C, H, W)` for images,
+whose values lie in [-1, 1], and `(D,)` for points. `MODELS` names the pairs that belong
+together: a further architecture is one generator class, one critic class, one entry.
+"""
+
+import os
+from dataclasses import dataclass, field
+from math import ceil, prod
+
+import torch
+from torch import Tensor, nn
+
+NORMS = ("none", "layer", "instance", "batch")
+UPSAMPLINGS = ("transposed", "nearest")
+
+
+# ---------------------------------------------------------------- DCGAN
+
+
+class DCGANGenerator(nn.Module):
+    """Convolutional generator (Radford et al. 2016, figure 1): project, then double the size.
+
+    noise `(B, noise_dim)` to images `(B, C, H, W)` in [-1, 1], for every size that
+    `count_halvings` accepts. `upsampling="nearest"` repeats pixels and convolves, which
+    cannot leave the checkerboard that transposed convolutions do (Odena et al. 2016).
+    """
+
+    def __init__(
+        self,
+        sample_shape: tuple[int, ...],
+        noise_dim: int = 128,
+        width: int = 64,
+        generator_norm: str = "batch",
+        upsampling: str = "transposed",
+    ):
+        super().__init__()
+        channels, height, image_width = image_shape(sample_shape)
+        widths = stage_widths(width, count_halvings(height, image_width))[::-1]
+        base = (widths[0], height >> len(widths), image_width >> len(widths))
+        bias = generator_norm == "none"
+        layers = [nn.Linear(noise_dim, prod(base), bias=bias), nn.Unflatten(1, base)]
+        for before, after in zip(widths, widths[1:], strict=False):
+            layers += [normalisation(generator_norm, before, base[1:]), nn.ReLU(inplace=True)]
+            layers += doubling(upsampling, before, after, bias)
+        layers += [normalisation(generator_norm, widths[-1], base[1:]), nn.ReLU(inplace=True)]
+        layers += [*doubling(upsampling, widths[-1], channels, bias=True), nn.Tanh()]
+        self.layers = nn.Sequential(*layers)
+        self.apply(dcgan_initialisation)
+
+    def forward(self, noise: Tensor) -> Tensor:
+        return self.layers(noise)
+
+
+class DCGANCritic(nn.Module):
+    """Convolutional critic (Radford et al. 2016): halve the size, double the channels, score.
+
+    Images `(B, C, H, W)` to scores `(B,)`. There is no sigmoid at the end: a critic's
+    score is not a probability (Arjovsky et al. 2017, section 3).
+    """
+
+    def __init__(
+        self, sample_shape: tuple[int, ...], width: int = 64, critic_norm: str = "none"
+    ):
+        super().__init__()
+        channels, height, image_width = image_shape(sample_shape)
+        widths = stage_widths(width, count_halvings(height, image_width))
+        bias = critic_norm == "none"
+        # Radford et al. 2016, section 3: no normalisation on the critic's first layer.
+        layers = [nn.Conv2d(channels, widths[0], 4, 2, 1), nn.LeakyReLU(0.2)]
+        for before, after in zip(widths, widths[1:], strict=False):
+            layers += [
+                nn.Conv2d(before, after, 4, 2, 1, bias=bias),
+                normalisation(critic_norm, after, (height, image_width), critic=True),
+                nn.LeakyReLU(0.2),
+            ]
+        stages = len(widths)
+        features = widths[-1] * (height >> stages) * (image_width >> stages)
+        layers += [nn.Flatten(), nn.Linear(features, 1)]
+        self.layers = nn.Sequential(*layers)
+        self.apply(dcgan_initialisation)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images).squeeze(1)
+
+
+def image_shape(sample_shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """The `(C, H, W)` of a sample; ValueError for points, which have no rows and columns."""
+    if len(sample_shape) != 3:
+        raise ValueError(
+            f"convolutions need images, and these samples are points of {sample_shape[0]} "
+            "coordinates: use --model dense"
+        )
+    return sample_shape
+
+
+def count_halvings(height: int, width: int) -> int:
+    """How many stages a DCGAN has: halvings until the shorter side is 4 to 7 pixels.
+
+    ValueError, with the nearest sizes that work, where a side cannot be halved so often.
+    """
+    if not fits_dcgan(height, width):
+        stages = max(1, halvings(min(height, width)))
+        nearest = [round_to_dcgan(height, width, up) for up in (False, True)]
+        names = " or ".join(f"{h}x{w}" for h, w in nearest if fits_dcgan(h, w))
+        raise ValueError(
+            f"a dcgan for {height}x{width} images would halve both sides {stages} time(s), so "
+            f"they must be multiples of {2**stages}, and at least 8: use --image-size {names}"
+        )
+    return halvings(min(height, width))
+
+
+def halvings(side: int) -> int:
+    return max(0, (side // 4).bit_length() - 1)
+
+
+def fits_dcgan(height: int, width: int) -> bool:
+    stages = halvings(min(height, width))
+    return stages > 0 and height % 2**stages == 0 and width % 2**stages == 0
+
+
+def round_to_dcgan(height: int, width: int, up: bool) -> tuple[int, int]:
+    """The nearest size that works, no smaller (`up`) or no larger; rounding can change the
+    number of stages, hence the loop."""
+    while not fits_dcgan(height, width):
+        step = 2 ** max(1, halvings(min(height, width)))
+        rounded = tuple(
+            max(8, ceil(side / step) * step) if up else side // step * step
+            for side in (height, width)
+        )
+        if rounded == (height, width):
+            break
+        height, width = rounded
+    return height, width
+
+
+def stage_widths(width: int, stages: int) -> list[int]:
+    """Channels after each of the critic's stages: doubled by each, up to eight times `width`."""
+    return [width * 2 ** min(stage, 3) for stage in range(stages)]
+
+
+def doubling(upsampling: str, before: int, after: int, bias: bool) -> list[nn.Module]:
+    """Layers that double height and width: `(B, before, H, W)` to `(B, after, 2H, 2W)`."""
+    if upsampling == "transposed":
+        return [nn.ConvTranspose2d(before, after, 4, 2, 1, bias=bias)]
+    return [nn.Upsample(scale_factor=2), nn.Conv2d(before, after, 3, 1, 1, bias=bias)]
+
+
+def dcgan_initialisation(module: nn.Module) -> None:
+    """Weights from N(0, 0.02), biases zero (Radford et al. 2016, section 4)."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+# ---------------------------------------------------------------- dense
+
+
+class DenseGenerator(nn.Module):
+    """Three hidden layers of ReLU (Gulrajani et al. 2017, toy data), for images or points.
+
+    noise `(B, noise_dim)` to samples `(B, *sample_shape)`; images end in a tanh, points do not.
+    """
+
+    def __init__(
+        self,
+        sample_shape: tuple[int, ...],
+        noise_dim: int = 128,
+        width: int = 512,
+        generator_norm: str = "none",
+    ):
+        super().__init__()
+        layers = hidden_layers(noise_dim, width, generator_norm)
+        layers += [nn.Linear(width, prod(sample_shape)), nn.Unflatten(1, sample_shape)]
+        if len(sample_shape) == 3:
+            layers.append(nn.Tanh())
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, noise: Tensor) -> Tensor:
+        return self.layers(noise)
+
+
+class DenseCritic(nn.Module):
+    """Three hidden layers of ReLU (Gulrajani et al. 2017, toy data): samples to scores `(B,)`."""
+
+    def __init__(
+        self, sample_shape: tuple[int, ...], width: int = 512, critic_norm: str = "none"
+    ):
+        super().__init__()
+        layers = [nn.Flatten(), *hidden_layers(prod(sample_shape), width, critic_norm, True)]
+        self.layers = nn.Sequential(*layers, nn.Linear(width, 1))
+
+    def forward(self, samples: Tensor) -> Tensor:
+        return self.layers(samples).squeeze(1)
+
+
+def hidden_layers(features: int, width: int, norm: str, critic: bool = False) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    for before in (features, width, width):
+        layers += [nn.Linear(before, width), normalisation(norm, width, (), critic), nn.ReLU()]
+    return layers
+
+
+# ---------------------------------------------------------------- both
+
+
+def normalisation(
+    kind: str, channels: int, size: tuple[int, ...], critic: bool = False
+) -> nn.Module:
+    """The normalisation named `kind` after a layer; an empty `size` means a dense layer.
+
+    A critic's batch normalisation keeps no running statistics: a critic only ever trains.
+    Layer normalisation of images is over channels, height and width (`GroupNorm(1, ...)`).
+    """
+    if kind == "none":
+        return nn.Identity()
+    if kind == "batch":
+        layer = nn.BatchNorm2d if size else nn.BatchNorm1d
+        return layer(channels, track_running_stats=not critic)
+    if kind == "layer":
+        return nn.GroupNorm(1, channels) if size else nn.LayerNorm(channels)
+    if kind == "instance" and size:
+        return nn.InstanceNorm2d(channels, affine=True)
+    raise ValueError(
+        f"normalisation {kind!r} does not exist for {'convolutional' if size else 'dense'} "
+        f"networks: use one of {', '.join(n for n in NORMS if size or n != 'instance')}"
+    )
+
+
+@dataclass(frozen=True)
+class Model:
+    """A generator and a critic that belong together, and the option values that suit them.
+
+    Each class takes the sample's shape, and as keywords the options that it names.
+    """
+
+    generator: type[nn.Module]
+    critic: type[nn.Module]
+    help: str
+    settings: dict = field(default_factory=dict)
+
+
+MODELS = {
+    "dcgan": Model(
+        DCGANGenerator, DCGANCritic, "convolutions, for images (Radford et al. 2016)"
+    ),
+    "dense": Model(
+        DenseGenerator,
+        DenseCritic,
+        "three hidden layers, for points and small images",
+        {"width": 512, "generator_norm": "none", "critic_norm": "none"},
+    ),
+}
+
+
+# ---------------------------------------------------------------- devices
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device called `name`; `auto` is CUDA where there is one, else Apple's MPS, else the CPU.
+
+    ValueError, naming what is there, for a device that is not.
+    """
+    present = available_devices()
+    if name == "auto":
+        return torch.device(present[0])
+    # A bare "cuda" is the current one of several.
+    if name not in present and name not in {device.split(":")[0] for device in present}:
+        raise ValueError(f"no device {name!r} here; there is: auto, {', '.join(present)}")
+    return torch.device(name)
+
+
+def available_devices() -> list[str]:
+    """Names of the devices of this machine, the one to prefer first."""
+    devices = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        devices.append("mps")
+    return [*devices, "cpu"]
+
+
+def device_memory(device: torch.device) -> int | None:
+    """Bytes of memory that the device has in all, or None where that cannot be asked."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return None
