@@ -2,7 +2,7 @@
 
 `Config` declares each option once; flags, TOML files, `--help` and the checks follow from
 it. A value comes from the first of these that names it: the flag, the TOML file, the data
-set's settings, the model's, the method's, the default declared here.
+set's recipe for the method, its settings, the model's, the method's, the default here.
 """
 
 import argparse
@@ -144,10 +144,17 @@ def resolve(file: dict, flags: dict) -> Config:
     file, flags = expand(file), expand(flags)
     given = {**file, **flags}
     source = DATASETS.get(given.get("dataset", FIELDS["dataset"].default))
-    settings = source.settings if source else {}
-    method = METHODS[given.get("method", FIELDS["method"].default)]
-    model = MODELS[given.get("model", settings.get("model", FIELDS["model"].default))]
-    layers = [method.settings, model.settings, settings, file, flags]
+    settings, recipes = (source.settings, source.recipes) if source else ({}, {})
+    method = given.get("method", FIELDS["method"].default)
+    model = given.get("model", settings.get("model", FIELDS["model"].default))
+    layers = [
+        METHODS[method].settings,
+        MODELS[model].settings,
+        settings,
+        recipes.get(method, {}),
+        file,
+        flags,
+    ]
     values = {name: value for layer in layers for name, value in expand(layer).items()}
     config = Config(**values)
     if not config.run:
@@ -284,9 +291,12 @@ def default_text(name: str) -> str:
     """The default, and in whose settings it is another."""
     default = FIELDS[name].default
     owners: dict[str, list[str]] = {}
-    for table in (METHODS, MODELS, DATASETS):
-        for owner, entry in table.items():
-            value = expand(entry.settings).get(name, default)
+    tables = {owner: entry.settings for table in (METHODS, MODELS, DATASETS) for owner, entry in table.items()}
+    for dataset, source in DATASETS.items():
+        tables |= {f"{dataset} with {method}": recipe for method, recipe in source.recipes.items()}
+    for owner, settings in tables.items():
+        if settings:
+            value = expand(settings).get(name, default)
             if value != default:
                 owners.setdefault(shown_default(value), []).append(owner)
     others = [f"; {', '.join(names)}: {value}" for value, names in owners.items()]

@@ -254,11 +254,11 @@ def draw_glyphs(count: int, seed: int) -> Dataset:
 
 def random_views(random: np.random.Generator, count: int) -> np.ndarray:
     """Random affine maps `(count, 2, 3)` from an image's coordinates to a drawing's, [-1, 1]."""
-    height = random.uniform(17, 22, count)  # of the digit, in the image's pixels
+    height = random.uniform(16, 21, count)  # of the digit, in the image's pixels
     stretch = random.uniform(0.85, 1.15, count)
     slant = random.uniform(-0.25, 0.25, count)
     angle = random.uniform(-0.2, 0.2, count)
-    shift = random.uniform(-2, 2, (count, 2)) / 14
+    shift = random.uniform(-1.5, 1.5, (count, 2)) / 14
     zoom = 28 / height * GLYPH_HEIGHT / GLYPH_CANVAS
     cos, sin = np.cos(angle), np.sin(angle)
     turn = np.stack([np.stack([cos, -sin], 1), np.stack([sin, cos], 1)], 1)
@@ -311,11 +311,13 @@ def write_cache(path: Path, version: int, dataset: Dataset) -> None:
     temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            np.savez(file, version=version, samples=dataset.samples, labels=dataset.labels)
-        os.replace(temporary, path)
+        try:
+            with open(temporary, "wb") as file:
+                np.savez(file, version=version, samples=dataset.samples, labels=dataset.labels)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         print(f"cannot keep {path} for the next start: {error}", file=sys.stderr)
 
 
@@ -554,27 +556,28 @@ def flatten_modes(picture):
 
 @dataclass(frozen=True)
 class Source:
-    """How a data set is had, and the option values that suit it."""
+    """How a data set is had, and the option values that suit it.
+
+    `settings` hold for every method, `recipes` for the method that is their key.
+    """
 
     load: Callable[[Path, Size | None, bool], Dataset]
     help: str
     settings: dict = field(default_factory=dict)
+    recipes: dict[str, dict] = field(default_factory=dict)
 
 
-# Gulrajani et al. 2017, the authors' toy code: batches of 256, noise of 2, weight 0.1.
-POINT_SETTINGS = {
-    "model": "dense",
-    "noise_dim": 2,
-    "batch_size": 256,
-    "betas": (0.5, 0.9),
-    "gp_weight": 0.1,
+# Gulrajani et al. 2017, the authors' toy code.
+POINTS = {
+    "settings": {"model": "dense", "noise_dim": 2, "batch_size": 256},
+    "recipes": {"wgan-gp": {"betas": (0.5, 0.9), "gp_weight": 0.1}},
 }
 
 DATASETS = {
     "glyphs": Source(load_glyphs, "digits in many fonts, 28x28, built in"),
-    "ring": Source(load_ring, "points: 8 Gaussians", POINT_SETTINGS),
-    "grid": Source(load_grid, "points: 25 Gaussians", POINT_SETTINGS),
-    "swissroll": Source(load_swissroll, "points: a spiral", POINT_SETTINGS),
+    "ring": Source(load_ring, "points: 8 Gaussians", **POINTS),
+    "grid": Source(load_grid, "points: 25 Gaussians", **POINTS),
+    "swissroll": Source(load_swissroll, "points: a spiral", **POINTS),
     "mnist": Source(load_mnist, "handwritten digits, 28x28"),
     "fashion-mnist": Source(load_fashion_mnist, "clothes, 28x28"),
     "cifar10": Source(load_cifar10, "small colour photographs, 32x32"),

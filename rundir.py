@@ -13,7 +13,6 @@ import csv
 import hashlib
 import io
 import os
-import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ import torch
 from PIL import Image
 
 import plots
-from config import Config, changes, resolve
+from config import Config, changes, read_toml, resolve
 
 LOG_COLUMNS = (
     "step",
@@ -36,6 +35,7 @@ LOG_COLUMNS = (
 )
 CHECKPOINT_FORMAT = 1
 DIGEST_LENGTH = 64  # hexadecimal digits of a SHA-256
+DIGEST_SIZE = DIGEST_LENGTH.to_bytes(2, "little")
 
 
 class RunDir:
@@ -45,6 +45,7 @@ class RunDir:
     """
 
     def __init__(self, config: Config):
+        self.config = config
         self.path = Path(config.run)
         self.checkpoint = self.path / "checkpoint.pt"
         self.previous = self.path / "checkpoint.previous.pt"
@@ -52,21 +53,20 @@ class RunDir:
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file: name another folder with --run")
         if self.path.is_dir() and any(self.path.iterdir()):
-            self.check_same_run(config)
+            self.check_same_run()
         (self.path / "samples").mkdir(parents=True, exist_ok=True)
         write_whole(self.path / "config.toml", config.to_toml().encode())
 
-    def check_same_run(self, config: Config) -> None:
+    def check_same_run(self) -> None:
         stored = self.path / "config.toml"
         if not stored.is_file():
             raise ValueError(
                 f"the folder {self.path} is not empty and holds no run: name another with --run"
             )
-        try:
-            old = resolve(tomllib.loads(stored.read_text(encoding="utf-8")), {})
-        except ValueError as error:
-            raise ValueError(f"{stored} cannot be read: {error}") from error
-        if changed := changes(vars(old), config):
+        self.check_unchanged(vars(resolve(read_toml(str(stored)), {})))
+
+    def check_unchanged(self, old: dict) -> None:
+        if changed := changes(old, self.config):
             raise ValueError(
                 f"{self.path} holds another run ({'; '.join(changed)}): name another folder "
                 "with --run, move this one aside with --fresh, or give the old options again"
@@ -77,7 +77,7 @@ class RunDir:
     def save(self, state: dict) -> None:
         """Keep the state, as it is or not at all, and the checkpoint before it beside it."""
         buffer = io.BytesIO()
-        torch.save({"format": CHECKPOINT_FORMAT, **state}, buffer)
+        torch.save({"format": CHECKPOINT_FORMAT, "config": vars(self.config), **state}, buffer)
         temporary = write_temporary(self.checkpoint, with_digest(buffer.getvalue()))
         if self.checkpoint.exists():
             os.replace(self.checkpoint, self.previous)
@@ -92,9 +92,10 @@ class RunDir:
             try:
                 state = read_checkpoint(path)
             except ValueError as error:
-                print(f"{error}")
+                print(error)
                 problems.append(path.name)
                 continue
+            self.check_unchanged(state["config"])
             if problems:
                 print(f"going on from {path}")
             return state
@@ -164,14 +165,16 @@ def read_checkpoint(path: Path) -> dict:
         content = path.read_bytes()
     except OSError as error:
         raise ValueError(f"the checkpoint {path} cannot be read: {error}") from error
-    body, digest = content[: -DIGEST_LENGTH - 2], content[-DIGEST_LENGTH:]
-    if hashlib.sha256(body).hexdigest().encode() != digest:
+    if with_digest(content[: -len(DIGEST_SIZE) - DIGEST_LENGTH] + DIGEST_SIZE) != content:
         raise ValueError(f"the checkpoint {path} is damaged, or none of this project's")
-    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    if state["format"] != CHECKPOINT_FORMAT:
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # a well-formed file of somebody else's may hold anything
+        raise ValueError(f"the checkpoint {path} holds more than data: it is not loaded") from error
+    if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
+        found = state.get("format") if isinstance(state, dict) else None
         raise ValueError(
-            f"the checkpoint {path} has format {state['format']}; this version reads format "
-            f"{CHECKPOINT_FORMAT}"
+            f"the checkpoint {path} has format {found}; this version reads {CHECKPOINT_FORMAT}"
         )
     return state
 
@@ -182,9 +185,8 @@ def with_digest(archive: bytes) -> bytes:
     A zip file ends in the comment's length (two bytes) and the comment, so that the file
     stays one that `torch.load` reads.
     """
-    body = archive[:-2]
-    digest = hashlib.sha256(body).hexdigest().encode()
-    return body + len(digest).to_bytes(2, "little") + digest
+    body = archive[: -len(DIGEST_SIZE)]
+    return body + DIGEST_SIZE + hashlib.sha256(body).hexdigest().encode()
 
 
 def png(picture: Image.Image) -> bytes:

@@ -60,9 +60,13 @@ class TrainState:
         return {**parts, "step": self.step, "seconds": self.seconds}
 
     def restore(self, checkpoint: dict) -> None:
-        for name in self.PARTS:
-            getattr(self, name).load_state_dict(checkpoint[name])
-        self.step, self.seconds = checkpoint["step"], checkpoint["seconds"]
+        """Go on from what `to_checkpoint` gave; ValueError where it is of other networks."""
+        try:
+            for name in self.PARTS:
+                getattr(self, name).load_state_dict(checkpoint[name])
+            self.step, self.seconds = checkpoint["step"], checkpoint["seconds"]
+        except (KeyError, RuntimeError) as error:  # what load_state_dict raises
+            raise ValueError(f"the checkpoint does not fit these networks: {error}") from error
 
 
 def build_state(config: Config, sample_shape: tuple[int, ...], device: torch.device) -> TrainState:

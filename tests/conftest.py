@@ -1,0 +1,64 @@
+"""What several test modules need. Nothing here or in the tests touches a network."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def random():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def cpu():
+    return torch.device("cpu")
+
+
+class LinearCritic(nn.Module):
+    """f(x) = w . x, whose input gradient is w everywhere."""
+
+    def __init__(self, weights):
+        super().__init__()
+        self.weights = nn.Parameter(torch.as_tensor(weights, dtype=torch.float32))
+
+    def forward(self, samples):
+        return samples.flatten(1) @ self.weights
+
+
+class ShiftGenerator(nn.Module):
+    """G(z) = z + s: a Gaussian whose mean is the only thing to learn."""
+
+    def __init__(self, shift):
+        super().__init__()
+        self.shift = nn.Parameter(torch.as_tensor(shift, dtype=torch.float32))
+
+    def forward(self, noise):
+        return noise + self.shift
+
+
+@pytest.fixture(scope="session")
+def picture_folder(tmp_path_factory):
+    """A data set that costs nothing: 40 small colour pictures, red above and blue below."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(0)
+    for index in range(40):
+        pixels = random.integers(0, 40, (16, 16, 3)).astype(np.uint8)
+        pixels[:8, :, 0] += 200
+        pixels[8:, :, 2] += 200
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    return folder

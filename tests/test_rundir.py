@@ -1,0 +1,118 @@
+"""A run's folder: checkpoints that survive damage, and a log without gaps."""
+
+import io
+
+import pytest
+import torch
+
+import rundir
+from config import resolve
+from rundir import LOG_COLUMNS, RunDir, move_aside, read_checkpoint, with_digest
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunDir(resolve({"run": str(tmp_path / "run")}, {}))
+
+
+def row(step):
+    return dict.fromkeys(LOG_COLUMNS, 1.5) | {"step": step}
+
+
+def test_a_checkpoint_comes_back_and_the_one_before_is_kept(run):
+    assert run.restore() is None
+    for step in (1, 2, 3):
+        run.save({"step": step, "weights": torch.full((3,), float(step))})
+    assert run.restore()["step"] == 3
+    assert read_checkpoint(run.previous)["weights"].tolist() == [2.0] * 3
+    assert not list(run.path.glob("*.tmp"))
+
+
+def test_anyone_can_load_a_checkpoint_without_this_project(run):
+    run.save({"step": 1})
+    assert torch.load(run.checkpoint, weights_only=True)["step"] == 1
+
+
+@pytest.mark.parametrize("damage", ["bit", "cut", "empty", "gone"])
+def test_a_broken_checkpoint_falls_back_to_the_one_before(run, damage, capsys):
+    run.save({"step": 1})
+    run.save({"step": 2})
+    content = bytearray(run.checkpoint.read_bytes())
+    if damage == "gone":
+        run.checkpoint.unlink()
+    else:
+        content[len(content) // 2] ^= 1
+        broken = {"bit": content, "cut": content[:-1], "empty": b""}[damage]
+        run.checkpoint.write_bytes(broken)
+    assert run.restore()["step"] == 1
+    if damage != "gone":
+        assert "damaged" in capsys.readouterr().out
+    run.previous.write_bytes(b"x")
+    if damage != "gone":
+        with pytest.raises(ValueError, match="no checkpoint of .* can be read"):
+            run.restore()
+
+
+def test_every_single_byte_is_covered(run):
+    run.save({"step": 1})
+    content = run.checkpoint.read_bytes()
+    for position in [*range(0, len(content), 7), *range(len(content) - 70, len(content))]:
+        broken = bytearray(content)
+        broken[position] ^= 0x10
+        run.checkpoint.write_bytes(broken)
+        with pytest.raises(ValueError):
+            read_checkpoint(run.checkpoint)
+
+
+def test_code_in_a_checkpoint_is_not_run(run, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "owned"), "w"))
+
+    buffer = io.BytesIO()
+    torch.save({"format": 1, "x": Evil()}, buffer)
+    run.checkpoint.write_bytes(with_digest(buffer.getvalue()))
+    with pytest.raises(ValueError, match="more than data"):
+        read_checkpoint(run.checkpoint)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_another_format_is_refused(run, monkeypatch):
+    monkeypatch.setattr(rundir, "CHECKPOINT_FORMAT", 99)
+    run.save({"step": 1})
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="has format 99; this version reads 1"):
+        read_checkpoint(run.checkpoint)
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(run, monkeypatch):
+    run.save({"step": 1})
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(rundir.os, "fsync", full)
+    with pytest.raises(OSError):
+        run.save({"step": 2})
+    assert run.restore()["step"] == 1
+    assert not list(run.path.glob("*.tmp"))
+
+
+def test_the_log_is_cut_back_to_the_checkpoint_and_a_torn_line_dropped(run):
+    run.start_log(0)
+    for step in (10, 20, 30):
+        run.log(row(step))
+    with open(run.log_file, "a") as file:
+        file.write("40,1.5,1.")  # the power went off here
+    run.start_log(20)
+    run.log(row(30))
+    assert [entry["step"] for entry in run.read_log()] == ["10", "20", "30"]
+    run.start_log(0)
+    assert run.read_log() == []
+
+
+def test_a_run_is_moved_aside_to_a_free_name(run):
+    assert move_aside(run.path).name == "run.old-1"
+    RunDir(resolve({"run": str(run.path)}, {}))
+    assert move_aside(run.path).name == "run.old-2"
+    assert move_aside(run.path) is None

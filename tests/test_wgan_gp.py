@@ -1,0 +1,137 @@
+"""The networks: shapes, sizes, ranges; the choice of a device."""
+
+import pytest
+import torch
+
+from wgan_gp import (
+    MODELS,
+    NORMS,
+    DCGANCritic,
+    DCGANGenerator,
+    DenseCritic,
+    DenseGenerator,
+    choose_device,
+    count_halvings,
+    fits_dcgan,
+)
+
+SIZES = [(8, 8), (28, 28), (32, 32), (48, 48), (64, 64), (96, 96), (128, 128), (256, 128), (64, 96)]
+
+
+@pytest.mark.parametrize("upsampling", ["transposed", "nearest"])
+@pytest.mark.parametrize("size", SIZES)
+def test_dcgan_makes_and_scores_every_size(size, upsampling):
+    shape = (3, *size)
+    images = DCGANGenerator(shape, 5, width=2, upsampling=upsampling)(torch.randn(2, 5))
+    assert images.shape == (2, *shape)
+    assert DCGANCritic(shape, width=2)(images).shape == (2,)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_takes_one_to_four_channels(name, channels):
+    shape = (channels, 16, 16)
+    images = MODELS[name].generator(shape, 5, width=4)(torch.randn(2, 5))
+    assert images.shape == (2, *shape)
+    assert images.abs().max() <= 1
+    assert MODELS[name].critic(shape, width=4)(images).shape == (2,)
+
+
+@pytest.mark.parametrize(("side", "stages"), [(8, 1), (28, 2), (32, 3), (48, 3), (64, 4), (128, 5)])
+def test_the_number_of_stages_follows_from_the_size(side, stages):
+    assert count_halvings(side, side) == stages
+
+
+@pytest.mark.parametrize(
+    ("size", "nearest"),
+    [
+        ((30, 30), "28x28 or 32x32"),
+        ((100, 100), "96x96 or 112x112"),
+        ((218, 178), "192x160 or 224x192"),
+        ((7, 7), "8x8"),
+        ((64, 65), "64x64"),
+    ],
+)
+def test_sizes_that_do_not_halve_name_the_nearest_that_do(size, nearest):
+    with pytest.raises(ValueError, match=f"use --image-size {nearest}"):
+        count_halvings(*size)
+
+
+def test_every_suggested_size_works():
+    for height in range(1, 150, 3):
+        for width in range(1, 150, 7):
+            if not fits_dcgan(height, width):
+                with pytest.raises(ValueError) as error:
+                    count_halvings(height, width)
+                names = str(error.value).split("--image-size ")[1].split(" or ")
+                assert names != [""]
+                for name in names:
+                    assert fits_dcgan(*map(int, name.split("x"))), (height, width, name)
+
+
+def test_dcgan_weights_start_as_the_paper_says():
+    for network in (DCGANGenerator((1, 28, 28)), DCGANCritic((1, 28, 28))):
+        weights = [p for p in network.parameters() if p.dim() > 1 and p.numel() > 10_000]
+        assert weights
+        for weight in weights:
+            assert weight.mean().abs() < 1e-3
+            assert weight.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+def test_scores_are_not_capped():
+    for critic in (DCGANCritic((1, 16, 16), 4), DenseCritic((1, 16, 16), 8)):
+        images = 1e6 * torch.randn(4, 1, 16, 16)
+        assert critic(images).abs().max() > 10
+
+
+def test_dense_points_are_not_capped_and_have_the_papers_three_hidden_layers():
+    generator = DenseGenerator((2,), noise_dim=2, width=512)
+    assert generator(1e4 * torch.randn(8, 2)).abs().max() > 1
+    shapes = [tuple(p.shape) for p in DenseCritic((2,), width=512).parameters() if p.dim() == 2]
+    assert shapes == [(512, 2), (512, 512), (512, 512), (1, 512)]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_every_normalisation_of_an_image_critic(norm):
+    scores = DCGANCritic((1, 16, 16), 4, critic_norm=norm)(torch.randn(3, 1, 16, 16))
+    assert scores.isfinite().all()
+
+
+def test_layer_normalisation_undoes_the_scale_of_a_layer():
+    critic = DCGANCritic((1, 16, 16), 4, critic_norm="layer")
+    images = 100 * torch.randn(3, 1, 16, 16)  # beside which the norm's epsilon is nothing
+    # LeakyReLU is homogeneous, and the first layer has no bias yet: doubling the input
+    # doubles what the layer norm then undoes.
+    torch.testing.assert_close(critic(images), critic(2 * images), rtol=1e-3, atol=1e-3)
+
+
+def test_instance_normalisation_of_dense_layers_is_refused():
+    with pytest.raises(ValueError, match="use one of none, layer, batch"):
+        DenseCritic((2,), critic_norm="instance")
+
+
+@pytest.mark.parametrize("network", [DCGANGenerator, DCGANCritic])
+def test_convolutions_refuse_points(network):
+    with pytest.raises(ValueError, match="use --model dense"):
+        network((2,))
+
+
+def test_a_critic_keeps_no_running_statistics_and_a_generator_does():
+    assert not list(DCGANCritic((1, 16, 16), 4, critic_norm="batch").buffers())
+    assert list(DCGANGenerator((1, 16, 16), 4, 4).buffers())
+
+
+def test_auto_prefers_cuda_then_mps_then_the_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_device("auto") == torch.device("cuda:0")
+    assert choose_device("cuda") == torch.device("cuda")
+    assert choose_device("cuda:1") == torch.device("cuda:1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert choose_device("auto") == torch.device("mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert choose_device("auto") == torch.device("cpu")
+    with pytest.raises(ValueError, match="no device 'cuda' here; there is: auto, cpu"):
+        choose_device("cuda")
+    with pytest.raises(ValueError, match="no device 'gpu'"):
+        choose_device("gpu")
