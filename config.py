@@ -79,7 +79,9 @@ class Config:
 
     method: str = option("wgan-gp", ", ".join(METHODS), one_of(METHODS))
     model: str = option("dcgan", ", ".join(MODELS), one_of(MODELS))
-    width: int = option(64, "channels of the widest layers' unit, or of dense ones", AT_LEAST_ONE)
+    width: int = option(
+        64, "dcgan: channels of the critic's first stage; dense: hidden units", AT_LEAST_ONE
+    )
     noise_dim: int = option(128, "numbers of noise that make one sample", AT_LEAST_ONE)
     generator_norm: str = option("batch", ", ".join(NORMS), one_of(NORMS))
     critic_norm: str = option("none", ", ".join(NORMS), one_of(NORMS))
@@ -230,9 +232,7 @@ def changes(old: dict, new: Config) -> list[str]:
     for name, entry in FIELDS.items():
         before, after = old.get(name), getattr(new, name)
         # The rate's decay ends at the last step, so with it the number of steps matters.
-        harmless = entry.metadata["harmless"] and not (
-            new.lr_decay and name in ("steps", "epochs")
-        )
+        harmless = entry.metadata["harmless"] and not (new.lr_decay and name in ("steps", "epochs"))
         if not harmless and before != after:
             found.append(f"{name} was {before!r} and is {after!r}")
     return found
@@ -291,7 +291,8 @@ def default_text(name: str) -> str:
     """The default, and in whose settings it is another."""
     default = FIELDS[name].default
     owners: dict[str, list[str]] = {}
-    tables = {owner: entry.settings for table in (METHODS, MODELS, DATASETS) for owner, entry in table.items()}
+    entries = {**METHODS, **MODELS, **DATASETS}
+    tables = {owner: entry.settings for owner, entry in entries.items()}
     for dataset, source in DATASETS.items():
         tables |= {f"{dataset} with {method}": recipe for method, recipe in source.recipes.items()}
     for owner, settings in tables.items():
@@ -319,7 +320,8 @@ def parse_command_line(parser: argparse.ArgumentParser, argv: list[str] | None):
         name = unknown[0].split("=")[0]
         raise ValueError(f"unknown argument {unknown[0]!r}{suggestion(name, known)}")
     given = vars(arguments)
-    flags = {name: from_text(name, given[name]) for name in [*FIELDS, *SHORTHANDS] if name in given}
+    names = [name for name in (*FIELDS, *SHORTHANDS) if name in given]
+    flags = {name: from_text(name, given[name]) for name in names}
     return resolve(read_toml(arguments.config) if arguments.config else {}, flags), arguments
 
 

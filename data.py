@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -60,8 +59,8 @@ def load_dataset(
     hint = f" (did you mean {close[0]}?)" if close else ""
     what = "it is a file, not a folder" if folder.exists() else "there is no such folder"
     raise ValueError(
-        f"unknown dataset {name!r}{hint}: it is no data set of ours, and {what}; give a folder of pictures or one of "
-        f"{', '.join(DATASETS)}"
+        f"unknown dataset {name!r}{hint}: {what}; give one of {', '.join(DATASETS)}, or a folder "
+        "of pictures"
     )
 
 
@@ -573,8 +572,15 @@ POINTS = {
     "recipes": {"wgan-gp": {"betas": (0.5, 0.9), "gp_weight": 0.1}},
 }
 
+# No paper trained on glyphs. These reach legible digits in minutes on two CPU cores, where the
+# papers' settings still show blots.
+GLYPHS = {
+    "settings": {"width": 32, "batch_size": 32, "steps": 2500, "lr_decay": True},
+    "recipes": {"wgan-gp": {"n_critic": 3, "lr": 2e-3, "gp_weight": 1.0}},
+}
+
 DATASETS = {
-    "glyphs": Source(load_glyphs, "digits in many fonts, 28x28, built in"),
+    "glyphs": Source(load_glyphs, "digits in many fonts, 28x28, built in", **GLYPHS),
     "ring": Source(load_ring, "points: 8 Gaussians", **POINTS),
     "grid": Source(load_grid, "points: 25 Gaussians", **POINTS),
     "swissroll": Source(load_swissroll, "points: a spiral", **POINTS),

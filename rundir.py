@@ -1,12 +1,12 @@
 """One run's folder, and everything that is written to it or restored from it.
 
-    config.toml             every option; `--config` on it repeats the run
-    log.csv                 one line every `--log-every` steps
-    real.png                real samples, arranged as the generated ones
-    samples/000100.png      samples of the same noise, every `--sample-every` steps
-    curves.png              the log, drawn
-    timelapse.gif           the samples, animated
-    checkpoint.pt           the state to go on from, and checkpoint.previous.pt before it
+config.toml             every option; `--config` on it repeats the run
+log.csv                 one line every `--log-every` steps
+real.png                real samples, arranged as the generated ones
+samples/000100.png      samples of the same noise, every `--sample-every` steps
+curves.png              the log, drawn
+timelapse.gif           the samples, animated
+checkpoint.pt           the state to go on from, and checkpoint.previous.pt before it
 """
 
 import csv
@@ -122,7 +122,7 @@ class RunDir:
             csv.DictWriter(file, LOG_COLUMNS).writerow(row)
 
     def read_log(self) -> list[dict[str, str]]:
-        """The log's complete lines; a last line that was cut off while being written is left out."""
+        """The log's whole lines, without a last one that was cut off while being written."""
         if not self.log_file.exists():
             return []
         text = self.log_file.read_text(encoding="utf-8")

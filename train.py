@@ -29,7 +29,7 @@ from data import (
     seeded_generator,
 )
 from rundir import RunDir, move_aside
-from utils import METHODS, generator_loss, gradient_norms, interpolate
+from utils import METHODS, CriticLoss, generator_loss, gradient_norms, interpolate
 from wgan_gp import MODELS, choose_device, device_memory
 
 GRID_IMAGES = 64
@@ -111,7 +111,9 @@ def build_optimizer(config: Config, network: nn.Module, rate: float) -> torch.op
 # ---------------------------------------------------------------- one step
 
 
-def critic_step(state: TrainState, real: Tensor, noise: Tensor, mix: Tensor, grad_clip: float = 0):
+def critic_step(
+    state: TrainState, real: Tensor, noise: Tensor, mix: Tensor, grad_clip: float = 0
+) -> CriticLoss:
     """One update of the critic (Gulrajani et al. 2017, algorithm 1, lines 3 to 9).
 
     `real` (B, ...), `noise` (B, noise_dim), `mix` (B,) uniform in [0, 1]; a `CriticLoss`.
@@ -121,14 +123,14 @@ def critic_step(state: TrainState, real: Tensor, noise: Tensor, mix: Tensor, gra
     losses = state.method.critic_loss(state.critic, real, fake, mix)
     update(state.critic_optimizer, losses.loss, state.critic, grad_clip)
     state.method.after_critic_step(state.critic)
-    return losses
+    return CriticLoss(*(value.detach() for value in losses))
 
 
 def generator_step(state: TrainState, noise: Tensor, grad_clip: float = 0) -> Tensor:
     """One update of the generator (Gulrajani et al. 2017, algorithm 1, lines 11 and 12)."""
     loss = generator_loss(state.critic(state.generator(noise)))
     update(state.generator_optimizer, loss, state.generator, grad_clip)
-    return loss
+    return loss.detach()
 
 
 def update(
@@ -153,22 +155,22 @@ def update_average(average: nn.Module, generator: nn.Module, decay: float, step:
 
 def train_step(state: TrainState, config: Config, batches: Batches) -> dict[str, Tensor]:
     """`n_critic` critic updates and one generator update; what to log, left on the device."""
-    device, size = batches.samples.device, config.batch_size
+    device = batches.samples.device
     random = seeded_generator(device, config.seed, "step", state.step)
-    noise = torch.randn(config.n_critic + 1, size, config.noise_dim, generator=random, device=device)
-    mix = torch.rand(config.n_critic, size, generator=random, device=device)
-    first_batch = state.step * config.n_critic
-    critic_losses = []
-    for i in range(config.n_critic):
-        real = batches(first_batch + i)
-        critic_losses.append(critic_step(state, real, noise[i], mix[i], config.grad_clip))
+    n, size = config.n_critic, config.batch_size
+    noise = torch.randn(n + 1, size, config.noise_dim, generator=random, device=device)
+    mix = torch.rand(n, size, generator=random, device=device)
+    losses = []
+    for i in range(n):
+        real = batches(state.step * n + i)
+        losses.append(critic_step(state, real, noise[i], mix[i], config.grad_clip))
     loss = generator_step(state, noise[-1], config.grad_clip)
     update_average(state.average, state.generator, config.ema, state.step)
     state.step += 1
     return {
-        "wasserstein": torch.stack([losses.wasserstein for losses in critic_losses]).detach().mean(),
-        "penalty": torch.stack([losses.penalty for losses in critic_losses]).detach().mean(),
-        "generator_loss": loss.detach(),
+        "wasserstein": torch.stack([part.wasserstein for part in losses]).mean(),
+        "penalty": torch.stack([part.penalty for part in losses]).mean(),
+        "generator_loss": loss,
     }
 
 

@@ -8,6 +8,7 @@ together: a further architecture is one generator class, one critic class, one e
 
 import os
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import ceil, prod
 
 import torch
@@ -42,7 +43,7 @@ class DCGANGenerator(nn.Module):
         base = (widths[0], height >> len(widths), image_width >> len(widths))
         bias = generator_norm == "none"
         layers = [nn.Linear(noise_dim, prod(base), bias=bias), nn.Unflatten(1, base)]
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             layers += [normalisation(generator_norm, before, base[1:]), nn.ReLU(inplace=True)]
             layers += doubling(upsampling, before, after, bias)
         layers += [normalisation(generator_norm, widths[-1], base[1:]), nn.ReLU(inplace=True)]
@@ -61,16 +62,14 @@ class DCGANCritic(nn.Module):
     score is not a probability (Arjovsky et al. 2017, section 3).
     """
 
-    def __init__(
-        self, sample_shape: tuple[int, ...], width: int = 64, critic_norm: str = "none"
-    ):
+    def __init__(self, sample_shape: tuple[int, ...], width: int = 64, critic_norm: str = "none"):
         super().__init__()
         channels, height, image_width = image_shape(sample_shape)
         widths = stage_widths(width, count_halvings(height, image_width))
         bias = critic_norm == "none"
         # Radford et al. 2016, section 3: no normalisation on the critic's first layer.
         layers = [nn.Conv2d(channels, widths[0], 4, 2, 1), nn.LeakyReLU(0.2)]
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             layers += [
                 nn.Conv2d(before, after, 4, 2, 1, bias=bias),
                 normalisation(critic_norm, after, (height, image_width), critic=True),
@@ -186,9 +185,7 @@ class DenseGenerator(nn.Module):
 class DenseCritic(nn.Module):
     """Three hidden layers of ReLU (Gulrajani et al. 2017, toy data): samples to scores `(B,)`."""
 
-    def __init__(
-        self, sample_shape: tuple[int, ...], width: int = 512, critic_norm: str = "none"
-    ):
+    def __init__(self, sample_shape: tuple[int, ...], width: int = 512, critic_norm: str = "none"):
         super().__init__()
         layers = [nn.Flatten(), *hidden_layers(prod(sample_shape), width, critic_norm, True)]
         self.layers = nn.Sequential(*layers, nn.Linear(width, 1))
@@ -244,9 +241,7 @@ class Model:
 
 
 MODELS = {
-    "dcgan": Model(
-        DCGANGenerator, DCGANCritic, "convolutions, for images (Radford et al. 2016)"
-    ),
+    "dcgan": Model(DCGANGenerator, DCGANCritic, "convolutions, for images (Radford et al. 2016)"),
     "dense": Model(
         DenseGenerator,
         DenseCritic,

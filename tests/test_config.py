@@ -107,7 +107,7 @@ def test_flags_take_numbers_in_every_usual_form():
 
 def test_a_missing_file_names_the_nearest(monkeypatch):
     monkeypatch.chdir(ROOT)
-    with pytest.raises(ValueError, match="did you mean 'configs/grid-wgan-gp.toml'?"):
+    with pytest.raises(ValueError, match=r"did you mean 'configs/grid-wgan-gp\.toml'"):
         parse("--config", "configs/grid-wgan-pg.toml")
 
 

@@ -74,7 +74,9 @@ def test_a_folder_that_cannot_be_written_costs_only_the_cache(tmp_path, monkeypa
     assert "cannot keep" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("name", "modes", "deviation"), [("ring", 8, 0.0141), ("grid", 25, 0.0177)])
+@pytest.mark.parametrize(
+    ("name", "modes", "deviation"), [("ring", 8, 0.0141), ("grid", 25, 0.0177)]
+)
 def test_gaussians_lie_where_the_paper_has_them(name, modes, deviation):
     dataset = load_dataset(name)
     assert dataset.samples.dtype == np.float32

@@ -49,7 +49,7 @@ def test_a_broken_checkpoint_falls_back_to_the_one_before(run, damage, capsys):
         assert "damaged" in capsys.readouterr().out
     run.previous.write_bytes(b"x")
     if damage != "gone":
-        with pytest.raises(ValueError, match="no checkpoint of .* can be read"):
+        with pytest.raises(ValueError, match=r"no checkpoint of .* can be read"):
             run.restore()
 
 

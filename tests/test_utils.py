@@ -74,9 +74,7 @@ def test_divergence_power_is_taken_per_sample_not_over_the_batch():
     assert penalty.item() == pytest.approx(2 * (1 + 2**6) / 2)
 
 
-@pytest.mark.parametrize(
-    "penalty", [gradient_penalty, lambda f, x: divergence_penalty(f, x, 2, 6)]
-)
+@pytest.mark.parametrize("penalty", [gradient_penalty, lambda f, x: divergence_penalty(f, x, 2, 6)])
 def test_a_zero_gradient_is_no_nan(penalty):
     critic = LinearCritic(torch.zeros(3))
     penalty(critic, torch.randn(4, 3)).backward()
@@ -107,7 +105,12 @@ def test_batch_normalisation_couples_samples_which_is_why_it_is_refused():
 
 @pytest.mark.parametrize(
     ("network", "norm"),
-    [(DCGANCritic, "none"), (DCGANCritic, "layer"), (DCGANCritic, "instance"), (DenseCritic, "none")],
+    [
+        (DCGANCritic, "none"),
+        (DCGANCritic, "layer"),
+        (DCGANCritic, "instance"),
+        (DenseCritic, "none"),
+    ],
 )
 def test_the_penaltys_gradient_matches_finite_differences(network, norm):
     critic = network((1, 16, 16), 8, norm).double()
@@ -148,7 +151,9 @@ def test_clipping_reaches_every_parameter():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_maximises_the_estimate_less_its_penalty(name):
-    method = METHODS[name](**{k: v for k, v in METHODS[name].settings.items() if k in vars_of(name)})
+    method = METHODS[name](
+        **{k: v for k, v in METHODS[name].settings.items() if k in vars_of(name)}
+    )
     real, fake, mix = torch.randn(8, 3) + 1, torch.randn(8, 3), torch.rand(8)
     losses = method.critic_loss(LinearCritic(WEIGHTS), real, fake, mix)
     expected = (real.mean(0) - fake.mean(0)) @ WEIGHTS
