@@ -47,7 +47,7 @@ def scatter(
     axes.scatter(*real.T, s=5, c="white", edgecolors="black", linewidths=0.3, label="real")
     if fake is not None:
         axes.scatter(*fake.T, s=5, c="crimson", linewidths=0, label="generated")
-        axes.legend(loc="upper right", framealpha=0.9)
+        axes.legend(loc="lower center", ncols=2, fontsize=9, framealpha=0.9)
     axes.set(xlim=(-reach, reach), ylim=(-reach, reach))
     axes.set_axis_off()
     return to_image(figure)
