@@ -8,10 +8,8 @@ further set is one function and one entry.
 import os
 import re
 import sys
-import warnings
 import zipfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-Size = tuple[int, int]  # height, width
+from glyphs import draw_glyphs
+from pictures import Size, list_files, open_picture, read_pictures, resize_then_crop
 
 
 @dataclass(frozen=True)
@@ -193,25 +191,6 @@ def load_swissroll(root: Path, size: Size | None, grey: bool) -> Dataset:
 GLYPH_COUNT = 50_000
 GLYPH_SEED = 1
 GLYPH_VERSION = 1  # count it up when the pictures change, and old caches are made anew
-GLYPH_HEIGHT, GLYPH_CANVAS = 56, 96  # of the drawn digits, in pixels, before they are shrunk
-DEJAVU = [f"DejaVu{family}" for family in ("Sans", "SansMono", "Serif")]
-GLYPH_FONTS = {  # file name without its ending: the widest stroke to thicken it by
-    **{font: 3 for font in DEJAVU},
-    **{f"{font}-Bold": 0 for font in DEJAVU},
-    **{f"{font}-{s}": 3 for font, s in zip(DEJAVU, ("Oblique", "Oblique", "Italic"), strict=True)},
-    **{
-        f"{font}-Bold{s}": 0
-        for font, s in zip(DEJAVU, ("Oblique", "Oblique", "Italic"), strict=True)
-    },
-    "STIXGeneral": 3,
-    "STIXGeneralItalic": 3,
-    "STIXGeneralBol": 0,
-    "STIXGeneralBolIta": 0,
-    "cmr10": 3,
-    "cmss10": 3,
-    "cmtt10": 3,
-    "cmb10": 1,
-}
 
 
 def load_glyphs(root: Path, size: Size | None, grey: bool) -> Dataset:
@@ -219,76 +198,9 @@ def load_glyphs(root: Path, size: Size | None, grey: bool) -> Dataset:
     cache = root / "glyphs.npz"
     dataset = read_cache(cache, GLYPH_VERSION)
     if dataset is None:
-        dataset = draw_glyphs(GLYPH_COUNT, GLYPH_SEED)
+        dataset = Dataset(*draw_glyphs(GLYPH_COUNT, GLYPH_SEED))
         write_cache(cache, GLYPH_VERSION, dataset)
     return Dataset(fit_images(dataset.samples, size, grey), dataset.labels)
-
-
-def draw_glyphs(count: int, seed: int) -> Dataset:
-    """`count` digits with random font, size, slant, rotation, thickness and position.
-
-    Each digit is drawn once per font and thickness, large; an image is one random affine
-    view of such a drawing. `(count, 1, 28, 28)` uint8, and the digits as labels.
-    """
-    drawings, digits = digit_drawings()
-    random = np.random.default_rng(seed)
-    labels = random.integers(10, size=count)
-    which = np.empty(count, np.int64)
-    for digit in range(10):
-        at = labels == digit
-        which[at] = random.choice(np.flatnonzero(digits == digit), at.sum())
-    views = torch.from_numpy(random_views(random, count))
-    images = np.empty((count, 1, 28, 28), np.uint8)
-    chunks = range(0, count, 1000)
-    for start in tqdm(chunks, "drawing digits", delay=1, leave=False, disable=None):
-        part = slice(start, start + 1000)
-        source = drawings[which[part]].float()
-        # Drawn at twice the size and averaged down, so that edges stay smooth.
-        shape = (len(source), 1, 56, 56)
-        lattice = torch.nn.functional.affine_grid(views[part], shape, align_corners=False)
-        view = torch.nn.functional.grid_sample(source, lattice, align_corners=False)
-        images[part] = torch.nn.functional.avg_pool2d(view, 2).round().byte().numpy()
-    return Dataset(images, labels)
-
-
-def random_views(random: np.random.Generator, count: int) -> np.ndarray:
-    """Random affine maps `(count, 2, 3)` from an image's coordinates to a drawing's, [-1, 1]."""
-    height = random.uniform(16, 21, count)  # of the digit, in the image's pixels
-    stretch = random.uniform(0.85, 1.15, count)
-    slant = random.uniform(-0.25, 0.25, count)
-    angle = random.uniform(-0.2, 0.2, count)
-    shift = random.uniform(-1.5, 1.5, (count, 2)) / 14
-    zoom = 28 / height * GLYPH_HEIGHT / GLYPH_CANVAS
-    cos, sin = np.cos(angle), np.sin(angle)
-    turn = np.stack([np.stack([cos, -sin], 1), np.stack([sin, cos], 1)], 1)
-    shear = np.zeros((count, 2, 2))
-    shear[:, 0, 0], shear[:, 0, 1], shear[:, 1, 1] = 1 / stretch, slant, 1
-    linear = zoom[:, None, None] * (shear @ turn)
-    offset = -(linear @ shift[:, :, None])
-    return np.concatenate([linear, offset], 2).astype(np.float32)
-
-
-def digit_drawings() -> tuple[Tensor, np.ndarray]:
-    """Every digit in every font and thickness, `(M, 1, 96, 96)` uint8, and which digit it is."""
-    import matplotlib
-    from PIL import Image, ImageDraw, ImageFont
-
-    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    drawings, digits = [], []
-    for name, widest in GLYPH_FONTS.items():
-        path = str(folder / f"{name}.ttf")
-        left, top, right, bottom = ImageFont.truetype(path, 100).getbbox("0")
-        font = ImageFont.truetype(path, 100 * GLYPH_HEIGHT / (bottom - top))
-        for digit in range(10):
-            left, top, right, bottom = font.getbbox(str(digit))
-            middle = (GLYPH_CANVAS - left - right) / 2, (GLYPH_CANVAS - top - bottom) / 2
-            for stroke in range(widest + 1):
-                canvas = Image.new("L", (GLYPH_CANVAS, GLYPH_CANVAS))
-                draw = ImageDraw.Draw(canvas)
-                draw.text(middle, str(digit), 255, font, stroke_width=stroke)
-                drawings.append(np.asarray(canvas))
-                digits.append(digit)
-    return torch.from_numpy(np.stack(drawings)[:, None]), np.array(digits)
 
 
 def read_cache(path: Path, version: int) -> Dataset | None:
@@ -421,13 +333,6 @@ def fit_images(images: np.ndarray, size: Size | None, grey: bool) -> np.ndarray:
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as Pillow's "L"
 
 
-def resize_then_crop(source: Size, target: Size) -> tuple[Size, tuple[int, int]]:
-    """The size to resize to so that `target` is just covered, and the crop's top and left."""
-    scale = max(target[0] / source[0], target[1] / source[1])
-    inner = tuple(max(t, round(s * scale)) for s, t in zip(source, target, strict=True))
-    return inner, ((inner[0] - target[0]) // 2, (inner[1] - target[1]) // 2)
-
-
 # ---------------------------------------------------------------- a folder of pictures
 
 
@@ -456,98 +361,6 @@ def load_folder(folder: Path, size: Size, grey: bool) -> Dataset:
     if len(parents) < len(samples) or len(set(parents)) < 2:
         return Dataset(samples)
     return Dataset(samples, np.unique(parents, return_inverse=True)[1])
-
-
-def list_files(folder: Path) -> list[str]:
-    """Paths, relative and with "/", of all files but hidden ones, sorted.
-
-    Linked folders are entered once, so that a loop of links ends.
-    """
-    found, seen = [], set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        paths = (Path(parent, name) for name in files if not name.startswith("."))
-        found += [path.relative_to(folder).as_posix() for path in paths if path.is_file()]
-    return sorted(found)
-
-
-def read_pictures(
-    readers: Iterator[tuple[str, Callable]], count: int, size: Size, grey: bool
-) -> tuple[np.ndarray, dict[str, str]]:
-    """Decode `count` pictures on all cores into bytes `(N, C, *size)`.
-
-    Each reader is a name and a function that opens the picture. Also returns, by name, why
-    a picture could not be read.
-    """
-    samples = np.empty((count, 1 if grey else 3, *size), np.uint8)
-    kept = np.zeros(count, bool)
-    skipped: dict[str, str] = {}
-
-    def read(item: tuple[int, tuple[str, Callable]]) -> None:
-        index, (name, opener) = item
-        try:
-            with warnings.catch_warnings(action="ignore"), opener() as picture:
-                samples[index] = picture_to_bytes(picture, size, grey)
-            kept[index] = True
-        except Exception as error:  # decoders meet broken files with every kind of exception
-            skipped[name] = f"{type(error).__name__}: {error}"
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        work = pool.map(read, enumerate(readers))
-        for _ in tqdm(work, "reading pictures", count, delay=2, leave=False, disable=None):
-            pass
-    return samples[kept], dict(sorted(skipped.items()))
-
-
-def open_picture(path: Path):
-    """Open without decoding; not formats that Pillow hands to another program to draw."""
-    from PIL import Image
-
-    Image.init()
-    return Image.open(path, formats=[name for name in Image.OPEN if name not in ("EPS", "WMF")])
-
-
-def picture_to_bytes(picture, size: Size, grey: bool) -> np.ndarray:
-    """One Pillow image, the first frame of an animation, upright, as bytes `(C, H, W)`."""
-    from PIL import Image, ImageOps
-
-    # JPEG files are decoded at the smallest eighth that still covers the size, many times faster.
-    picture.draft(None, (2 * max(size), 2 * max(size)))
-    picture = flatten_modes(ImageOps.exif_transpose(picture)).convert("L" if grey else "RGB")
-    (height, width), (top, left) = resize_then_crop((picture.height, picture.width), size)
-    scale_x, scale_y = picture.width / width, picture.height / height
-    box = (
-        left * scale_x,
-        top * scale_y,
-        (left + size[1]) * scale_x,
-        (top + size[0]) * scale_y,
-    )
-    picture = picture.resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box)
-    return np.atleast_3d(np.asarray(picture)).transpose(2, 0, 1)
-
-
-def flatten_modes(picture):
-    """Transparent pictures over white; 16 bits, 32 bits and floats to 8 bits."""
-    from PIL import Image
-
-    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-        values = np.asarray(picture).astype(np.float64)
-        if picture.mode == "F":  # no fixed range: the picture's own
-            low, high = values.min(), values.max()
-            values = (values - low) * (255 / (high - low) if high > low else 0)
-        else:
-            values = values / 256
-        return Image.fromarray(values.clip(0, 255).astype(np.uint8))
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(white, picture)
-    return picture
 
 
 # ---------------------------------------------------------------- the table

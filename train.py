@@ -174,42 +174,88 @@ def train_step(state: TrainState, config: Config, batches: Batches) -> dict[str,
     }
 
 
-# ---------------------------------------------------------------- looking at it
-
-
-@torch.no_grad()
-def draw_samples(state: TrainState, noise: Tensor, real: Tensor) -> Image:
-    """The moving average's samples of that noise: a grid, or points over the critic's surface."""
-    samples = state.average(noise)
-    if real.dim() == 4:
-        return plots.image_grid(floats_to_bytes(samples).cpu().numpy())
-    extent = plots.extent(real.cpu().numpy())
-    axis = torch.linspace(-extent, extent, SURFACE_SIDE, device=real.device)
-    lattice = torch.cartesian_prod(axis, axis).flip(1)  # (S * S, 2), rows along y
-    scores = state.critic(lattice).view(SURFACE_SIDE, SURFACE_SIDE)
-    return plots.scatter(real.cpu().numpy(), samples.cpu().numpy(), scores.cpu().numpy())
-
-
-def draw_real(real: Tensor) -> Image:
-    if real.dim() == 4:
-        return plots.image_grid(floats_to_bytes(real).cpu().numpy())
-    return plots.scatter(real.cpu().numpy())
-
-
-def mixed_gradient_norm(state: TrainState, config: Config, real: Tensor) -> Tensor:
-    """The mean norm of the critic's gradients at mixes of real and fake, for every method."""
-    random = seeded_generator(real.device, config.seed, "norm", state.step)
-    noise = torch.randn(len(real), config.noise_dim, generator=random, device=real.device)
-    mix = torch.rand(len(real), generator=random, device=real.device)
-    with torch.no_grad():
-        fake = state.average(noise)
-    return gradient_norms(state.critic, interpolate(real, fake, mix)).detach().mean()
-
-
 # ---------------------------------------------------------------- the run
 
 
-# ---------------------------------------------------------------- progress
+class TrainingFailed(RuntimeError):
+    """Training cannot go on; the last good checkpoint is left as it was."""
+
+
+def train(config: Config, dataset: Dataset, run: RunDir, state: TrainState, steps: int) -> int:
+    """Train up to that step, leaving the run's files behind; the process's exit code."""
+    device = next(state.critic.parameters()).device
+    batches = Batches(dataset.samples, config.batch_size, config.seed, device, config.flip)
+    images_per_step = config.n_critic * config.batch_size
+
+    count = SCATTER_POINTS if dataset.are_points else GRID_IMAGES
+    grid_random = seeded_generator(device, config.seed, "grid")
+    grid_noise = torch.randn(count, config.noise_dim, generator=grid_random, device=device)
+    shown = bytes_to_floats(batches.samples[:count])  # real samples for pictures and norms
+    run.start_log(state.step)
+    if state.step == 0:
+        run.save_real(draw_real(shown))
+        run.save_sample(0, draw_samples(state, grid_noise, shown))
+
+    progress = Progress(state, steps, images_per_step)
+    with StopRequest() as stop, progress.bar:
+        while state.step < steps and not stop.signal:
+            set_rates(state, config, steps)
+            statistics = train_step(state, config, batches)
+            progress.bar.update()
+            last = state.step == steps
+            if state.step % config.log_every == 0 or last:
+                statistics["gradient_norm"] = mixed_gradient_norm(state, config, shown)
+                values = {name: value.item() for name, value in statistics.items()}
+                check_finite(values, state)
+                images = state.step * images_per_step
+                row = {"step": state.step, "epoch": images / len(dataset.samples), "images": images}
+                row |= progress.lap(state) | values
+                run.log(row)
+                progress.show(row)
+            if state.step % config.sample_every == 0 or last:
+                run.save_sample(state.step, draw_samples(state, grid_noise, shown))
+            if state.step % config.checkpoint_every == 0 or last:
+                save(run, state)
+    if stop.signal:
+        progress.lap(state)
+        save(run, state)
+    run.finish()
+    if stop.signal:
+        print(f"stopped at step {state.step} of {steps}; the same command goes on from there")
+        return 128 + stop.signal
+    print(f"finished {steps} steps; look at {run.path}/timelapse.gif, curves.png and samples/")
+    return 0
+
+
+def set_rates(state: TrainState, config: Config, steps: int) -> None:
+    """The learning rates of this step, lowered linearly to zero if asked (lr_decay)."""
+    factor = 1 - state.step / steps if config.lr_decay else 1.0
+    for optimizer, rate in (
+        (state.critic_optimizer, config.lr_critic),
+        (state.generator_optimizer, config.lr_generator),
+    ):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * factor
+
+
+def check_finite(values: dict[str, float], state: TrainState) -> None:
+    bad = [name for name, value in values.items() if not math.isfinite(value)]
+    if bad:
+        raise TrainingFailed(
+            f"{' and '.join(bad)} became infinite or not a number by step {state.step}. Likely "
+            "causes: too high a learning rate, or too strong a penalty; lower --lr or --gp-weight, "
+            "or bound the updates with --grad-clip. The last checkpoint is untouched."
+        )
+
+
+def save(run: RunDir, state: TrainState) -> None:
+    parameters = [*state.critic.parameters(), *state.generator.parameters()]
+    finite = all(parameter.isfinite().all() for parameter in parameters)
+    check_finite({"a weight": 0.0 if finite else math.nan}, state)
+    run.save(state.to_checkpoint())
+
+
+# ---------------------------------------------------------------- progress and signals
 
 
 class Progress:
@@ -265,88 +311,43 @@ class StopRequest:
             signal.signal(kind, handler)
 
 
-# ---------------------------------------------------------------- the run
+# ---------------------------------------------------------------- looking at it
 
 
-class TrainingFailed(RuntimeError):
-    """Training cannot go on; the last good checkpoint is left as it was."""
+@torch.no_grad()
+def draw_samples(state: TrainState, noise: Tensor, real: Tensor) -> Image:
+    """The moving average's samples of that noise: a grid, or points over the critic's surface."""
+    samples = state.average(noise)
+    if real.dim() == 4:
+        return plots.image_grid(floats_to_bytes(samples).cpu().numpy())
+    extent = plots.extent(real.cpu().numpy())
+    axis = torch.linspace(-extent, extent, SURFACE_SIDE, device=real.device)
+    lattice = torch.cartesian_prod(axis, axis).flip(1)  # (S * S, 2), rows along y
+    scores = state.critic(lattice).view(SURFACE_SIDE, SURFACE_SIDE)
+    return plots.scatter(real.cpu().numpy(), samples.cpu().numpy(), scores.cpu().numpy())
 
 
-def train(config: Config, dataset: Dataset, run: RunDir, state: TrainState, steps: int) -> int:
-    """Train up to that step, leaving the run's files behind; the process's exit code."""
-    device = next(state.critic.parameters()).device
-    batches = Batches(dataset.samples, config.batch_size, config.seed, device, config.flip)
-    images_per_step = config.n_critic * config.batch_size
-
-    count = SCATTER_POINTS if dataset.are_points else GRID_IMAGES
-    grid_random = seeded_generator(device, config.seed, "grid")
-    grid_noise = torch.randn(count, config.noise_dim, generator=grid_random, device=device)
-    shown = bytes_to_floats(batches.samples[:count])  # real samples for pictures and norms
-    run.start_log(state.step)
-    if state.step == 0:
-        run.save_real(draw_real(shown))
-        run.save_sample(0, draw_samples(state, grid_noise, shown))
-
-    progress = Progress(state, steps, images_per_step)
-    with StopRequest() as stop, progress.bar:
-        while state.step < steps and not stop.signal:
-            set_rates(state, config, steps)
-            statistics = train_step(state, config, batches)
-            progress.bar.update()
-            last = state.step == steps
-            if state.step % config.log_every == 0 or last:
-                statistics["gradient_norm"] = mixed_gradient_norm(state, config, shown)
-                values = {name: value.item() for name, value in statistics.items()}
-                check_finite(values, state)
-                images = state.step * images_per_step
-                row = {"step": state.step, "epoch": images / len(dataset.samples), "images": images}
-                row |= progress.lap(state) | values
-                run.log(row)
-                progress.show(row)
-            if state.step % config.sample_every == 0 or last:
-                run.save_sample(state.step, draw_samples(state, grid_noise, shown))
-            if state.step % config.checkpoint_every == 0 or last:
-                save(run, state)
-    if stop.signal:
-        save(run, state)
-    run.finish()
-    if stop.signal:
-        print(f"stopped at step {state.step} of {steps}; the same command goes on from there")
-        return 128 + stop.signal
-    print(f"finished {steps} steps; look at {run.path}/timelapse.gif, curves.png and samples/")
-    return 0
+def draw_real(real: Tensor) -> Image:
+    if real.dim() == 4:
+        return plots.image_grid(floats_to_bytes(real).cpu().numpy())
+    return plots.scatter(real.cpu().numpy())
 
 
-def set_rates(state: TrainState, config: Config, steps: int) -> None:
-    """The learning rates of this step, lowered linearly to zero if asked (lr_decay)."""
-    factor = 1 - state.step / steps if config.lr_decay else 1.0
-    for optimizer, rate in (
-        (state.critic_optimizer, config.lr_critic),
-        (state.generator_optimizer, config.lr_generator),
-    ):
-        for group in optimizer.param_groups:
-            group["lr"] = rate * factor
+def mixed_gradient_norm(state: TrainState, config: Config, real: Tensor) -> Tensor:
+    """The mean norm of the critic's gradients at mixes of real and fake, for every method."""
+    random = seeded_generator(real.device, config.seed, "norm", state.step)
+    noise = torch.randn(len(real), config.noise_dim, generator=random, device=real.device)
+    mix = torch.rand(len(real), generator=random, device=real.device)
+    with torch.no_grad():
+        fake = state.average(noise)
+    return gradient_norms(state.critic, interpolate(real, fake, mix)).detach().mean()
 
 
-def check_finite(values: dict[str, float], state: TrainState) -> None:
-    bad = [name for name, value in values.items() if not math.isfinite(value)]
-    if bad:
-        raise TrainingFailed(
-            f"{' and '.join(bad)} became infinite or not a number by step {state.step}. Likely "
-            "causes: too high a learning rate, or too strong a penalty; lower --lr or --gp-weight, "
-            "or bound the updates with --grad-clip. The last checkpoint is untouched."
-        )
-
-
-def save(run: RunDir, state: TrainState) -> None:
-    parameters = [*state.critic.parameters(), *state.generator.parameters()]
-    finite = all(parameter.isfinite().all() for parameter in parameters)
-    check_finite({"a weight": 0.0 if finite else math.nan}, state)
-    run.save(state.to_checkpoint())
+# ---------------------------------------------------------------- the command
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command `python train.py`; 0, 2 for bad input, 1 for failed training, 128 + signal."""
+    """`python train.py`: 0, 2 for bad input, 1 for failed training, 128 + signal if stopped."""
     parser = Parser(prog="train.py", description=__doc__.split("\n")[0], allow_abbrev=False)
     add_options(parser)
     parser.add_argument("--fresh", action="store_true", help="move the folder's old run aside")
@@ -365,21 +366,14 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
-    images_per_epoch = len(dataset.samples)
-    per_step = config.n_critic * config.batch_size
-    steps = config.steps or math.ceil(config.epochs * images_per_epoch / per_step)
+    steps = count_steps(config, len(dataset.samples))
     if state.step >= steps:
-        print(f"{run.path} is finished: {state.step} of {steps} steps; more --steps train on, "
-              "--fresh starts over")  # fmt: skip
+        print(
+            f"{run.path} is finished: {state.step} of {steps} steps; more --steps train on, "
+            "--fresh starts over"
+        )
         return 0
-    shape = "x".join(map(str, dataset.sample_shape))
-    sizes = [sum(p.numel() for p in net.parameters()) for net in (state.generator, state.critic)]
-    print(
-        f"{config.method} on {config.dataset} ({len(dataset.samples):,} of {shape}), "
-        f"{config.model} ({sizes[0]:,} + {sizes[1]:,} weights), {device}, float32, "
-        f"steps {state.step} to {steps}, into {run.path}",
-        flush=True,
-    )
+    announce(config, dataset, state, device, steps)
     try:
         return train(config, dataset, run, state, steps)
     except TrainingFailed as error:
@@ -387,5 +381,27 @@ def main(argv: list[str] | None = None) -> int:
         return 1
 
 
+def count_steps(config: Config, samples: int) -> int:
+    """The generator updates to train for: as given, or until the critic has seen the epochs."""
+    per_step = config.n_critic * config.batch_size
+    return config.steps or math.ceil(config.epochs * samples / per_step)
+
+
+def announce(
+    config: Config, dataset: Dataset, state: TrainState, device: torch.device, steps: int
+) -> None:
+    shape = "x".join(map(str, dataset.sample_shape))
+    sizes = [sum(p.numel() for p in net.parameters()) for net in (state.generator, state.critic)]
+    print(
+        f"{config.method} on {config.dataset} ({len(dataset.samples):,} of {shape}), "
+        f"{config.model} ({sizes[0]:,} + {sizes[1]:,} weights), {device}, float32, "
+        f"steps {state.step} to {steps}, into {config.run}",
+        flush=True,
+    )
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # before training, or the second during it
+        sys.exit(128 + signal.SIGINT)
