@@ -60,6 +60,8 @@ def image_size(value: str) -> str | None:
 POSITIVE = between(0, low_open=True)
 NOT_NEGATIVE = between(0)
 AT_LEAST_ONE = between(1)
+COUNT = between(1, 1_000_000, high_open=False)
+SEED = between(0, 2**64, high_open=True)
 
 
 def option(default, help: str, check: Check = lambda value: None, harmless: bool = False):
@@ -82,17 +84,17 @@ class Config:
     width: int = option(
         64, "dcgan: channels of the critic's first stage; dense: hidden units", AT_LEAST_ONE
     )
-    noise_dim: int = option(128, "numbers of noise that make one sample", AT_LEAST_ONE)
+    noise_dim: int = option(128, "numbers of noise that make one sample", COUNT)
     generator_norm: str = option("batch", ", ".join(NORMS), one_of(NORMS))
     critic_norm: str = option("none", ", ".join(NORMS), one_of(NORMS))
     upsampling: str = option("transposed", ", ".join(UPSAMPLINGS), one_of(UPSAMPLINGS))
 
-    batch_size: int = option(64, "samples in one update", AT_LEAST_ONE)
+    batch_size: int = option(64, "samples in one update", COUNT)
     steps: int = option(2000, "generator updates to train for", NOT_NEGATIVE, harmless=True)
     epochs: float = option(
         0.0, "passes of the critic over the data, in place of --steps", NOT_NEGATIVE, harmless=True
     )
-    n_critic: int = option(5, "critic updates before each generator update", AT_LEAST_ONE)
+    n_critic: int = option(5, "critic updates before each generator update", COUNT)
     optimizer: str = option("adam", "adam, rmsprop", one_of(("adam", "rmsprop")))
     lr_critic: float = option(1e-4, "learning rate of the critic", POSITIVE)
     lr_generator: float = option(1e-4, "learning rate of the generator", POSITIVE)
@@ -107,10 +109,12 @@ class Config:
         "mixed", f"wgan-div: penalise at {', '.join(DIVERGENCE_POINTS)} points",
         one_of(DIVERGENCE_POINTS),
     )  # fmt: skip
+    init_from: str = option("", "run or checkpoint whose weights a new run starts from")
     ema: float = option(0.995, "decay of the generator's moving average; 0: none", between(0, 1))
 
-    seed: int = option(0, "of all random numbers", NOT_NEGATIVE)
+    seed: int = option(0, "of all random numbers", SEED)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps", harmless=True)
+    deterministic: bool = option(False, "CUDA: the same bytes each time, slower", harmless=True)
     sample_every: int = option(100, "steps between sample pictures", AT_LEAST_ONE, harmless=True)
     log_every: int = option(25, "steps between lines of log.csv", AT_LEAST_ONE, harmless=True)
     checkpoint_every: int = option(500, "steps between checkpoints", AT_LEAST_ONE, harmless=True)

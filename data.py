@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from glyphs import draw_glyphs
-from pictures import Size, list_files, open_picture, read_pictures, resize_then_crop
+from pictures import Size, empty_bytes, list_files, open_picture, read_pictures, resize_then_crop
 
 
 @dataclass(frozen=True)
@@ -319,7 +319,7 @@ def fit_images(images: np.ndarray, size: Size | None, grey: bool) -> np.ndarray:
     if size is None or size == images.shape[2:]:
         return np.ascontiguousarray(images)
     inner, (top, left) = resize_then_crop(images.shape[2:], size)
-    fitted = np.empty((*images.shape[:2], *size), np.uint8)
+    fitted = empty_bytes((*images.shape[:2], *size))
     for start in range(0, len(images), 1000):
         part = slice(start, start + 1000)
         resized = torch.nn.functional.interpolate(

@@ -1,5 +1,6 @@
 """Picture files of every kind to bytes of one size."""
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterable
@@ -39,7 +40,7 @@ def read_pictures(
     Each reader is a name and a function that opens the picture. Also returns, by name, why
     a picture could not be read.
     """
-    samples = np.empty((count, 1 if grey else 3, *size), np.uint8)
+    samples = empty_bytes((count, 1 if grey else 3, *size))
     kept = np.zeros(count, bool)
     skipped: dict[str, str] = {}
 
@@ -58,6 +59,18 @@ def read_pictures(
         for _ in tqdm(work, "reading pictures", count, delay=2, leave=False, disable=None):
             pass
     return samples[kept], dict(sorted(skipped.items()))
+
+
+def empty_bytes(shape: tuple[int, ...]) -> np.ndarray:
+    """An array of bytes; ValueError, with its size, where there is no memory for it."""
+    try:
+        return np.empty(shape, np.uint8)
+    except (MemoryError, ValueError) as error:  # ValueError: more than can be addressed
+        size = math.prod(shape) / 2**30
+        text = "x".join(map(str, shape))
+        raise ValueError(
+            f"{text} bytes of pictures need {size:,.1f} GiB of memory: use a smaller --image-size"
+        ) from error
 
 
 def open_picture(path: Path):

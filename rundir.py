@@ -10,10 +10,12 @@ checkpoint.pt           the state to go on from, and checkpoint.previous.pt befo
 """
 
 import csv
+import errno
 import hashlib
 import io
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -34,14 +36,17 @@ LOG_COLUMNS = (
     "gradient_norm",
 )
 CHECKPOINT_FORMAT = 1
+UNBORN = {"samples", "lock", "config.toml.tmp"}  # all that a run killed at its very start leaves
 DIGEST_LENGTH = 64  # hexadecimal digits of a SHA-256
 DIGEST_SIZE = DIGEST_LENGTH.to_bytes(2, "little")
 
 
 class RunDir:
-    """The folder of one run. Opening it creates it, or checks that it holds this very run.
+    """The folder of one run, for one process at a time. Opening it creates it, or checks that
+    it holds this very run.
 
-    ValueError where it holds another run or other files; OSError where it cannot be written.
+    ValueError where it holds another run or other files, or another process trains there;
+    OSError where it cannot be written. Closing it lets the next process in.
     """
 
     def __init__(self, config: Config):
@@ -50,20 +55,29 @@ class RunDir:
         self.checkpoint = self.path / "checkpoint.pt"
         self.previous = self.path / "checkpoint.previous.pt"
         self.log_file = self.path / "log.csv"
+        self.unwritten: list[dict[str, float]] = []  # rows of the log
+        stored = self.path / "config.toml"
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file: name another folder with --run")
-        if self.path.is_dir() and any(self.path.iterdir()):
-            self.check_same_run()
-        (self.path / "samples").mkdir(parents=True, exist_ok=True)
-        write_whole(self.path / "config.toml", config.to_toml().encode())
-
-    def check_same_run(self) -> None:
-        stored = self.path / "config.toml"
-        if not stored.is_file():
+        if not stored.is_file() and not names_in(self.path) <= UNBORN:
             raise ValueError(
                 f"the folder {self.path} is not empty and holds no run: name another with --run"
             )
-        self.check_unchanged(vars(resolve(read_toml(str(stored)), {})))
+        (self.path / "samples").mkdir(parents=True, exist_ok=True)
+        self.lock = lock_folder(self.path)
+        try:
+            if stored.is_file():
+                self.check_unchanged(vars(resolve(read_toml(str(stored)), {})))
+            write_whole(stored, config.to_toml().encode())
+        except (ValueError, OSError):
+            self.lock.close()
+            raise
+
+    def __enter__(self) -> "RunDir":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.lock.close()
 
     def check_unchanged(self, old: dict) -> None:
         if changed := changes(old, self.config):
@@ -118,8 +132,23 @@ class RunDir:
         write_whole(self.log_file, text.getvalue().encode())
 
     def log(self, row: dict[str, float]) -> None:
-        with open(self.log_file, "a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, LOG_COLUMNS).writerow(row)
+        """Append a line; those that could not be written before come first.
+
+        OSError where it cannot be written: the line is kept for the next time, and no part
+        of it stays in the file.
+        """
+        self.unwritten.append(row)
+        text = io.StringIO(newline="")
+        csv.DictWriter(text, LOG_COLUMNS).writerows(self.unwritten)
+        length = self.log_file.stat().st_size
+        try:
+            with open(self.log_file, "ab", buffering=0) as file:
+                if file.write(text.getvalue().encode()) < len(text.getvalue()):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            os.truncate(self.log_file, length)
+            raise
+        self.unwritten.clear()
 
     def read_log(self) -> list[dict[str, str]]:
         """The log's whole lines, without a last one that was cut off while being written."""
@@ -150,13 +179,59 @@ class RunDir:
 
 
 def move_aside(path: Path) -> Path | None:
-    """Rename a run's folder to the first free of `<name>.old-1`, `.old-2`, ...; its new path."""
+    """Rename a run's folder to the first free of `<name>.old-1`, `.old-2`, ...; its new path.
+
+    None where there is no run, ValueError where another process trains in it.
+    """
     if not (path / "config.toml").is_file():
         return None
+    lock_folder(path).close()
     number = 1
     while (aside := path.with_name(f"{path.name}.old-{number}")).exists():
         number += 1
     return path.rename(aside)
+
+
+def lock_folder(path: Path) -> BinaryIO:
+    """Keep other processes out of a folder while the returned file is open.
+
+    The system releases the lock when its process ends, however it ends. ValueError where
+    another process holds it.
+    """
+    file = open(path / "lock", "ab")
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK):
+            file.close()
+            raise ValueError(
+                f"another process trains in {path}: wait for it, or name another folder with --run"
+            ) from None
+        print(f"{path} cannot be locked ({error}): take care that no other process trains there")
+    return file
+
+
+def names_in(folder: Path) -> set[str]:
+    return {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+
+
+def has_checkpoint(run: str) -> bool:
+    return any(Path(run).glob("checkpoint*.pt"))
+
+
+def read_any_checkpoint(path: str) -> dict:
+    """The checkpoint in that file, or the newest of the run in that folder."""
+    given = Path(path)
+    if not given.exists():
+        raise ValueError(f"there is no checkpoint or run {path}")
+    return read_checkpoint(given / "checkpoint.pt" if given.is_dir() else given)
 
 
 def read_checkpoint(path: Path) -> dict:
@@ -176,6 +251,8 @@ def read_checkpoint(path: Path) -> dict:
         raise ValueError(
             f"the checkpoint {path} has format {found}; this version reads {CHECKPOINT_FORMAT}"
         )
+    if not isinstance(state.get("config"), dict):
+        raise ValueError(f"the checkpoint {path} is none of this project's: it has no config")
     return state
 
 

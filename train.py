@@ -5,9 +5,11 @@ updates of the critic, each with fresh noise, then one of the generator.
 """
 
 import math
+import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +30,7 @@ from data import (
     load_dataset,
     seeded_generator,
 )
-from rundir import RunDir, move_aside
+from rundir import RunDir, has_checkpoint, move_aside, read_any_checkpoint
 from utils import METHODS, CriticLoss, generator_loss, gradient_norms, interpolate
 from wgan_gp import MODELS, choose_device, device_memory
 
@@ -36,8 +38,12 @@ GRID_IMAGES = 64
 SCATTER_POINTS = 1000
 SURFACE_SIDE = 100  # lattice points along each axis of a critic's surface
 SECONDS_BETWEEN_LINES = 5  # where output is not a terminal
+FAILED_SAVES = 3  # checkpoints in a row that cannot be written end training
 
 # ---------------------------------------------------------------- state
+
+
+NETWORKS = ("generator", "critic", "average")
 
 
 @dataclass
@@ -53,7 +59,7 @@ class TrainState:
     step: int = 0
     seconds: float = 0.0
 
-    PARTS = ("generator", "critic", "average", "generator_optimizer", "critic_optimizer")
+    PARTS = (*NETWORKS, "generator_optimizer", "critic_optimizer")
 
     def to_checkpoint(self) -> dict:
         parts = {name: getattr(self, name).state_dict() for name in self.PARTS}
@@ -61,12 +67,21 @@ class TrainState:
 
     def restore(self, checkpoint: dict) -> None:
         """Go on from what `to_checkpoint` gave; ValueError where it is of other networks."""
-        try:
-            for name in self.PARTS:
+        self.load(checkpoint, self.PARTS)
+        step, seconds = checkpoint.get("step"), checkpoint.get("seconds")
+        if type(step) is not int or type(seconds) is not float:
+            raise ValueError("the checkpoint does not say at which step it was taken")
+        self.step, self.seconds = step, seconds
+
+    def load(self, checkpoint: dict, parts: tuple[str, ...]) -> None:
+        """Take over parts of a checkpoint; ValueError where one is missing or of other shapes."""
+        for name in parts:
+            try:
                 getattr(self, name).load_state_dict(checkpoint[name])
-            self.step, self.seconds = checkpoint["step"], checkpoint["seconds"]
-        except (KeyError, RuntimeError) as error:  # what load_state_dict raises
-            raise ValueError(f"the checkpoint does not fit these networks: {error}") from error
+            except Exception as error:  # another's checkpoint may hold anything in its place
+                raise ValueError(
+                    f"the {name} in the checkpoint does not fit: {type(error).__name__}: {error}"
+                ) from error
 
 
 def build_state(config: Config, sample_shape: tuple[int, ...], device: torch.device) -> TrainState:
@@ -197,8 +212,9 @@ def train(config: Config, dataset: Dataset, run: RunDir, state: TrainState, step
         run.save_sample(0, draw_samples(state, grid_noise, shown))
 
     progress = Progress(state, steps, images_per_step)
-    with StopRequest() as stop, progress.bar:
-        while state.step < steps and not stop.signal:
+    saver = Saver(run, state)
+    with Signals() as signals, progress.bar:
+        while state.step < steps and not signals.stop:
             set_rates(state, config, steps)
             statistics = train_step(state, config, batches)
             progress.bar.update()
@@ -209,20 +225,20 @@ def train(config: Config, dataset: Dataset, run: RunDir, state: TrainState, step
                 check_finite(values, state)
                 images = state.step * images_per_step
                 row = {"step": state.step, "epoch": images / len(dataset.samples), "images": images}
-                row |= progress.lap(state) | values
-                run.log(row)
+                row |= progress.lap(state.step) | values
+                tell_failure("log line", run.log, row)
                 progress.show(row)
             if state.step % config.sample_every == 0 or last:
-                run.save_sample(state.step, draw_samples(state, grid_noise, shown))
-            if state.step % config.checkpoint_every == 0 or last:
-                save(run, state)
-    if stop.signal:
-        progress.lap(state)
-        save(run, state)
-    run.finish()
-    if stop.signal:
+                picture = draw_samples(state, grid_noise, shown)
+                tell_failure("sample", run.save_sample, state.step, picture)
+            if state.step % config.checkpoint_every == 0 or last or signals.save_requested():
+                saver.save(progress.seconds())
+    if signals.stop:
+        saver.save(progress.seconds())
+    tell_failure("curves and timelapse", run.finish)
+    if signals.stop:
         print(f"stopped at step {state.step} of {steps}; the same command goes on from there")
-        return 128 + stop.signal
+        return 128 + signals.stop
     print(f"finished {steps} steps; look at {run.path}/timelapse.gif, curves.png and samples/")
     return 0
 
@@ -248,11 +264,36 @@ def check_finite(values: dict[str, float], state: TrainState) -> None:
         )
 
 
-def save(run: RunDir, state: TrainState) -> None:
-    parameters = [*state.critic.parameters(), *state.generator.parameters()]
-    finite = all(parameter.isfinite().all() for parameter in parameters)
-    check_finite({"a weight": 0.0 if finite else math.nan}, state)
-    run.save(state.to_checkpoint())
+class Saver:
+    """Keeps checkpoints; a full disk ends training only when it fails three times in a row."""
+
+    def __init__(self, run: RunDir, state: TrainState):
+        self.run, self.state, self.failures = run, state, 0
+
+    def save(self, seconds: float) -> None:
+        self.state.seconds = seconds
+        networks = (self.state.critic, self.state.generator)
+        finite = all(weight.isfinite().all() for net in networks for weight in net.parameters())
+        check_finite({"a weight": 0.0 if finite else math.nan}, self.state)
+        if tell_failure("checkpoint", self.run.save, self.state.to_checkpoint()):
+            self.failures = 0
+            return
+        self.failures += 1
+        if self.failures == FAILED_SAVES:
+            raise TrainingFailed(
+                f"no checkpoint could be written {FAILED_SAVES} times in a row; the last one that "
+                f"could is still in {self.run.path}, and the same command goes on from it"
+            )
+
+
+def tell_failure(what: str, write: Callable, *arguments) -> bool:
+    """Whether it could be written; if not, that is said, and training goes on."""
+    try:
+        write(*arguments)
+        return True
+    except OSError as error:
+        print(f"the {what} could not be written: {error}", file=sys.stderr)
+        return False
 
 
 # ---------------------------------------------------------------- progress and signals
@@ -265,17 +306,19 @@ class Progress:
         self.images_per_step = images_per_step
         self.bar = tqdm(initial=state.step, total=steps, unit="step", disable=None)
         self.started = time.perf_counter() - state.seconds
-        self.lap_step, self.lap_time = state.step, time.perf_counter()
+        self.lap_step, self.lap_seconds = state.step, state.seconds
         self.shown = -math.inf
 
-    def lap(self, state: TrainState) -> dict[str, float]:
-        """Seconds of training in all, and images a second since the last lap."""
-        now = time.perf_counter()
-        images = (state.step - self.lap_step) * self.images_per_step
-        speed = images / (now - self.lap_time)
-        self.lap_step, self.lap_time = state.step, now
-        state.seconds = now - self.started
-        return {"seconds": round(state.seconds, 3), "images_per_second": round(speed, 1)}
+    def seconds(self) -> float:
+        """Seconds of training in all, those before an interruption counted in."""
+        return time.perf_counter() - self.started
+
+    def lap(self, step: int) -> dict[str, float]:
+        """The log's columns of time: seconds in all, and images a second since the last lap."""
+        now = self.seconds()
+        speed = (step - self.lap_step) * self.images_per_step / (now - self.lap_seconds)
+        self.lap_step, self.lap_seconds = step, now
+        return {"seconds": round(now, 3), "images_per_second": round(speed, 1)}
 
     def show(self, row: dict[str, float]) -> None:
         names = {"wasserstein": "W", "penalty": "penalty", "images_per_second": "images/s"}
@@ -290,23 +333,36 @@ class Progress:
             print(f"step {row['step']}/{self.bar.total}  {text}  {left:.0f} s left", flush=True)
 
 
-class StopRequest:
-    """SIGINT and SIGTERM end training after the step under way; a second SIGINT, at once."""
+class Signals:
+    """SIGINT and SIGTERM end training after the step under way, SIGUSR1 saves after it.
+
+    A second SIGINT leaves at once.
+    """
 
     def __init__(self):
-        self.signal = 0
+        self.stop = 0  # the signal that asked for the end
+        self.save = False
 
-    def __enter__(self):
-        kinds = (signal.SIGINT, signal.SIGTERM)
+    def __enter__(self) -> "Signals":
+        kinds = [signal.SIGINT, signal.SIGTERM]
+        if hasattr(signal, "SIGUSR1"):  # Windows has none
+            kinds.append(signal.SIGUSR1)
         self.before = {kind: signal.signal(kind, self.receive) for kind in kinds}
         return self
 
-    def receive(self, number, frame):
-        if self.signal and number == signal.SIGINT:
+    def receive(self, number: int, frame) -> None:
+        if number not in (signal.SIGINT, signal.SIGTERM):
+            self.save = True
+        elif self.stop and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signal = number
+        else:
+            self.stop = number
 
-    def __exit__(self, *error):
+    def save_requested(self) -> bool:
+        requested, self.save = self.save, False
+        return requested
+
+    def __exit__(self, *error) -> None:
         for kind, handler in self.before.items():
             signal.signal(kind, handler)
 
@@ -354,18 +410,30 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config, arguments = parse_command_line(parser, argv)
         device = choose_device(config.device)
+        make_deterministic(config.deterministic)
         dataset = load_dataset(config.dataset, config.data_root, config.image_size, config.grey)
         check_batch_size(config.batch_size, len(dataset.samples))
         state = build_state(config, dataset.sample_shape, device)
+        if config.init_from and (arguments.fresh or not has_checkpoint(config.run)):
+            state.load(read_any_checkpoint(config.init_from), NETWORKS)
         if arguments.fresh and (aside := move_aside(Path(config.run))):
             print(f"moved the old run to {aside}")
         run = RunDir(config)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    with run:
+        return run_training(config, dataset, run, state)
+
+
+def run_training(config: Config, dataset: Dataset, run: RunDir, state: TrainState) -> int:
+    """Go on from where the folder is, or start there; the process's exit code."""
+    try:
         if checkpoint := run.restore():
             state.restore(checkpoint)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-
     steps = count_steps(config, len(dataset.samples))
     if state.step >= steps:
         print(
@@ -373,12 +441,36 @@ def main(argv: list[str] | None = None) -> int:
             "--fresh starts over"
         )
         return 0
-    announce(config, dataset, state, device, steps)
+    announce(config, dataset, state, steps)
     try:
         return train(config, dataset, run, state, steps)
     except TrainingFailed as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(
+            f"error: out of memory with --batch-size {config.batch_size} and samples of "
+            f"{'x'.join(map(str, dataset.sample_shape))}: lower --batch-size, --width or "
+            f"--image-size; the same command goes on from the last checkpoint\n({error})",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Devices raise a class of their own, a CPU's allocator a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        "DefaultCPUAllocator" in str(error) and "memory" in str(error)
+    )
+
+
+def make_deterministic(wanted: bool) -> None:
+    """Whether CUDA must compute the same bytes each time; a CPU does so anyway."""
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    torch.use_deterministic_algorithms(wanted)
 
 
 def count_steps(config: Config, samples: int) -> int:
@@ -387,9 +479,8 @@ def count_steps(config: Config, samples: int) -> int:
     return config.steps or math.ceil(config.epochs * samples / per_step)
 
 
-def announce(
-    config: Config, dataset: Dataset, state: TrainState, device: torch.device, steps: int
-) -> None:
+def announce(config: Config, dataset: Dataset, state: TrainState, steps: int) -> None:
+    device = next(state.critic.parameters()).device
     shape = "x".join(map(str, dataset.sample_shape))
     sizes = [sum(p.numel() for p in net.parameters()) for net in (state.generator, state.critic)]
     print(

@@ -12,7 +12,8 @@ from rundir import LOG_COLUMNS, RunDir, move_aside, read_checkpoint, with_digest
 
 @pytest.fixture
 def run(tmp_path):
-    return RunDir(resolve({"run": str(tmp_path / "run")}, {}))
+    with RunDir(resolve({"run": str(tmp_path / "run")}, {})) as run:
+        yield run
 
 
 def row(step):
@@ -111,8 +112,38 @@ def test_the_log_is_cut_back_to_the_checkpoint_and_a_torn_line_dropped(run):
     assert run.read_log() == []
 
 
-def test_a_run_is_moved_aside_to_a_free_name(run):
-    assert move_aside(run.path).name == "run.old-1"
-    RunDir(resolve({"run": str(run.path)}, {}))
-    assert move_aside(run.path).name == "run.old-2"
-    assert move_aside(run.path) is None
+def test_a_run_is_moved_aside_to_a_free_name(tmp_path):
+    config = resolve({"run": str(tmp_path / "run")}, {})
+    for expected in ("run.old-1", "run.old-2"):
+        with RunDir(config), pytest.raises(ValueError, match="another process trains"):
+            move_aside(tmp_path / "run")
+        assert move_aside(tmp_path / "run").name == expected
+    assert move_aside(tmp_path / "run") is None
+
+
+def test_a_folder_is_for_one_process_at_a_time(run):
+    with pytest.raises(ValueError, match="another process trains in"):
+        RunDir(run.config)
+
+
+def test_lines_that_could_not_be_written_come_later_and_whole(run, monkeypatch):
+    run.start_log(0)
+    run.log(row(10))
+    monkeypatch.setattr(rundir, "open", lambda *a, **k: FullDisk(run.log_file), raising=False)
+    for step in (20, 30):
+        with pytest.raises(OSError):
+            run.log(row(step))
+    monkeypatch.undo()
+    assert [entry["step"] for entry in run.read_log()] == ["10"]
+    run.log(row(40))
+    assert [entry["step"] for entry in run.read_log()] == ["10", "20", "30", "40"]
+
+
+class FullDisk(io.FileIO):
+    """Takes five bytes and no more, as a disk does that is almost full."""
+
+    def __init__(self, path):
+        super().__init__(path, "ab")
+
+    def write(self, content):
+        return super().write(content[:5])

@@ -366,7 +366,7 @@ def test_a_stopped_run_saves_and_goes_on_exactly(number, picture_folder, tmp_pat
         (["--batch-size", "41"], "a batch of 41 is larger than the data set of 40"),
         (["--image-size", "30"], "use --image-size 28x28 or 32x32"),
         (["--image-size", "big"], "neither a side"),
-        (["--model", "dense", "--width", "10000000"], "GiB"),
+        (["--model", "dense", "--width", "1000000"], "GiB"),
         (["--dataset", "ring", "--model", "dcgan"], "use --model dense"),
         (["--critic-norm", "batch"], "mixes the samples of a batch"),
         (["--model", "dense", "--critic-norm", "instance"], "use one of none, layer, batch"),

@@ -1,0 +1,472 @@
+"""Faults, injected: kills, full disks, broken and hostile files, two processes at once."""
+
+import errno
+import multiprocessing
+import os
+import random as python_random
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+from test_train import SMALL, assert_same_run, run_main
+
+import data
+import rundir
+import train
+from config import FIELDS, SHORTHANDS, Config, Parser, add_options, parse_command_line, resolve
+from data import load_dataset
+from rundir import read_checkpoint, with_digest
+
+posix = pytest.mark.skipif(os.name == "nt", reason="POSIX signals and limits")
+
+
+# ---------------------------------------------------------------- processes to kill
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Starts processes from a server that has imported torch already."""
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["test_faults"])
+    return context
+
+
+def child(arguments, fatal_call=0, file_limit=0, errors=os.devnull):
+    """Train; die before the given call that syncs or renames a file; or on a small disk."""
+    torch.set_num_threads(1)
+    sys.stderr = open(errors, "w", buffering=1)
+    if fatal_call:
+        die_at_call(fatal_call)
+    if file_limit:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+    sys.exit(train.main(arguments))
+
+
+def die_at_call(fatal_call):
+    calls = 0
+
+    def counted(function):
+        def call(*arguments):
+            nonlocal calls
+            calls += 1
+            if calls == fatal_call:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments)
+
+        return call
+
+    os.replace, os.fsync = counted(os.replace), counted(os.fsync)
+
+
+def small_run(folder, run, steps, *more):
+    arguments = ["--dataset", folder, "--image-size", 16, *SMALL, "--device", "cpu", "--run", run]
+    return [str(part) for part in [*arguments, "--steps", steps, *more]]
+
+
+OFTEN = ("--checkpoint-every", 1, "--log-every", 2, "--sample-every", 5)
+
+
+@posix
+def test_kills_at_any_moment_lose_nothing(processes, picture_folder, tmp_path):
+    run = tmp_path / "killed"
+    generator = python_random.Random(0)
+    # Every sync and rename of a new run's files, then of resumed runs' first checkpoints.
+    fatal_calls = [*range(1, 13), *range(1, 11)]
+    torn, steps_seen = 0, []
+    for kill in range(len(fatal_calls) + 12):
+        arguments = small_run(picture_folder, run, 100_000, *OFTEN)
+        if kill < len(fatal_calls):
+            process = processes.Process(target=child, args=(arguments, fatal_calls[kill]))
+            process.start()
+        else:
+            process = processes.Process(target=child, args=(arguments,))
+            process.start()
+            time.sleep(generator.uniform(0.2, 0.7))
+            process.kill()
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
+        torn += bool(list(run.rglob("*.tmp")))
+        if (run / "checkpoint.pt").exists():
+            steps_seen.append(read_checkpoint(run / "checkpoint.pt")["step"])
+    assert torn >= 5  # kills that did hit a file half-way
+    assert steps_seen == sorted(steps_seen)
+    assert steps_seen[-1] > steps_seen[0]
+    steps = steps_seen[-1] + 3
+    for name in ("killed", "whole"):
+        process = processes.Process(
+            target=child, args=(small_run(picture_folder, tmp_path / name, steps, *OFTEN),)
+        )
+        process.start()
+        process.join(120)
+        assert process.exitcode == 0
+    assert_same_run(run, tmp_path / "whole")
+    assert not list(run.rglob("*.tmp"))
+
+
+@posix
+def test_a_full_disk_keeps_the_last_checkpoint_and_ends_after_three(
+    processes, picture_folder, tmp_path
+):
+    run = tmp_path / "r"
+    assert run_main(picture_folder, run, "--steps", 2) == 0
+    before = (run / "checkpoint.pt").read_bytes()
+    limit = len(before) // 2  # a real limit of the system: larger files cannot be written
+    arguments = small_run(picture_folder, run, 100, *OFTEN)
+    process = processes.Process(target=child, args=(arguments, 0, limit, tmp_path / "errors"))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 1
+    errors = (tmp_path / "errors").read_text()
+    assert errors.count("the checkpoint could not be written") == 3
+    assert "3 times in a row" in errors
+    assert (run / "checkpoint.pt").read_bytes() == before
+    assert not list(run.rglob("*.tmp"))
+
+
+def test_two_failed_saves_are_survived(picture_folder, tmp_path, monkeypatch, capsys):
+    run_main(picture_folder, tmp_path / "whole", "--steps", 8)
+    save, calls = rundir.RunDir.save, []
+
+    def failing_save(self, state):
+        calls.append(state["step"])
+        if len(calls) in (1, 2, 4):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(self, state)
+
+    monkeypatch.setattr(rundir.RunDir, "save", failing_save)
+    assert run_main(picture_folder, tmp_path / "r", "--steps", 8, "--checkpoint-every", 1) == 0
+    assert capsys.readouterr().err.count("No space left on device") == 3
+    assert_same_run(tmp_path / "r", tmp_path / "whole")
+
+
+@posix
+def test_usr1_saves_and_training_goes_on(processes, picture_folder, tmp_path):
+    run = tmp_path / "r"
+    rare = ("--checkpoint-every", 10**6, "--sample-every", 10**6, "--log-every", 1)
+    arguments = small_run(picture_folder, run, 10**6, *rare)
+    process = processes.Process(target=child, args=(arguments,))
+    process.start()
+    wait_for(lambda: lines(run / "log.csv") > 3)
+    os.kill(process.pid, signal.SIGUSR1)
+    wait_for(lambda: (run / "checkpoint.pt").exists())
+    step = read_checkpoint(run / "checkpoint.pt")["step"]
+    wait_for(lambda: lines(run / "log.csv") > step + 3)
+    process.kill()
+    process.join(60)
+    assert step > 0
+
+
+@posix
+def test_a_second_process_is_refused_until_the_first_one_dies(
+    processes, picture_folder, tmp_path, capsys
+):
+    run = tmp_path / "r"
+    arguments = small_run(picture_folder, run, 10**6)
+    process = processes.Process(target=child, args=(arguments,))
+    process.start()
+    wait_for(lambda: (run / "samples" / "000000.png").exists())
+    assert train.main(arguments) == 2
+    assert train.main([*arguments, "--fresh"]) == 2
+    assert capsys.readouterr().err.count("another process trains in") == 2
+    process.kill()
+    process.join(60)
+    assert train.main([*arguments[:-1], "2"]) == 0
+
+
+def lines(path):
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def wait_for(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "waited a minute"
+        time.sleep(0.02)
+
+
+def test_processes_that_draw_the_digits_at_once_do_not_harm_each_other(tmp_path):
+    code = (
+        "import data; data.GLYPH_COUNT = 3000;"
+        f"print(data.load_dataset('glyphs', {str(tmp_path)!r}).samples.sum())"
+    )
+    started = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    sums = {process.communicate(timeout=120)[0] for process in started}
+    assert len(sums) == 1 and int(sums.pop()) > 0
+    assert os.listdir(tmp_path) == ["glyphs.npz"]
+    assert data.read_cache(tmp_path / "glyphs.npz", data.GLYPH_VERSION) is not None
+
+
+@pytest.mark.parametrize("where", ["device", "cpu"])
+def test_too_little_memory_says_what_to_lower(where, picture_folder, tmp_path, monkeypatch, capsys):
+    def greedy(*arguments):
+        if where == "device":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return torch.empty(2**60, dtype=torch.uint8)
+
+    monkeypatch.setattr(train, "train_step", greedy)
+    assert run_main(picture_folder, tmp_path / "r", "--steps", 2) == 1
+    error = capsys.readouterr().err
+    assert "--batch-size 8" in error and "3x16x16" in error and "lower --batch-size" in error
+
+
+def test_other_failures_are_not_called_a_lack_of_memory(picture_folder, tmp_path, monkeypatch):
+    def broken(*arguments):
+        raise RuntimeError("a programming error")
+
+    monkeypatch.setattr(train, "train_step", broken)
+    with pytest.raises(RuntimeError, match="a programming error"):
+        run_main(picture_folder, tmp_path / "r", "--steps", 2)
+
+
+# ---------------------------------------------------------------- starting from another run
+
+
+def test_a_new_run_starts_from_anothers_weights(picture_folder, tmp_path):
+    run_main(picture_folder, tmp_path / "a", "--steps", 2)
+    source = tmp_path / "a" / "checkpoint.pt"
+    rate = ["--lr", "1e-30"]  # so small that no weight moves
+    for given in (source, source.parent):
+        run = tmp_path / given.name
+        assert run_main(picture_folder, run / "b", "--init-from", given, "--steps", 2, *rate) == 0
+        old, new = read_checkpoint(source), read_checkpoint(run / "b" / "checkpoint.pt")
+        assert new["step"] == 2
+        assert all(torch.equal(old["critic"][k], new["critic"][k]) for k in old["critic"])
+    # Going on needs the other run no more.
+    source.rename(tmp_path / "moved")
+    again = ["--init-from", source, "--steps", 4, *rate]
+    assert run_main(picture_folder, tmp_path / "checkpoint.pt" / "b", *again) == 0
+
+
+def test_weights_that_do_not_fit_are_refused(picture_folder, tmp_path, capsys):
+    run_main(picture_folder, tmp_path / "a", "--steps", 2)
+    for options, message in (
+        (["--width", 16], "the generator in the checkpoint does not fit"),
+        (["--init-from", tmp_path / "none.pt"], "there is no checkpoint or run"),
+        (["--init-from", picture_folder / "0.png"], "damaged, or none of this project's"),
+    ):
+        arguments = ["--init-from", tmp_path / "a", *options, "--steps", 2]
+        assert run_main(picture_folder, tmp_path / "b", *arguments) == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "b").exists()
+
+
+# ---------------------------------------------------------------- mutated checkpoints
+
+
+def mutated(content: bytes, generator: python_random.Random) -> bytes:
+    """One random fault: a flipped bit, a cut, a lost, doubled, zeroed or random stretch."""
+    start = generator.randrange(len(content))
+    end = min(len(content), start + generator.choice([1, 8, 64, 512, 4096]))
+    flipped = bytes([content[start] ^ (1 << generator.randrange(8))])
+    return generator.choice(
+        [
+            content[:start] + flipped + content[start + 1 :],
+            content[:start],
+            content[:start] + content[end:],
+            content[:end] + content[start:],
+            content[:start] + bytes(end - start) + content[end:],
+            content[:start] + generator.randbytes(end - start) + content[end:],
+            content + generator.randbytes(end - start),
+        ]
+    )
+
+
+def test_no_mutated_checkpoint_is_accepted(picture_folder, tmp_path, capsys):
+    run = tmp_path / "r"
+    run_main(picture_folder, run, "--steps", 2)
+    content = (run / "checkpoint.pt").read_bytes()
+    generator = python_random.Random(1)
+    tried = 0
+    for _ in range(600):
+        broken = mutated(content, generator)
+        if broken == content:  # a stretch of zeros, zeroed
+            continue
+        (run / "checkpoint.pt").write_bytes(broken)
+        with pytest.raises(ValueError):
+            read_checkpoint(run / "checkpoint.pt")
+        tried += 1
+        if tried % 60 == 0:
+            assert run_main(picture_folder, run, "--steps", 4) == 2
+            assert "no checkpoint of" in capsys.readouterr().err
+    assert tried >= 500
+
+
+def test_forged_checkpoints_are_refused_or_loaded_but_never_crash(picture_folder, tmp_path):
+    """With a digest that is right, only the loader and the checks of the content are left."""
+    run_main(picture_folder, tmp_path / "r", "--steps", 2)
+    content = (tmp_path / "r" / "checkpoint.pt").read_bytes()
+    archive = content[: -rundir.DIGEST_LENGTH - 2] + b"\0\0"
+    generator = python_random.Random(2)
+    config = resolve(read_checkpoint(tmp_path / "r" / "checkpoint.pt")["config"], {})
+    forged, refused = tmp_path / "forged.pt", 0
+    for _ in range(150):
+        forged.write_bytes(with_digest(mutated(archive, generator)))
+        state = train.build_state(config, (3, 16, 16), torch.device("cpu"))
+        try:
+            state.restore(read_checkpoint(forged))
+        except ValueError:
+            refused += 1
+    assert refused > 50
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"critic": {}},
+        {"critic": 3},
+        {"generator": None},
+        {"critic_optimizer": {"state": {}}},
+        {"step": "2"},
+        {"step": None},
+        {"config": 5},
+        {"format": "1"},
+    ],
+)
+def test_well_formed_checkpoints_of_other_content_are_refused(
+    change, picture_folder, tmp_path, capsys
+):
+    import io
+
+    run = tmp_path / "r"
+    run_main(picture_folder, run, "--steps", 2)
+    state = read_checkpoint(run / "checkpoint.pt") | change
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    (run / "checkpoint.pt").write_bytes(with_digest(buffer.getvalue()))
+    assert run_main(picture_folder, run, "--steps", 4) == 2
+    assert "error: " in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- mutated options
+
+
+STRANGE = [
+    0, -1, 1, 10**18, 10**400, -(2**70), 0.5, -0.0, 1e308, 1e-320, float("nan"), float("inf"),
+    True, False, "", " ", "x", "wgan", "64x96", "é\n\0", "-1", "1e5", "nan", "none", [], [1],
+    [0.5, 0.5], [0.5, "x"], [[], []], {}, {"a": 1}, None,
+]  # fmt: skip
+
+
+def test_strange_values_are_accepted_or_refused_by_name():
+    generator = python_random.Random(3)
+    names = [*FIELDS, *SHORTHANDS, "unknown", "lr_", ""]
+    refused = 0
+    for _ in range(5000):
+        options = {
+            generator.choice(names): generator.choice(STRANGE)
+            for _ in range(generator.randint(1, 3))
+        }
+        try:
+            assert isinstance(resolve(options, {}), Config)
+        except ValueError as error:
+            refused += 1
+            named = [name for name in options if name.split("_")[0] in str(error)]
+            assert named or "steps or epochs" in str(error) or "embedded null" in str(error)
+    assert 2500 < refused < 5000
+
+
+def test_strange_flags_are_accepted_or_refused():
+    generator = python_random.Random(4)
+    words = [f"--{name.replace('_', '-')}" for name in [*FIELDS, *SHORTHANDS]]
+    words += ["--no-flip", "--config", "--", "-", "--x", "-h1", "--lr=3", "--betas=0,1"]
+    values = [str(value) for value in STRANGE]
+    refused = 0
+    for _ in range(3000):
+        parser = PARSER
+        count = generator.randint(1, 4)
+        argv = [
+            word
+            for _ in range(count)
+            for word in (generator.choice(words), generator.choice(values))
+        ]
+        try:
+            parse_command_line(parser, argv)
+        except ValueError:
+            refused += 1
+    assert 1500 < refused < 3000
+
+
+PARSER = Parser(allow_abbrev=False)
+add_options(PARSER)
+
+
+def test_mutated_files_of_options_are_accepted_or_refused(tmp_path, capsys):
+    generator = python_random.Random(5)
+    content = (ROOT / "configs" / "grid-wgan-gp.toml").read_bytes()
+    file = tmp_path / "options.toml"
+    refused = 0
+    for _ in range(1000):
+        file.write_bytes(mutated(content, generator))
+        try:
+            parse_command_line(PARSER, ["--config", str(file)])
+        except ValueError:
+            refused += 1
+    assert 300 < refused < 1000
+
+
+# ---------------------------------------------------------------- mutated pictures
+
+
+def png_that_claims(width, height):
+    def chunk(kind, body):
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def test_mutated_pictures_are_read_or_skipped(tmp_path, random, capsys):
+    generator = python_random.Random(6)
+    picture = Image.fromarray(random.integers(0, 256, (24, 24, 3)).astype(np.uint8))
+    count = 0
+    for kind in ("png", "jpg", "gif", "webp", "bmp", "tiff"):
+        picture.save(tmp_path / f"original.{kind}")
+        content = (tmp_path / f"original.{kind}").read_bytes()
+        for index in range(60):
+            (tmp_path / f"{index}.{kind}").write_bytes(mutated(content, generator))
+            count += 1
+        (tmp_path / f"random.{kind}").write_bytes(generator.randbytes(500))
+        count += 2
+    samples = load_dataset(str(tmp_path), image_size="16").samples
+    skipped = capsys.readouterr().err
+    assert 6 <= len(samples) < count
+    assert f"{count - len(samples)} of {count} files" in skipped
+
+
+def test_absurd_files_and_names(tmp_path, monkeypatch, capsys):
+    deep = tmp_path.joinpath(*["d"] * 30)
+    deep.mkdir(parents=True)
+    names = ["with space.png", "ünïcödé 画像.png", "x" * 200 + ".png"]
+    if os.name != "nt":
+        names += ["new\nline.png", b"latin-\xe9.png".decode("utf-8", "surrogateescape")]
+    for name in names:
+        Image.new("RGB", (1, 1), "white").save(deep / name)
+    for name, size in (("bomb", (100_000, 100_000)), ("flat", (100, 0)), ("max", (2**31 - 1, 1))):
+        (tmp_path / f"{name}.png").write_bytes(png_that_claims(*size))
+    listed = data.list_files
+    monkeypatch.setattr(data, "list_files", lambda folder: [*listed(folder), "vanished.png"])
+    samples = load_dataset(str(tmp_path), image_size="8").samples
+    assert len(samples) == len(names)
+    assert (samples == 255).all()
+    assert "4 of" in capsys.readouterr().err
+
+
+def test_a_size_beyond_memory_is_refused(picture_folder):
+    with pytest.raises(ValueError, match="GiB of memory: use a smaller --image-size"):
+        load_dataset(str(picture_folder), image_size="99999")
