@@ -17,7 +17,7 @@ from pathlib import Path
 
 from data import DATASETS, parse_image_size
 from utils import DIVERGENCE_POINTS, METHODS
-from wgan_gp import MODELS, NORMS, UPSAMPLINGS
+from wgan_gp import MODELS, NORMS, PRECISIONS, UPSAMPLINGS
 
 Check = Callable[[object], str | None]  # what is wrong with a value, or None
 
@@ -114,6 +114,13 @@ class Config:
 
     seed: int = option(0, "of all random numbers", SEED)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps", harmless=True)
+    precision: str = option(
+        "auto", "auto, fp32, bf16: what networks compute in", one_of(PRECISIONS)
+    )
+    compile: str = option(
+        "auto", "auto, on, off; auto: if the run is long enough", one_of(("auto", "on", "off")),
+        harmless=True,
+    )  # fmt: skip
     deterministic: bool = option(False, "CUDA: the same bytes each time, slower", harmless=True)
     sample_every: int = option(100, "steps between sample pictures", AT_LEAST_ONE, harmless=True)
     log_every: int = option(25, "steps between lines of log.csv", AT_LEAST_ONE, harmless=True)
@@ -234,7 +241,8 @@ def changes(old: dict, new: Config) -> list[str]:
     """The differences between a stored configuration and a new one that alter the result."""
     found = []
     for name, entry in FIELDS.items():
-        before, after = old.get(name), getattr(new, name)
+        # A run of an older version did what the default of a newer option does.
+        before, after = old.get(name, entry.default), getattr(new, name)
         # The rate's decay ends at the last step, so with it the number of steps matters.
         harmless = entry.metadata["harmless"] and not (new.lr_decay and name in ("steps", "epochs"))
         if not harmless and before != after:

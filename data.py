@@ -388,8 +388,10 @@ POINTS = {
 # No paper trained on glyphs. These reach legible digits in minutes on two CPU cores, where the
 # papers' settings still show blots.
 GLYPHS = {
-    "settings": {"width": 32, "batch_size": 32, "steps": 2500, "lr_decay": True},
-    "recipes": {"wgan-gp": {"n_critic": 3, "lr": 2e-3, "gp_weight": 1.0}},
+    "settings": {"width": 48, "batch_size": 32, "steps": 2000, "lr_decay": True},
+    "recipes": {
+        "wgan-gp": {"n_critic": 3, "lr": 2e-3, "gp_weight": 1.0, "critic_norm": "layer"},
+    },
 }
 
 DATASETS = {

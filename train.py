@@ -32,12 +32,13 @@ from data import (
 )
 from rundir import RunDir, has_checkpoint, move_aside, read_any_checkpoint
 from utils import METHODS, CriticLoss, generator_loss, gradient_norms, interpolate
-from wgan_gp import MODELS, choose_device, device_memory
+from wgan_gp import MODELS, can_compile, choose_device, choose_precision, device_memory
 
 GRID_IMAGES = 64
 SCATTER_POINTS = 1000
 SURFACE_SIDE = 100  # lattice points along each axis of a critic's surface
 SECONDS_BETWEEN_LINES = 5  # where output is not a terminal
+COMPILE_REPAID = 2000  # critic updates that save more time than compiling costs
 FAILED_SAVES = 3  # checkpoints in a row that cannot be written end training
 
 # ---------------------------------------------------------------- state
@@ -55,7 +56,7 @@ class TrainState:
     average: nn.Module  # moving average of the generator, always in evaluation mode
     generator_optimizer: torch.optim.Optimizer
     critic_optimizer: torch.optim.Optimizer
-    method: object  # one of utils.METHODS
+    compute: "Compute"
     step: int = 0
     seconds: float = 0.0
 
@@ -94,7 +95,9 @@ def build_state(config: Config, sample_shape: tuple[int, ...], device: torch.dev
     with torch.device("meta"):  # shapes without memory
         check_memory(device, build(model.generator), build(model.critic))
     torch.manual_seed(config.seed)
-    generator, critic = build(model.generator).to(device), build(model.critic).to(device)
+    # Convolutions are faster with the channels last in memory; dense layers do not mind.
+    layout = {"device": device, "memory_format": torch.channels_last}
+    generator, critic = build(model.generator).to(**layout), build(model.critic).to(**layout)
     method = METHODS[config.method]
     return TrainState(
         generator=generator,
@@ -102,7 +105,10 @@ def build_state(config: Config, sample_shape: tuple[int, ...], device: torch.dev
         average=deepcopy(generator).eval().requires_grad_(False),
         generator_optimizer=build_optimizer(config, generator, config.lr_generator),
         critic_optimizer=build_optimizer(config, critic, config.lr_critic),
-        method=method(**config.arguments_for(method)),
+        compute=Compute(
+            method(**config.arguments_for(method)),
+            choose_precision(config.precision, device, sample_shape),
+        ),
     )
 
 
@@ -123,6 +129,88 @@ def build_optimizer(config: Config, network: nn.Module, rate: float) -> torch.op
     return torch.optim.Adam(network.parameters(), lr=rate, betas=config.betas)
 
 
+class Compute:
+    """The three computations of a training step, in one precision, compiled or not.
+
+    Loss functions are compiled, never modules: state-dict keys stay clean, and the penalty's
+    inner gradient is traced with the rest (`fullgraph=True`).
+    """
+
+    def __init__(self, method, precision: torch.dtype = torch.float32):
+        self.method, self.precision = method, precision
+        self.samples: Callable = self.in_precision(samples)
+        self.critic_loss: Callable = self.in_precision(method.critic_loss)
+        self.generator_loss: Callable = self.in_precision(loss_of_generator)
+
+    def in_precision(self, function: Callable) -> Callable:
+        low = self.precision != torch.float32
+
+        def computed(network: nn.Module, *arguments):
+            device = arguments[-1].device.type
+            with torch.autocast(device, self.precision if low else None, enabled=low):
+                return function(network, *arguments)
+
+        return computed
+
+    def compile(self, backend: str = "inductor") -> None:
+        for name in ("samples", "critic_loss", "generator_loss"):
+            function = torch.compile(getattr(self, name), fullgraph=True, backend=backend)
+            setattr(self, name, function)
+
+
+def compile_if_worth_it(config: Config, state: TrainState, batches: Batches, steps: int) -> None:
+    """Compile the losses now, so that it is not taken for a hang; without a compiler, say so."""
+    device = batches.samples.device
+    updates = steps * config.n_critic
+    if config.compile == "off" or (config.compile == "auto" and updates < COMPILE_REPAID):
+        return
+    if not can_compile(device):
+        needed = "Triton" if device.type == "cuda" else "a C++ compiler"
+        if config.compile == "on" or device.type != "mps":
+            print(f"not compiled, as {needed} is missing: training goes on, slower")
+        return
+    print("compiling the losses, once ...", end=" ", flush=True)
+    start, eager = time.perf_counter(), state.compute
+    state.compute = Compute(eager.method, eager.precision)
+    state.compute.compile()
+    try:
+        compute_once(config, state, batches)
+        print(f"took {time.perf_counter() - start:.0f} s", flush=True)
+    except Exception as error:  # compilers fail in many ways, and training can do without
+        state.compute = eager
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        print(f"failed ({reason[0]}): training goes on, slower", flush=True)
+
+
+def compute_once(config: Config, state: TrainState, batches: Batches) -> None:
+    """Run the losses forward and backward as a step does, and leave the state as it was."""
+    before = deepcopy(state.generator.state_dict())  # batch normalisation's running statistics
+    device, size = batches.samples.device, config.batch_size
+    noise, mix = (
+        torch.zeros(size, config.noise_dim, device=device),
+        torch.zeros(size, device=device),
+    )
+    try:
+        with torch.no_grad():
+            fake = state.compute.samples(state.generator, noise)
+        losses = state.compute.critic_loss(state.critic, batches(0), fake, mix)
+        losses.loss.backward(inputs=list(state.critic.parameters()))
+        loss = state.compute.generator_loss(state.critic, state.generator, noise)
+        loss.backward(inputs=list(state.generator.parameters()))
+    finally:
+        state.critic.zero_grad()
+        state.generator.zero_grad()
+        state.generator.load_state_dict(before)
+
+
+def samples(generator: nn.Module, noise: Tensor) -> Tensor:
+    return generator(noise).float()
+
+
+def loss_of_generator(critic: nn.Module, generator: nn.Module, noise: Tensor) -> Tensor:
+    return generator_loss(critic(generator(noise)))
+
+
 # ---------------------------------------------------------------- one step
 
 
@@ -134,16 +222,16 @@ def critic_step(
     `real` (B, ...), `noise` (B, noise_dim), `mix` (B,) uniform in [0, 1]; a `CriticLoss`.
     """
     with torch.no_grad():  # the critic's update needs no graph through the generator
-        fake = state.generator(noise)
-    losses = state.method.critic_loss(state.critic, real, fake, mix)
+        fake = state.compute.samples(state.generator, noise)
+    losses = state.compute.critic_loss(state.critic, real, fake, mix)
     update(state.critic_optimizer, losses.loss, state.critic, grad_clip)
-    state.method.after_critic_step(state.critic)
+    state.compute.method.after_critic_step(state.critic)
     return CriticLoss(*(value.detach() for value in losses))
 
 
 def generator_step(state: TrainState, noise: Tensor, grad_clip: float = 0) -> Tensor:
     """One update of the generator (Gulrajani et al. 2017, algorithm 1, lines 11 and 12)."""
-    loss = generator_loss(state.critic(state.generator(noise)))
+    loss = state.compute.generator_loss(state.critic, state.generator, noise)
     update(state.generator_optimizer, loss, state.generator, grad_clip)
     return loss.detach()
 
@@ -211,6 +299,7 @@ def train(config: Config, dataset: Dataset, run: RunDir, state: TrainState, step
         run.save_real(draw_real(shown))
         run.save_sample(0, draw_samples(state, grid_noise, shown))
 
+    compile_if_worth_it(config, state, batches, steps)
     progress = Progress(state, steps, images_per_step)
     saver = Saver(run, state)
     with Signals() as signals, progress.bar:
@@ -481,11 +570,12 @@ def count_steps(config: Config, samples: int) -> int:
 
 def announce(config: Config, dataset: Dataset, state: TrainState, steps: int) -> None:
     device = next(state.critic.parameters()).device
+    precision = str(state.compute.precision).removeprefix("torch.")
     shape = "x".join(map(str, dataset.sample_shape))
     sizes = [sum(p.numel() for p in net.parameters()) for net in (state.generator, state.critic)]
     print(
         f"{config.method} on {config.dataset} ({len(dataset.samples):,} of {shape}), "
-        f"{config.model} ({sizes[0]:,} + {sizes[1]:,} weights), {device}, float32, "
+        f"{config.model} ({sizes[0]:,} + {sizes[1]:,} weights), {device}, {precision}, "
         f"steps {state.step} to {steps}, into {config.run}",
         flush=True,
     )

@@ -1,6 +1,7 @@
 """The mathematics of Wasserstein GANs, and the three methods that keep a critic Lipschitz.
 
 Everything here is deterministic: random numbers are drawn by the caller and passed in.
+Networks may compute in bfloat16; means, norms and powers are taken in float32.
 Shapes: samples are `(B, ...)`, scores `(B,)`, input gradients `(B, D)`, `mix` `(B,)`.
 
 The critic f maximises E f(real) - E f(fake); the generator minimises -E f(fake).
@@ -29,12 +30,12 @@ def wasserstein_estimate(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
 
     It is a distance only as far as f is 1-Lipschitz (Arjovsky et al. 2017, equation 2).
     """
-    return real_scores.mean() - fake_scores.mean()
+    return real_scores.float().mean() - fake_scores.float().mean()
 
 
 def generator_loss(fake_scores: Tensor) -> Tensor:
     """-E f(G(z)), a scalar (Arjovsky et al. 2017, algorithm 1, line 10)."""
-    return -fake_scores.mean()
+    return -fake_scores.float().mean()
 
 
 def interpolate(real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:

@@ -7,13 +7,17 @@ together: a further architecture is one generator class, one critic class, one e
 """
 
 import os
+import shutil
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from itertools import pairwise
 from math import ceil, prod
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+PRECISIONS = ("auto", "fp32", "bf16")
 NORMS = ("none", "layer", "instance", "batch")
 UPSAMPLINGS = ("transposed", "nearest")
 
@@ -68,12 +72,12 @@ class DCGANCritic(nn.Module):
         widths = stage_widths(width, count_halvings(height, image_width))
         bias = critic_norm == "none"
         # Radford et al. 2016, section 3: no normalisation on the critic's first layer.
-        layers = [nn.Conv2d(channels, widths[0], 4, 2, 1), nn.LeakyReLU(0.2)]
+        layers = [nn.Conv2d(channels, widths[0], 4, 2, 1), LeakyReLU(0.2)]
         for before, after in pairwise(widths):
             layers += [
                 nn.Conv2d(before, after, 4, 2, 1, bias=bias),
                 normalisation(critic_norm, after, (height, image_width), critic=True),
-                nn.LeakyReLU(0.2),
+                LeakyReLU(0.2),
             ]
         stages = len(widths)
         features = widths[-1] * (height >> stages) * (image_width >> stages)
@@ -83,6 +87,22 @@ class DCGANCritic(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.layers(images).squeeze(1)
+
+
+class LeakyReLU(nn.Module):
+    """x where x > 0, slope * x elsewhere, as a product with a mask that carries no gradient.
+
+    The values and gradients are `nn.LeakyReLU`'s. Its second derivative is zero almost
+    everywhere, but a penalty's backward pass through `nn.LeakyReLU` would carry those zeros
+    back through the whole critic, two of twelve forward passes' worth of work.
+    """
+
+    def __init__(self, slope: float):
+        super().__init__()
+        self.slope = slope
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.where(x > 0, 1.0, self.slope).to(x.dtype)
 
 
 def image_shape(sample_shape: tuple[int, ...]) -> tuple[int, int, int]:
@@ -197,7 +217,8 @@ class DenseCritic(nn.Module):
 def hidden_layers(features: int, width: int, norm: str, critic: bool = False) -> list[nn.Module]:
     layers: list[nn.Module] = []
     for before in (features, width, width):
-        layers += [nn.Linear(before, width), normalisation(norm, width, (), critic), nn.ReLU()]
+        activation = LeakyReLU(0.0) if critic else nn.ReLU()
+        layers += [nn.Linear(before, width), normalisation(norm, width, (), critic), activation]
     return layers
 
 
@@ -284,3 +305,35 @@ def device_memory(device: torch.device) -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # Windows has no sysconf
         return None
+
+
+def choose_precision(name: str, device: torch.device, sample_shape: tuple[int, ...]) -> torch.dtype:
+    """The type that networks compute in; `auto` is bfloat16 where the hardware is fast at it.
+
+    That is CUDA from compute capability 8.0 on, and CPUs with AMX or AVX512-BF16; but points
+    stay float32, as 8 bits would blur their coordinates. Weights and optimizers are float32
+    in any case.
+    """
+    if name == "auto":
+        name = "bf16" if len(sample_shape) == 3 and fast_at_bfloat16(device) else "fp32"
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
+
+
+def fast_at_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cpu":
+        return False
+    try:
+        features = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:  # not Linux
+        return False
+    return bool(features & {"amx_bf16", "avx512_bf16"})
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether what `torch.compile` needs is there: Triton for CUDA, a C++ compiler for a CPU."""
+    if device.type == "cuda":
+        return find_spec("triton") is not None
+    compilers = [os.environ.get("CXX", "g++"), "clang++", "cl"]
+    return device.type == "cpu" and any(map(shutil.which, compilers))

@@ -129,6 +129,9 @@ def test_only_options_that_alter_the_result_count_as_changes():
     harmless = ("--steps", "9", "--log-every", "7", "--device", "cpu", "--run", "x")
     assert changes(old, parse("--dataset", "mnist", *harmless)) == []
     assert changes(old, parse("--dataset", "mnist", "--seed", "5")) == ["seed was 0 and is 5"]
+    older = {name: value for name, value in old.items() if name != "flip"}
+    assert changes(older, parse("--dataset", "mnist")) == []
+    assert changes(older, parse("--dataset", "mnist", "--flip")) == ["flip was False and is True"]
     decayed = vars(parse("--lr-decay", "--steps", "5"))
     assert changes(decayed, parse("--lr-decay", "--steps", "9")) == ["steps was 5 and is 9"]
 

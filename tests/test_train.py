@@ -18,7 +18,7 @@ import train
 from config import resolve
 from data import Batches
 from rundir import LOG_COLUMNS, read_checkpoint
-from train import TrainState, build_state, critic_step, generator_step, main, train_step
+from train import Compute, TrainState, build_state, critic_step, generator_step, main, train_step
 from utils import METHODS
 from wgan_gp import MODELS
 
@@ -36,7 +36,7 @@ def linear_state(method, critic=(0.0, 0.0), shift=(0.0, 0.0), rate=0.01, **optio
         average=ShiftGenerator(shift).eval(),
         critic_optimizer=torch.optim.SGD(critic.parameters(), rate),
         generator_optimizer=torch.optim.SGD(generator.parameters(), rate),
-        method=METHODS[method](**options),
+        compute=Compute(METHODS[method](**options)),
     )
 
 
@@ -186,7 +186,18 @@ def test_rates_decay_linearly_to_zero_and_differ_for_the_two_networks(cpu):
 
 # ---------------------------------------------------------------- the command
 
-SMALL = ["--width", "8", "--noise-dim", "4", "--batch-size", "8", "--n-critic", "2"]
+SMALL = [
+    "--width",
+    "8",
+    "--noise-dim",
+    "4",
+    "--batch-size",
+    "8",
+    "--n-critic",
+    "2",
+    "--compile",
+    "off",
+]
 OFTEN = ["--log-every", "2", "--sample-every", "2", "--checkpoint-every", "2"]
 
 

@@ -1,0 +1,206 @@
+"""The fast forms of a computation give the numbers of the plain ones."""
+
+import pytest
+import torch
+from test_train import assert_same_run, run_main
+from torch import nn
+
+import train
+import wgan_gp
+from config import resolve
+from train import Compute, build_state, loss_of_generator
+from utils import METHODS, gradient_penalty
+from wgan_gp import MODELS, LeakyReLU, can_compile, choose_precision
+
+SHAPE = (3, 16, 16)
+EVERY = [(method, model) for method in METHODS for model in MODELS]
+
+
+def small_state(method, model, precision="fp32"):
+    config = resolve(
+        {"method": method, "model": model, "width": 8, "noise_dim": 4, "precision": precision}, {}
+    )
+    return build_state(config, SHAPE, torch.device("cpu"))
+
+
+def gradients(state):
+    """All gradients of a critic's and a generator's loss on fixed numbers, as one vector."""
+    random = torch.Generator().manual_seed(1)
+    real, fake = torch.randn(2, 8, *SHAPE, generator=random).tanh()
+    mix, noise = torch.rand(8, generator=random), torch.randn(8, 4, generator=random)
+    with torch.no_grad():  # weights of a size at which no score is nearly zero
+        for parameter in [*state.critic.parameters(), *state.generator.parameters()]:
+            if parameter.dim() > 1:
+                parameter.copy_(torch.randn(parameter.shape, generator=random))
+                parameter.div_(parameter[0].numel() ** 0.5)
+    networks = ((state.critic, (real, fake, mix)), (state.critic, (state.generator, noise)))
+    functions = (
+        lambda *arguments: state.compute.critic_loss(*arguments).loss,
+        state.compute.generator_loss,
+    )
+    owners = (state.critic, state.generator)
+    found = []
+    for function, (network, arguments), owner in zip(functions, networks, owners, strict=True):
+        owner.zero_grad()
+        function(network, *arguments).backward(inputs=list(owner.parameters()))
+        found += [parameter.grad.flatten().clone() for parameter in owner.parameters()]
+    return torch.cat(found)
+
+
+def close(one, other, most):
+    return ((one - other).norm() / other.norm()).item() < most
+
+
+@pytest.mark.parametrize(("method", "model"), EVERY)
+def test_compiled_whole_equals_eager(method, model):
+    torch.compiler.reset()
+    expected = gradients(small_state(method, model))
+    state = small_state(method, model)
+    state.compute.compile(backend="aot_eager")  # the tracing, without the code generation
+    assert close(gradients(state), expected, 1e-5)
+
+
+@pytest.mark.skipif(not can_compile(torch.device("cpu")), reason="there is no C++ compiler")
+def test_generated_code_equals_eager():
+    torch.compiler.reset()
+    expected = gradients(small_state("wgan-gp", "dcgan"))
+    state = small_state("wgan-gp", "dcgan")
+    state.compute.compile()
+    assert close(gradients(state), expected, 1e-4)
+
+
+@pytest.mark.parametrize(("method", "model"), EVERY)
+def test_bfloat16_equals_float32_within_its_rounding(method, model):
+    state = small_state(method, model, "bf16")
+    found = gradients(state)
+    assert found.dtype == torch.float32
+    assert all(parameter.dtype == torch.float32 for parameter in state.critic.parameters())
+    # Rounding is 0.4 % here, and turns some activations near zero on or off.
+    expected = gradients(small_state(method, model))
+    assert close(found, expected, 0.1)
+    assert not torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(("method", "model"), EVERY)
+def test_channels_last_equals_contiguous(method, model):
+    state, plain = small_state(method, model), small_state(method, model)
+    plain.critic.to(memory_format=torch.contiguous_format)
+    plain.generator.to(memory_format=torch.contiguous_format)
+    if model == "dcgan":
+        weight = next(p for p in state.critic.parameters() if p.dim() == 4)
+        assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert close(gradients(state), gradients(plain), 1e-5)
+
+
+def test_losses_are_float32_whatever_networks_compute_in():
+    state = small_state("wgan-div", "dcgan", "bf16")
+    images = torch.randn(4, *SHAPE)
+    losses = state.compute.critic_loss(state.critic, images, images, torch.rand(4))
+    assert {value.dtype for value in losses} == {torch.float32}
+    assert state.compute.samples(state.generator, torch.randn(4, 4)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.2])
+def test_the_masked_activation_equals_pytorchs_to_the_second_derivative(slope):
+    def network(activation):
+        torch.manual_seed(0)
+        linear = nn.Linear(6, 5), nn.Linear(5, 5), nn.Linear(5, 1)
+        return nn.Sequential(linear[0], activation, linear[1], activation, linear[2])
+
+    x = torch.randn(32, 6)
+    ours, pytorchs = network(LeakyReLU(slope)), network(nn.LeakyReLU(slope))
+    torch.testing.assert_close(ours(x), pytorchs(x))
+    for net in (ours, pytorchs):
+        gradient_penalty(lambda points, net=net: net(points).squeeze(1), x).backward()
+    for one, other in zip(ours.parameters(), pytorchs.parameters(), strict=True):
+        if other.grad is not None or one.grad is not None:
+            zero = torch.zeros_like(one)
+            torch.testing.assert_close(
+                zero if one.grad is None else one.grad, zero if other.grad is None else other.grad
+            )
+
+
+@pytest.mark.skipif(not can_compile(torch.device("cpu")), reason="there is no C++ compiler")
+def test_a_compiled_bfloat16_run_resumes_exactly(picture_folder, tmp_path, capsys):
+    options = ["--compile", "on", "--precision", "bf16", "--model", "dense"]
+    for run, parts in (("whole", [4]), ("halved", [2, 4])):
+        for steps in parts:
+            torch.compiler.reset()
+            assert run_main(picture_folder, tmp_path / run, *options, "--steps", steps) == 0
+    assert capsys.readouterr().out.count("compiling the losses, once ... took") == 3
+    assert_same_run(tmp_path / "halved", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_bfloat16_run_resumes_exactly(method, picture_folder, tmp_path):
+    options = ["--method", method, "--precision", "bf16"]
+    for run, parts in (("whole", [4]), ("halved", [2, 4])):
+        for steps in parts:
+            assert run_main(picture_folder, tmp_path / run, *options, "--steps", steps) == 0
+    assert_same_run(tmp_path / "halved", tmp_path / "whole")
+
+
+def test_compiling_leaves_the_state_as_it_was(picture_folder, tmp_path, monkeypatch):
+    """A run whose losses ran once before the first step equals one in which they did not."""
+    monkeypatch.setattr(Compute, "compile", lambda self: None)
+    monkeypatch.setattr(train, "can_compile", lambda device: True)
+    for compile_ in ("on", "off"):
+        options = ["--compile", compile_, "--steps", 4]
+        assert run_main(picture_folder, tmp_path / compile_, *options) == 0
+    assert_same_run(tmp_path / "on", tmp_path / "off")
+
+
+@pytest.mark.parametrize("fault", ["absent", "broken"])
+def test_training_goes_on_without_a_compiler(fault, picture_folder, tmp_path, monkeypatch, capsys):
+    def broken(self):
+        def call(*arguments):
+            raise RuntimeError("the compiler fell over\nand more")
+
+        self.critic_loss = call
+
+    monkeypatch.setattr(train, "can_compile", lambda device: fault != "absent")
+    monkeypatch.setattr(Compute, "compile", broken)
+    assert run_main(picture_folder, tmp_path / "r", "--compile", "on", "--steps", 2) == 0
+    expected = {
+        "absent": "not compiled, as a C++ compiler is missing: training goes on",
+        "broken": "failed (the compiler fell over): training goes on",
+    }
+    assert expected[fault] in capsys.readouterr().out
+    run_main(picture_folder, tmp_path / "plain", "--steps", 2)
+    assert_same_run(tmp_path / "r", tmp_path / "plain")
+
+
+def test_auto_compiles_long_runs_only(monkeypatch, picture_folder, tmp_path, capsys):
+    monkeypatch.setattr(train, "can_compile", lambda device: True)
+    monkeypatch.setattr(Compute, "compile", lambda self: None)
+    for repaid, said in ((5, True), (6, True), (7, False)):  # 3 steps of 2 critic updates
+        monkeypatch.setattr(train, "COMPILE_REPAID", repaid)
+        run = tmp_path / str(repaid)
+        assert run_main(picture_folder, run, "--steps", 3, "--compile", "auto") == 0
+        assert ("compiling" in capsys.readouterr().out) == said
+
+
+def test_auto_takes_bfloat16_where_hardware_is_fast_at_it_and_data_are_images(monkeypatch):
+    def auto(device, shape=SHAPE):
+        return choose_precision("auto", torch.device(device), shape)
+
+    for capability, precision in (((7, 5), torch.float32), ((8, 0), torch.bfloat16)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, c=capability: c)
+        assert auto("cuda") == precision
+    for features, precision in (("avx512f", torch.float32), ("amx_bf16", torch.bfloat16)):
+        monkeypatch.setattr(
+            wgan_gp.Path, "read_text", lambda path, text=f"flags : {features}": text
+        )
+        assert auto("cpu") == precision
+    assert auto("cpu", (2,)) == torch.float32
+    assert auto("mps") == torch.float32
+    assert choose_precision("fp32", torch.device("cuda"), SHAPE) == torch.float32
+    assert choose_precision("bf16", torch.device("mps"), (2,)) == torch.bfloat16
+
+
+def test_the_generators_loss_reaches_the_generator():
+    state = small_state("wgan-gp", "dense")
+    loss = loss_of_generator(state.critic, state.generator, torch.randn(4, 4))
+    loss.backward(inputs=list(state.generator.parameters()))
+    assert all(p.grad.norm() > 0 for p in state.generator.parameters() if p.dim() > 1)
+    assert all(p.grad is None for p in state.critic.parameters())
