@@ -57,6 +57,7 @@ class TrainState:
     generator_optimizer: torch.optim.Optimizer
     critic_optimizer: torch.optim.Optimizer
     compute: "Compute"
+    sample_shape: tuple[int, ...]
     step: int = 0
     seconds: float = 0.0
 
@@ -64,7 +65,8 @@ class TrainState:
 
     def to_checkpoint(self) -> dict:
         parts = {name: getattr(self, name).state_dict() for name in self.PARTS}
-        return {**parts, "step": self.step, "seconds": self.seconds}
+        shape = tuple(self.sample_shape)
+        return {**parts, "step": self.step, "seconds": self.seconds, "sample_shape": shape}
 
     def restore(self, checkpoint: dict) -> None:
         """Go on from what `to_checkpoint` gave; ValueError where it is of other networks."""
@@ -109,6 +111,7 @@ def build_state(config: Config, sample_shape: tuple[int, ...], device: torch.dev
             method(**config.arguments_for(method)),
             choose_precision(config.precision, device, sample_shape),
         ),
+        sample_shape=sample_shape,
     )
 
 

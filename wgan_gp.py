@@ -42,6 +42,7 @@ class DCGANGenerator(nn.Module):
         upsampling: str = "transposed",
     ):
         super().__init__()
+        self.sample_shape, self.noise_dim = tuple(sample_shape), noise_dim
         channels, height, image_width = image_shape(sample_shape)
         widths = stage_widths(width, count_halvings(height, image_width))[::-1]
         base = (widths[0], height >> len(widths), image_width >> len(widths))
@@ -192,6 +193,7 @@ class DenseGenerator(nn.Module):
         generator_norm: str = "none",
     ):
         super().__init__()
+        self.sample_shape, self.noise_dim = tuple(sample_shape), noise_dim
         layers = hidden_layers(noise_dim, width, generator_norm)
         layers += [nn.Linear(width, prod(sample_shape)), nn.Unflatten(1, sample_shape)]
         if len(sample_shape) == 3:

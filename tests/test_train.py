@@ -37,6 +37,7 @@ def linear_state(method, critic=(0.0, 0.0), shift=(0.0, 0.0), rate=0.01, **optio
         critic_optimizer=torch.optim.SGD(critic.parameters(), rate),
         generator_optimizer=torch.optim.SGD(generator.parameters(), rate),
         compute=Compute(METHODS[method](**options)),
+        sample_shape=(2,),
     )
 
 
