@@ -10,7 +10,7 @@ import inspect
 import json
 import math
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,13 +22,11 @@ from wgan_gp import MODELS, NORMS, PRECISIONS, UPSAMPLINGS
 Check = Callable[[object], str | None]  # what is wrong with a value, or None
 
 
-def one_of(choices) -> Check:
+def one_of(choices: Iterable[str]) -> Check:
     def check(value):
         if value in choices:
             return None
-        close = get_close_matches(str(value), choices, 1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        return f"must be one of {', '.join(choices)}{hint}"
+        return f"must be one of {', '.join(choices)}{suggestion(str(value), choices)}"
 
     return check
 
@@ -75,14 +73,16 @@ class Config:
 
     dataset: str = option("glyphs", f"{', '.join(DATASETS)}, or a folder of pictures")
     data_root: str = option("datasets", "where downloaded and prepared data lie", harmless=True)
-    image_size: str = option("", "64 or 64x96 (height x width); empty: the set's own", image_size)
+    image_size: str = option(
+        "", "64 or 64x96 (height x width); empty: the set's own, 64 for folders", image_size
+    )
     grey: bool = option(False, "one channel in place of three")
     flip: bool = option(False, "mirror half of the pictures, left to right")
 
     method: str = option("wgan-gp", ", ".join(METHODS), one_of(METHODS))
     model: str = option("dcgan", ", ".join(MODELS), one_of(MODELS))
     width: int = option(
-        64, "dcgan: channels of the critic's first stage; dense: hidden units", AT_LEAST_ONE
+        64, "dcgan: channels of the critic's first stage; dense: hidden units", COUNT
     )
     noise_dim: int = option(128, "numbers of noise that make one sample", COUNT)
     generator_norm: str = option("batch", ", ".join(NORMS), one_of(NORMS))
@@ -127,9 +127,11 @@ class Config:
     checkpoint_every: int = option(500, "steps between checkpoints", AT_LEAST_ONE, harmless=True)
     run: str = option("", "folder of the run; empty: images/<dataset>-<method>", harmless=True)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if (self.steps > 0) == (self.epochs > 0):
             raise ValueError("give either steps or epochs, greater than 0, and not both")
+        if self.generator_norm == "batch" and self.batch_size == 1:
+            raise ValueError("batch normalisation (generator_norm) needs a batch_size of 2 or more")
         if self.critic_norm == "batch" and METHODS[self.method].per_sample:
             raise ValueError(
                 f"critic_norm = batch does not go with {self.method}: it penalises each sample's "
@@ -159,15 +161,12 @@ def resolve(file: dict, flags: dict) -> Config:
     source = DATASETS.get(given.get("dataset", FIELDS["dataset"].default))
     settings, recipes = (source.settings, source.recipes) if source else ({}, {})
     method = given.get("method", FIELDS["method"].default)
-    model = given.get("model", settings.get("model", FIELDS["model"].default))
-    layers = [
-        METHODS[method].settings,
-        MODELS[model].settings,
-        settings,
-        recipes.get(method, {}),
-        file,
-        flags,
-    ]
+    home = settings.get("model", FIELDS["model"].default)  # which these settings are for
+    model = given.get("model", home)
+    layers = [METHODS[method].settings, MODELS[model].settings]
+    if model == home:
+        layers += [settings, recipes.get(method, {})]
+    layers += [file, flags]
     values = {name: value for layer in layers for name, value in expand(layer).items()}
     config = Config(**values)
     if not config.run:
@@ -194,6 +193,8 @@ def checked(name: str, value):
     target = FIELDS.get(SHORTHANDS.get(name, (name,))[0])
     if target is None:
         raise ValueError(f"unknown option {name!r}{suggestion(name, [*FIELDS, *SHORTHANDS])}")
+    if name == "image_size" and type(value) is int:
+        value = str(value)  # a square's side, as it comes naturally in TOML
     try:
         value = converted(value, type(target.default))
         problem = target.metadata["check"](value)
@@ -233,8 +234,8 @@ def suggestion(name: str, names) -> str:
 
 
 def shown(value) -> str:
-    text = str(value)
-    return repr(text if len(text) <= 60 else text[:57] + "...")
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def changes(old: dict, new: Config) -> list[str]:
@@ -293,6 +294,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
             arguments["metavar"] = "X"
             arguments["nargs"] = 2 if type(entry.default) is tuple else None
         parser.add_argument(flag(name), **arguments)
+
+
+def choices_help() -> str:
+    """A line for each method, model and data set, for the end of `--help`."""
+    texts = {name: (method.__doc__ or "").splitlines()[0] for name, method in METHODS.items()}
+    texts |= {name: entry.help for name, entry in {**MODELS, **DATASETS}.items()}
+    return "\n".join(f"  {name:<15}{text}" for name, text in texts.items())
 
 
 def flag(name: str) -> str:

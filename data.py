@@ -5,6 +5,7 @@ Images are `(N, C, H, W)` uint8 and stay bytes until a batch is on the device; p
 further set is one function and one entry.
 """
 
+import io
 import os
 import re
 import sys
@@ -92,7 +93,7 @@ class Batches:
         device: torch.device,
         flip: bool = False,
     ):
-        check_batch_size(batch_size, len(samples))
+        check_batches(batch_size, flip, samples)
         self.samples = torch.from_numpy(samples).to(device)
         self.batch_size, self.seed, self.flip = batch_size, seed, flip
         self.orders: dict[int, Tensor] = {}
@@ -125,12 +126,15 @@ class Batches:
         return self.orders[epoch]
 
 
-def check_batch_size(batch_size: int, count: int) -> None:
-    if batch_size > count:
+def check_batches(batch_size: int, flip: bool, samples: np.ndarray) -> None:
+    """ValueError where such batches cannot be made of these samples."""
+    if batch_size > len(samples):
         raise ValueError(
-            f"a batch of {batch_size} is larger than the data set of {count} samples: "
-            f"use --batch-size {count} or less"
+            f"a batch of {batch_size} is larger than the data set of {len(samples)} samples: "
+            f"use --batch-size {len(samples)} or less"
         )
+    if flip and samples.ndim == 2:
+        raise ValueError("--flip mirrors pictures, and these samples are points")
 
 
 def seeded_generator(device: torch.device | str, seed: int, *purpose: int | str) -> torch.Generator:
@@ -213,7 +217,7 @@ def read_cache(path: Path, version: int) -> Dataset | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        print(f"{path} is damaged and will be made again", file=sys.stderr)
+        print(f"{path} is damaged or cannot be read, and will be made again", file=sys.stderr)
         return None
 
 
@@ -273,17 +277,25 @@ def fetch(name: str, files: list[str], folder: Path, **arguments):
     import torchvision
 
     make = getattr(torchvision.datasets, name)
+    by_hand = f"Fetch by hand: {', '.join(files)}, and put them into {folder}"
     try:
-        try:
-            return make(download=False, **arguments)
-        except RuntimeError:
-            print(f"{name} is not in {folder} yet; downloading it", file=sys.stderr)
-            return make(download=True, **arguments)
+        return make(download=False, **arguments)
+    except RuntimeError:  # torchvision's word for files that are not there
+        print(f"{name} is not in {folder} yet; downloading it", file=sys.stderr)
+    except Exception as error:
+        raise ValueError(
+            f"the files of {name} in {folder} cannot be read ({type(error).__name__}: {error}): "
+            f"remove them. {by_hand}"
+        ) from error
+    try:
+        return make(download=True, **arguments)
     except Exception as error:  # whatever a network, an archive or a missing package raises
         raise ValueError(
-            f"{name} could not be downloaded ({type(error).__name__}: {error}). Fetch by hand: "
-            f"{', '.join(files)}, and put them into {folder}"
+            f"{name} could not be downloaded ({type(error).__name__}: {error}). {by_hand}"
         ) from error
+
+
+CELEBA_COUNT = 202_599
 
 
 def load_celeba(root: Path, size: Size | None, grey: bool) -> Dataset:
@@ -292,7 +304,10 @@ def load_celeba(root: Path, size: Size | None, grey: bool) -> Dataset:
     if not folder.is_dir():
         files = ["img_align_celeba.zip (unpacked, so that img_align_celeba/ lies there)"]
         fetch("CelebA", files, root / "celeba", root=str(root), split="all")
-    return Dataset(load_folder(folder, size or (64, 64), grey).samples)
+    samples = load_folder(folder, size or (64, 64), grey).samples
+    if len(samples) != CELEBA_COUNT:
+        print(f"{folder} holds {len(samples):,} faces of {CELEBA_COUNT:,}", file=sys.stderr)
+    return Dataset(samples)
 
 
 def load_lsun(root: Path, size: Size | None, grey: bool) -> Dataset:
@@ -302,13 +317,17 @@ def load_lsun(root: Path, size: Size | None, grey: bool) -> Dataset:
     if not (folder / "bedroom_train_lmdb").is_dir():
         raise ValueError(f"LSUN cannot be downloaded from here. {by_hand}")
     try:
-        import lmdb  # noqa: F401
-        from torchvision.datasets import LSUN
+        import lmdb
     except ImportError as error:
         raise ValueError("lsun needs one more package: pip install lmdb") from error
-    source = LSUN(str(folder), classes=["bedroom_train"])
-    readers = ((f"picture {i}", lambda i=i: source[i][0]) for i in range(len(source)))
-    samples, _ = read_pictures(readers, len(source), size or (64, 64), grey)
+    environment = lmdb.open(str(folder / "bedroom_train_lmdb"), readonly=True, lock=False)
+    with environment, environment.begin() as transaction:
+        count = transaction.stat()["entries"]
+        readers = (
+            (key.decode(), lambda value=value: open_picture(io.BytesIO(value)))
+            for key, value in transaction.cursor()
+        )
+        samples, _ = read_pictures(readers, count, size or (64, 64), grey)
     return Dataset(samples)
 
 
@@ -368,9 +387,8 @@ def load_folder(folder: Path, size: Size, grey: bool) -> Dataset:
 
 @dataclass(frozen=True)
 class Source:
-    """How a data set is had, and the option values that suit it.
-
-    `settings` hold for every method, `recipes` for the method that is their key.
+    """How a data set is had, and the option values that suit it with the model they name,
+    or with the default one: `settings` for every method, `recipes` for their key's method.
     """
 
     load: Callable[[Path, Size | None, bool], Dataset]

@@ -5,7 +5,9 @@ import os
 import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -55,10 +57,11 @@ def read_pictures(
 
     # Pillow warns of much that it then reads well; what it cannot read is reported by name.
     with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(os.cpu_count()) as pool:
-        work = pool.map(read, enumerate(readers))
-        for _ in tqdm(work, "reading pictures", count, delay=2, leave=False, disable=None):
-            pass
-    return samples[kept], dict(sorted(skipped.items()))
+        items = enumerate(readers)
+        with tqdm(desc="reading pictures", total=count, delay=2, leave=False, disable=None) as bar:
+            while chunk := list(islice(items, 1000)):  # so that not all wait in memory at once
+                bar.update(len(list(pool.map(read, chunk))))
+    return samples if kept.all() else samples[kept], dict(sorted(skipped.items()))
 
 
 def empty_bytes(shape: tuple[int, ...]) -> np.ndarray:
@@ -73,10 +76,10 @@ def empty_bytes(shape: tuple[int, ...]) -> np.ndarray:
         ) from error
 
 
-def open_picture(path: Path):
+def open_picture(source: Path | BinaryIO):
     """Open without decoding; not formats that Pillow hands to another program to draw."""
     Image.init()
-    return Image.open(path, formats=[name for name in Image.OPEN if name not in ("EPS", "WMF")])
+    return Image.open(source, formats=[name for name in Image.OPEN if name not in ("EPS", "WMF")])
 
 
 def picture_to_bytes(picture, size: Size, grey: bool) -> np.ndarray:
@@ -103,8 +106,8 @@ def flatten_modes(picture):
         if picture.mode == "F":  # no fixed range: the picture's own
             low, high = values.min(), values.max()
             values = (values - low) * (255 / (high - low) if high > low else 0)
-        else:
-            values = values / 256
+        else:  # Pillow has 16 bits as "I" too; more than that is 31 bits and a sign
+            values = values / (256 if values.max() < 2**16 else 2**23)
         return Image.fromarray(values.clip(0, 255).astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")

@@ -35,6 +35,7 @@ LOG_COLUMNS = (
     "generator_loss",
     "gradient_norm",
 )
+TIME_COLUMNS = ("seconds", "images_per_second")
 CHECKPOINT_FORMAT = 1
 UNBORN = {"samples", "lock", "config.toml.tmp"}  # all that a run killed at its very start leaves
 DIGEST_LENGTH = 64  # hexadecimal digits of a SHA-256
@@ -55,7 +56,7 @@ class RunDir:
         self.checkpoint = self.path / "checkpoint.pt"
         self.previous = self.path / "checkpoint.previous.pt"
         self.log_file = self.path / "log.csv"
-        self.unwritten: list[dict[str, float]] = []  # rows of the log
+        self.unwritten: list[dict] = []  # rows of the log
         stored = self.path / "config.toml"
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file: name another folder with --run")
@@ -66,7 +67,7 @@ class RunDir:
         (self.path / "samples").mkdir(parents=True, exist_ok=True)
         self.lock = lock_folder(self.path)
         try:
-            if stored.is_file():
+            if stored.is_file() and has_checkpoint(config.run):  # else there is nothing to spoil
                 self.check_unchanged(vars(resolve(read_toml(str(stored)), {})))
             write_whole(stored, config.to_toml().encode())
         except (ValueError, OSError):
@@ -110,8 +111,9 @@ class RunDir:
                 problems.append(path.name)
                 continue
             self.check_unchanged(state["config"])
-            if problems:
-                print(f"going on from {path}")
+            if problems:  # kept, but not where the next checkpoint would push out the good one
+                os.replace(self.checkpoint, self.path / "checkpoint.broken.pt")
+                print(f"going on from {path}; the broken one is now checkpoint.broken.pt")
             return state
         if problems:
             raise ValueError(
@@ -123,8 +125,17 @@ class RunDir:
     # -------------------------------------------------------- the log and pictures
 
     def start_log(self, step: int) -> None:
-        """Begin the log, or cut it back to the step that training goes on from."""
-        rows = [row for row in self.read_log() if int(row["step"]) <= step] if step else []
+        """Begin the log, or cut it back to the step that training goes on from.
+
+        ValueError where the file is no log of ours any more.
+        """
+        try:
+            rows = [row for row in self.read_log() if int(row["step"]) <= step] if step else []
+        except (KeyError, ValueError) as error:
+            raise ValueError(
+                f"{self.log_file} is no log that this project wrote: move it away, and training "
+                "goes on with a new one"
+            ) from error
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, LOG_COLUMNS)
         writer.writeheader()
@@ -137,6 +148,7 @@ class RunDir:
         OSError where it cannot be written: the line is kept for the next time, and no part
         of it stays in the file.
         """
+        row = {n: f"{v:.3f}" if n in TIME_COLUMNS else v for n, v in row.items()}
         self.unwritten.append(row)
         text = io.StringIO(newline="")
         csv.DictWriter(text, LOG_COLUMNS).writerows(self.unwritten)
@@ -171,7 +183,8 @@ class RunDir:
         if rows:
             log = {name: np.array([float(row[name]) for row in rows]) for name in LOG_COLUMNS}
             write_whole(self.path / "curves.png", png(plots.curves(log)))
-        frames = sorted((self.path / "samples").glob("*.png"), key=lambda path: int(path.stem))
+        frames = [path for path in (self.path / "samples").glob("*.png") if path.stem.isdigit()]
+        frames.sort(key=lambda path: int(path.stem))
         if frames:
             animation = io.BytesIO()
             plots.timelapse(frames, animation)
@@ -223,15 +236,20 @@ def names_in(folder: Path) -> set[str]:
 
 
 def has_checkpoint(run: str) -> bool:
-    return any(Path(run).glob("checkpoint*.pt"))
+    return any((Path(run) / name).exists() for name in ("checkpoint.pt", "checkpoint.previous.pt"))
 
 
 def read_any_checkpoint(path: str) -> dict:
     """The checkpoint in that file, or the newest of the run in that folder."""
     given = Path(path)
+    if given.is_dir():
+        present = [given / name for name in ("checkpoint.pt", "checkpoint.previous.pt")]
+        given = next(filter(Path.exists, present), given)
+        if given.is_dir():
+            raise ValueError(f"the folder {path} holds no checkpoint")
     if not given.exists():
         raise ValueError(f"there is no checkpoint or run {path}")
-    return read_checkpoint(given / "checkpoint.pt" if given.is_dir() else given)
+    return read_checkpoint(given)
 
 
 def read_checkpoint(path: Path) -> dict:

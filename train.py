@@ -4,12 +4,14 @@ The loop is algorithm 1 of Arjovsky et al. 2017 and of Gulrajani et al. 2017: `n
 updates of the critic, each with fresh noise, then one of the generator.
 """
 
+import argparse
 import math
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +22,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import plots
-from config import Config, Parser, add_options, parse_command_line
+from config import Config, Parser, add_options, choices_help, parse_command_line
 from data import (
     Batches,
     Dataset,
     bytes_to_floats,
-    check_batch_size,
+    check_batches,
     floats_to_bytes,
     load_dataset,
     seeded_generator,
@@ -168,9 +170,8 @@ def compile_if_worth_it(config: Config, state: TrainState, batches: Batches, ste
     if config.compile == "off" or (config.compile == "auto" and updates < COMPILE_REPAID):
         return
     if not can_compile(device):
-        needed = "Triton" if device.type == "cuda" else "a C++ compiler"
-        if config.compile == "on" or device.type != "mps":
-            print(f"not compiled, as {needed} is missing: training goes on, slower")
+        needed = {"cuda": "Triton", "cpu": "a C++ compiler"}.get(device.type, "support for it")
+        print(f"not compiled, as {needed} is missing: training goes on, slower")
         return
     print("compiling the losses, once ...", end=" ", flush=True)
     start, eager = time.perf_counter(), state.compute
@@ -294,40 +295,38 @@ def train(config: Config, dataset: Dataset, run: RunDir, state: TrainState, step
     images_per_step = config.n_critic * config.batch_size
 
     count = SCATTER_POINTS if dataset.are_points else GRID_IMAGES
-    grid_random = seeded_generator(device, config.seed, "grid")
-    grid_noise = torch.randn(count, config.noise_dim, generator=grid_random, device=device)
-    shown = bytes_to_floats(batches.samples[:count])  # real samples for pictures and norms
-    run.start_log(state.step)
+    grid_random = seeded_generator("cpu", config.seed, "grid")  # the same on every device
+    grid_noise = torch.randn(count, config.noise_dim, generator=grid_random).to(device)
+    shown = bytes_to_floats(batches.samples[batches.order(0)[:count]])
     if state.step == 0:
-        run.save_real(draw_real(shown))
-        run.save_sample(0, draw_samples(state, grid_noise, shown))
+        tell_failure("picture of real samples", run.save_real, draw_real(shown))
+        tell_failure("sample", run.save_sample, 0, draw_samples(state, grid_noise, shown))
 
-    compile_if_worth_it(config, state, batches, steps)
-    progress = Progress(state, steps, images_per_step)
-    saver = Saver(run, state)
-    with Signals() as signals, progress.bar:
-        while state.step < steps and not signals.stop:
-            set_rates(state, config, steps)
-            statistics = train_step(state, config, batches)
-            progress.bar.update()
-            last = state.step == steps
-            if state.step % config.log_every == 0 or last:
-                statistics["gradient_norm"] = mixed_gradient_norm(state, config, shown)
-                values = {name: value.item() for name, value in statistics.items()}
-                check_finite(values, state)
-                images = state.step * images_per_step
-                row = {"step": state.step, "epoch": images / len(dataset.samples), "images": images}
-                row |= progress.lap(state.step) | values
-                tell_failure("log line", run.log, row)
-                progress.show(row)
-            if state.step % config.sample_every == 0 or last:
-                picture = draw_samples(state, grid_noise, shown)
-                tell_failure("sample", run.save_sample, state.step, picture)
-            if state.step % config.checkpoint_every == 0 or last or signals.save_requested():
-                saver.save(progress.seconds())
-    if signals.stop:
-        saver.save(progress.seconds())
-    tell_failure("curves and timelapse", run.finish)
+    with Signals() as signals:
+        compile_if_worth_it(config, state, batches, steps)
+        saver = Saver(run, state)
+        with Progress(state, steps, images_per_step) as progress:
+            while state.step < steps and not signals.stop:
+                set_rates(state, config, steps)
+                statistics = train_step(state, config, batches)
+                progress.bar.update()
+                last = state.step == steps
+                if state.step % config.log_every == 0 or last:
+                    statistics["gradient_norm"] = mixed_gradient_norm(state, config, shown)
+                    values = {name: value.item() for name, value in statistics.items()}
+                    check_finite(values, state)
+                    images = state.step * images_per_step
+                    row = {"step": state.step, "epoch": images / len(dataset.samples)}
+                    row |= {"images": images} | progress.lap(state.step) | values
+                    tell_failure("log line", run.log, row)
+                    progress.show(row)
+                if state.step % config.sample_every == 0 or last:
+                    picture = draw_samples(state, grid_noise, shown)
+                    tell_failure("sample", run.save_sample, state.step, picture)
+                if state.step % config.checkpoint_every == 0 or signals.save_requested():
+                    saver.save(progress.seconds())
+        saver.save_at_last(progress.seconds())
+        tell_failure("curves and timelapse", run.finish)
     if signals.stop:
         print(f"stopped at step {state.step} of {steps}; the same command goes on from there")
         return 128 + signals.stop
@@ -351,8 +350,9 @@ def check_finite(values: dict[str, float], state: TrainState) -> None:
     if bad:
         raise TrainingFailed(
             f"{' and '.join(bad)} became infinite or not a number by step {state.step}. Likely "
-            "causes: too high a learning rate, or too strong a penalty; lower --lr or --gp-weight, "
-            "or bound the updates with --grad-clip. The last checkpoint is untouched."
+            "causes: too high a learning rate, or too strong a penalty. Lower --lr or --gp-weight, "
+            "or bound the updates with --grad-clip, and start over with --fresh. The last "
+            "checkpoint is untouched."
         )
 
 
@@ -361,6 +361,7 @@ class Saver:
 
     def __init__(self, run: RunDir, state: TrainState):
         self.run, self.state, self.failures = run, state, 0
+        self.saved_step = state.step  # what is on disk already, or nothing at step 0
 
     def save(self, seconds: float) -> None:
         self.state.seconds = seconds
@@ -368,14 +369,20 @@ class Saver:
         finite = all(weight.isfinite().all() for net in networks for weight in net.parameters())
         check_finite({"a weight": 0.0 if finite else math.nan}, self.state)
         if tell_failure("checkpoint", self.run.save, self.state.to_checkpoint()):
-            self.failures = 0
+            self.failures, self.saved_step = 0, self.state.step
             return
         self.failures += 1
-        if self.failures == FAILED_SAVES:
+        if self.failures >= FAILED_SAVES:
             raise TrainingFailed(
-                f"no checkpoint could be written {FAILED_SAVES} times in a row; the last one that "
-                f"could is still in {self.run.path}, and the same command goes on from it"
+                f"no checkpoint could be written {self.failures} times in a row; the last one that "
+                f"could, of step {self.saved_step}, is still in {self.run.path}, and the same "
+                "command goes on from it"
             )
+
+    def save_at_last(self, seconds: float) -> None:
+        """Save the end unless that is done; there is no next interval to wait for."""
+        while self.saved_step != self.state.step:
+            self.save(seconds)
 
 
 def tell_failure(what: str, write: Callable, *arguments) -> bool:
@@ -410,7 +417,13 @@ class Progress:
         now = self.seconds()
         speed = (step - self.lap_step) * self.images_per_step / (now - self.lap_seconds)
         self.lap_step, self.lap_seconds = step, now
-        return {"seconds": round(now, 3), "images_per_second": round(speed, 1)}
+        return {"seconds": now, "images_per_second": speed}
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.bar.close()
 
     def show(self, row: dict[str, float]) -> None:
         names = {"wasserstein": "W", "penalty": "penalty", "images_per_second": "images/s"}
@@ -496,65 +509,82 @@ def mixed_gradient_norm(state: TrainState, config: Config, real: Tensor) -> Tens
 
 def main(argv: list[str] | None = None) -> int:
     """`python train.py`: 0, 2 for bad input, 1 for failed training, 128 + signal if stopped."""
-    parser = Parser(prog="train.py", description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = Parser(
+        prog="train.py",
+        description=__doc__.split("\n")[0],
+        epilog=f"methods, models and data sets:\n{choices_help()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     add_options(parser)
     parser.add_argument("--fresh", action="store_true", help="move the folder's old run aside")
     try:
         config, arguments = parse_command_line(parser, argv)
-        device = choose_device(config.device)
-        make_deterministic(config.deterministic)
-        dataset = load_dataset(config.dataset, config.data_root, config.image_size, config.grey)
-        check_batch_size(config.batch_size, len(dataset.samples))
-        state = build_state(config, dataset.sample_shape, device)
-        if config.init_from and (arguments.fresh or not has_checkpoint(config.run)):
-            state.load(read_any_checkpoint(config.init_from), NETWORKS)
-        if arguments.fresh and (aside := move_aside(Path(config.run))):
-            print(f"moved the old run to {aside}")
-        run = RunDir(config)
+        with saying_what_to_lower(config):
+            dataset, state, run = set_up(config, arguments.fresh)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    with run:
-        return run_training(config, dataset, run, state)
-
-
-def run_training(config: Config, dataset: Dataset, run: RunDir, state: TrainState) -> int:
-    """Go on from where the folder is, or start there; the process's exit code."""
-    try:
-        if checkpoint := run.restore():
-            state.restore(checkpoint)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    steps = count_steps(config, len(dataset.samples))
-    if state.step >= steps:
-        print(
-            f"{run.path} is finished: {state.step} of {steps} steps; more --steps train on, "
-            "--fresh starts over"
-        )
-        return 0
-    announce(config, dataset, state, steps)
-    try:
-        return train(config, dataset, run, state, steps)
     except TrainingFailed as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        print(
-            f"error: out of memory with --batch-size {config.batch_size} and samples of "
-            f"{'x'.join(map(str, dataset.sample_shape))}: lower --batch-size, --width or "
-            f"--image-size; the same command goes on from the last checkpoint\n({error})",
-            file=sys.stderr,
-        )
+    try:
+        with run, saying_what_to_lower(config):
+            return start_or_go_on(config, dataset, run, state)
+    except TrainingFailed as error:
+        print(f"error: {error}", file=sys.stderr)
         return 1
 
 
+def set_up(config: Config, fresh: bool) -> tuple[Dataset, TrainState, RunDir]:
+    """Everything that training needs; ValueError or OSError for what the user can mend."""
+    device = choose_device(config.device)
+    make_deterministic(config.deterministic)
+    dataset = load_dataset(config.dataset, config.data_root, config.image_size, config.grey)
+    check_batches(config.batch_size, config.flip, dataset.samples)
+    state = build_state(config, dataset.sample_shape, device)
+    if config.init_from and (fresh or not has_checkpoint(config.run)):
+        state.load(read_any_checkpoint(config.init_from), NETWORKS)
+    if fresh and (aside := move_aside(Path(config.run))):
+        print(f"moved the old run to {aside}")
+    with ExitStack() as until_failure:
+        run = until_failure.enter_context(RunDir(config))
+        if checkpoint := run.restore():
+            state.restore(checkpoint)
+        run.start_log(state.step)
+        until_failure.pop_all()
+    return dataset, state, run
+
+
+def start_or_go_on(config: Config, dataset: Dataset, run: RunDir, state: TrainState) -> int:
+    steps = count_steps(config, len(dataset.samples))
+    if state.step >= steps:
+        more = "a longer run needs another --run" if config.lr_decay else "more --steps train on"
+        print(f"{run.path} is finished: {state.step} of {steps} steps; {more}, --fresh starts over")
+        return 0
+    announce(config, dataset, state, steps)
+    return train(config, dataset, run, state, steps)
+
+
+@contextmanager
+def saying_what_to_lower(config: Config) -> Iterator[None]:
+    """Out of memory becomes a TrainingFailed that says what to do."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainingFailed(
+            f"out of memory with --batch-size {config.batch_size} and --width {config.width}: "
+            "lower them or --image-size; a run that has a checkpoint needs --fresh for that "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+
+
 def is_out_of_memory(error: Exception) -> bool:
-    """Devices raise a class of their own, a CPU's allocator a plain RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        "DefaultCPUAllocator" in str(error) and "memory" in str(error)
+    """CUDA raises a class of its own, Apple's MPS and a CPU's allocator a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        text in str(error) for text in ("out of memory", "can't allocate memory")
     )
 
 

@@ -11,7 +11,6 @@ from PIL import Image
 
 import data
 from data import (
-    DATASETS,
     Batches,
     bytes_to_floats,
     fit_images,
@@ -181,12 +180,16 @@ def test_image_sizes():
             parse_image_size(bad)
 
 
-def test_arrays_are_resized_cropped_and_greyed_as_pictures_are():
-    images = np.zeros((2, 3, 8, 24), np.uint8)
-    images[:, 0, :, 8:16] = 255
-    fitted = fit_images(images, (16, 16), grey=True)
-    assert fitted.shape == (2, 1, 16, 16)
-    assert abs(int(fitted[0, 0, 8, 8]) - 76) <= 1  # 0.299 of 255
+def test_arrays_are_resized_cropped_and_greyed_as_pictures_are(tmp_path, random):
+    smooth = Image.fromarray(random.integers(0, 256, (6, 9, 3)).astype(np.uint8)).resize((96, 64))
+    smooth.save(tmp_path / "a.png")
+    pixels = np.array(smooth).transpose(2, 0, 1)[None]
+    for size, grey in (("32", False), ("16x32", True)):
+        as_picture = load_dataset(str(tmp_path), image_size=size, grey=grey).samples
+        as_array = fit_images(pixels, parse_image_size(size), grey)
+        assert as_array.shape == as_picture.shape
+        difference = np.abs(as_array.astype(int) - as_picture)  # bilinear against bicubic
+        assert difference.mean() < 2 and difference.max() < 20
 
 
 # ---------------------------------------------------------------- batches
@@ -232,7 +235,3 @@ def test_flips_mirror_left_and_right_about_half_of_the_time(cpu):
 def test_a_batch_larger_than_the_data_is_refused(cpu):
     with pytest.raises(ValueError, match="a batch of 11 is larger than the data set of 10"):
         Batches(numbered(10), 11, seed=0, device=cpu)
-
-
-def test_every_data_set_has_its_line_of_help():
-    assert all(source.help for source in DATASETS.values())

@@ -140,14 +140,25 @@ def test_two_failed_saves_are_survived(picture_folder, tmp_path, monkeypatch, ca
 
     def failing_save(self, state):
         calls.append(state["step"])
-        if len(calls) in (1, 2, 4):
+        if len(calls) in (1, 2, 4, 8):  # of which 8 is the last step
             raise OSError(errno.ENOSPC, "No space left on device")
         save(self, state)
 
     monkeypatch.setattr(rundir.RunDir, "save", failing_save)
     assert run_main(picture_folder, tmp_path / "r", "--steps", 8, "--checkpoint-every", 1) == 0
-    assert capsys.readouterr().err.count("No space left on device") == 3
+    assert capsys.readouterr().err.count("No space left on device") == 4
     assert_same_run(tmp_path / "r", tmp_path / "whole")
+
+
+def test_an_end_that_cannot_be_saved_is_no_success(picture_folder, tmp_path, monkeypatch, capsys):
+    def full(self, state):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(rundir.RunDir, "save", full)
+    options = ["--steps", 3, "--checkpoint-every", 100]
+    assert run_main(picture_folder, tmp_path / "r", *options) == 1
+    captured = capsys.readouterr()
+    assert "3 times in a row" in captured.err and "finished" not in captured.out
 
 
 @posix
@@ -220,7 +231,7 @@ def test_too_little_memory_says_what_to_lower(where, picture_folder, tmp_path, m
     monkeypatch.setattr(train, "train_step", greedy)
     assert run_main(picture_folder, tmp_path / "r", "--steps", 2) == 1
     error = capsys.readouterr().err
-    assert "--batch-size 8" in error and "3x16x16" in error and "lower --batch-size" in error
+    assert "--batch-size 8" in error and "--width 8" in error and "lower them" in error
 
 
 def test_other_failures_are_not_called_a_lack_of_memory(picture_folder, tmp_path, monkeypatch):

@@ -82,7 +82,7 @@ def test_points_are_written_as_numbers(tmp_path):
     ("arguments", "message"),
     [
         (["{run}/none"], "there is no checkpoint or run"),
-        (["{folder}"], "cannot be read"),
+        (["{folder}"], "holds no checkpoint"),
         (["{run}/log.csv"], "damaged, or none of this project's"),
         (["{run}", "--count", "0"], "--count must be at least 1"),
         (["{run}", "--count", "x"], "invalid int value"),

@@ -48,10 +48,33 @@ def test_a_broken_checkpoint_falls_back_to_the_one_before(run, damage, capsys):
     assert run.restore()["step"] == 1
     if damage != "gone":
         assert "damaged" in capsys.readouterr().out
-    run.previous.write_bytes(b"x")
-    if damage != "gone":
+    # The next save must not push the good one out for the broken one.
+    run.save({"step": 3})
+    assert run.restore()["step"] == 3
+    assert read_checkpoint(run.previous)["step"] == 1
+
+
+def test_two_broken_checkpoints_are_an_error_and_kept(run):
+    run.save({"step": 1})
+    run.save({"step": 2})
+    for path in (run.checkpoint, run.previous):
+        path.write_bytes(b"x")
+    for _ in range(2):
         with pytest.raises(ValueError, match=r"no checkpoint of .* can be read"):
             run.restore()
+    assert run.checkpoint.read_bytes() == run.previous.read_bytes() == b"x"
+
+
+def test_a_log_of_another_form_is_refused_and_left_alone(run):
+    run.log_file.write_text("step;epoch\n1;2\n")
+    with pytest.raises(ValueError, match="is no log that this project wrote"):
+        run.start_log(5)
+    assert run.log_file.read_text() == "step;epoch\n1;2\n"
+
+
+def test_other_pictures_among_the_samples_do_no_harm(run):
+    (run.path / "samples" / "best.png").write_text("mine")
+    run.finish()
 
 
 def test_every_single_byte_is_covered(run):
