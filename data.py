@@ -20,7 +20,14 @@ import torch
 from torch import Tensor
 
 from glyphs import draw_glyphs
-from pictures import Size, empty_bytes, list_files, open_picture, read_pictures, resize_then_crop
+from pictures import (
+    Size,
+    empty_bytes,
+    list_files,
+    open_picture,
+    read_pictures,
+    resize_then_crop,
+)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import math
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
@@ -19,9 +18,9 @@ from pathlib import Path
 import torch
 from PIL.Image import Image
 from torch import Tensor, nn
-from tqdm import tqdm
 
 import plots
+from compute import Compute, choose_precision, compile_if_worth_it
 from config import Config, Parser, add_options, choices_help, parse_command_line
 from data import (
     Batches,
@@ -32,15 +31,14 @@ from data import (
     load_dataset,
     seeded_generator,
 )
+from progress import Progress, Signals
 from rundir import RunDir, has_checkpoint, move_aside, read_any_checkpoint
-from utils import METHODS, CriticLoss, generator_loss, gradient_norms, interpolate
-from wgan_gp import MODELS, can_compile, choose_device, choose_precision, device_memory
+from utils import METHODS, CriticLoss, gradient_norms, interpolate
+from wgan_gp import MODELS, choose_device, device_memory
 
 GRID_IMAGES = 64
 SCATTER_POINTS = 1000
 SURFACE_SIDE = 100  # lattice points along each axis of a critic's surface
-SECONDS_BETWEEN_LINES = 5  # where output is not a terminal
-COMPILE_REPAID = 2000  # critic updates that save more time than compiling costs
 FAILED_SAVES = 3  # checkpoints in a row that cannot be written end training
 
 # ---------------------------------------------------------------- state
@@ -58,7 +56,7 @@ class TrainState:
     average: nn.Module  # moving average of the generator, always in evaluation mode
     generator_optimizer: torch.optim.Optimizer
     critic_optimizer: torch.optim.Optimizer
-    compute: "Compute"
+    compute: Compute
     sample_shape: tuple[int, ...]
     step: int = 0
     seconds: float = 0.0
@@ -132,87 +130,6 @@ def build_optimizer(config: Config, network: nn.Module, rate: float) -> torch.op
     if config.optimizer == "rmsprop":
         return torch.optim.RMSprop(network.parameters(), lr=rate)
     return torch.optim.Adam(network.parameters(), lr=rate, betas=config.betas)
-
-
-class Compute:
-    """The three computations of a training step, in one precision, compiled or not.
-
-    Loss functions are compiled, never modules: state-dict keys stay clean, and the penalty's
-    inner gradient is traced with the rest (`fullgraph=True`).
-    """
-
-    def __init__(self, method, precision: torch.dtype = torch.float32):
-        self.method, self.precision = method, precision
-        self.samples: Callable = self.in_precision(samples)
-        self.critic_loss: Callable = self.in_precision(method.critic_loss)
-        self.generator_loss: Callable = self.in_precision(loss_of_generator)
-
-    def in_precision(self, function: Callable) -> Callable:
-        low = self.precision != torch.float32
-
-        def computed(network: nn.Module, *arguments):
-            device = arguments[-1].device.type
-            with torch.autocast(device, self.precision if low else None, enabled=low):
-                return function(network, *arguments)
-
-        return computed
-
-    def compile(self, backend: str = "inductor") -> None:
-        for name in ("samples", "critic_loss", "generator_loss"):
-            function = torch.compile(getattr(self, name), fullgraph=True, backend=backend)
-            setattr(self, name, function)
-
-
-def compile_if_worth_it(config: Config, state: TrainState, batches: Batches, steps: int) -> None:
-    """Compile the losses now, so that it is not taken for a hang; without a compiler, say so."""
-    device = batches.samples.device
-    updates = steps * config.n_critic
-    if config.compile == "off" or (config.compile == "auto" and updates < COMPILE_REPAID):
-        return
-    if not can_compile(device):
-        needed = {"cuda": "Triton", "cpu": "a C++ compiler"}.get(device.type, "support for it")
-        print(f"not compiled, as {needed} is missing: training goes on, slower")
-        return
-    print("compiling the losses, once ...", end=" ", flush=True)
-    start, eager = time.perf_counter(), state.compute
-    state.compute = Compute(eager.method, eager.precision)
-    state.compute.compile()
-    try:
-        compute_once(config, state, batches)
-        print(f"took {time.perf_counter() - start:.0f} s", flush=True)
-    except Exception as error:  # compilers fail in many ways, and training can do without
-        state.compute = eager
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        print(f"failed ({reason[0]}): training goes on, slower", flush=True)
-
-
-def compute_once(config: Config, state: TrainState, batches: Batches) -> None:
-    """Run the losses forward and backward as a step does, and leave the state as it was."""
-    before = deepcopy(state.generator.state_dict())  # batch normalisation's running statistics
-    device, size = batches.samples.device, config.batch_size
-    noise, mix = (
-        torch.zeros(size, config.noise_dim, device=device),
-        torch.zeros(size, device=device),
-    )
-    try:
-        with torch.no_grad():
-            fake = state.compute.samples(state.generator, noise)
-        losses = state.compute.critic_loss(state.critic, batches(0), fake, mix)
-        losses.loss.backward(inputs=list(state.critic.parameters()))
-        loss = state.compute.generator_loss(state.critic, state.generator, noise)
-        loss.backward(inputs=list(state.generator.parameters()))
-    finally:
-        state.critic.zero_grad()
-        state.generator.zero_grad()
-        state.generator.load_state_dict(before)
-
-
-def samples(generator: nn.Module, noise: Tensor) -> Tensor:
-    return generator(noise).float()
-
-
-def loss_of_generator(critic: nn.Module, generator: nn.Module, noise: Tensor) -> Tensor:
-    return generator_loss(critic(generator(noise)))
 
 
 # ---------------------------------------------------------------- one step
@@ -305,7 +222,7 @@ def train(config: Config, dataset: Dataset, run: RunDir, state: TrainState, step
     with Signals() as signals:
         compile_if_worth_it(config, state, batches, steps)
         saver = Saver(run, state)
-        with Progress(state, steps, images_per_step) as progress:
+        with Progress(state.step, state.seconds, steps, images_per_step) as progress:
             while state.step < steps and not signals.stop:
                 set_rates(state, config, steps)
                 statistics = train_step(state, config, batches)
@@ -393,83 +310,6 @@ def tell_failure(what: str, write: Callable, *arguments) -> bool:
     except OSError as error:
         print(f"the {what} could not be written: {error}", file=sys.stderr)
         return False
-
-
-# ---------------------------------------------------------------- progress and signals
-
-
-class Progress:
-    """Measures speed and shows it: a bar on a terminal, a line every few seconds elsewhere."""
-
-    def __init__(self, state: TrainState, steps: int, images_per_step: int):
-        self.images_per_step = images_per_step
-        self.bar = tqdm(initial=state.step, total=steps, unit="step", disable=None)
-        self.started = time.perf_counter() - state.seconds
-        self.lap_step, self.lap_seconds = state.step, state.seconds
-        self.shown = -math.inf
-
-    def seconds(self) -> float:
-        """Seconds of training in all, those before an interruption counted in."""
-        return time.perf_counter() - self.started
-
-    def lap(self, step: int) -> dict[str, float]:
-        """The log's columns of time: seconds in all, and images a second since the last lap."""
-        now = self.seconds()
-        speed = (step - self.lap_step) * self.images_per_step / (now - self.lap_seconds)
-        self.lap_step, self.lap_seconds = step, now
-        return {"seconds": now, "images_per_second": speed}
-
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, *error) -> None:
-        self.bar.close()
-
-    def show(self, row: dict[str, float]) -> None:
-        names = {"wasserstein": "W", "penalty": "penalty", "images_per_second": "images/s"}
-        values = {name: f"{row[column]:.4g}" for column, name in names.items()}
-        self.bar.set_postfix(values, refresh=False)
-        last = row["step"] == self.bar.total
-        if self.bar.disable and (last or time.perf_counter() - self.shown > SECONDS_BETWEEN_LINES):
-            self.shown = time.perf_counter()
-            steps_left = self.bar.total - row["step"]
-            left = steps_left * self.images_per_step / row["images_per_second"]
-            text = "  ".join(f"{name} {value}" for name, value in values.items())
-            print(f"step {row['step']}/{self.bar.total}  {text}  {left:.0f} s left", flush=True)
-
-
-class Signals:
-    """SIGINT and SIGTERM end training after the step under way, SIGUSR1 saves after it.
-
-    A second SIGINT leaves at once.
-    """
-
-    def __init__(self):
-        self.stop = 0  # the signal that asked for the end
-        self.save = False
-
-    def __enter__(self) -> "Signals":
-        kinds = [signal.SIGINT, signal.SIGTERM]
-        if hasattr(signal, "SIGUSR1"):  # Windows has none
-            kinds.append(signal.SIGUSR1)
-        self.before = {kind: signal.signal(kind, self.receive) for kind in kinds}
-        return self
-
-    def receive(self, number: int, frame) -> None:
-        if number not in (signal.SIGINT, signal.SIGTERM):
-            self.save = True
-        elif self.stop and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        else:
-            self.stop = number
-
-    def save_requested(self) -> bool:
-        requested, self.save = self.save, False
-        return requested
-
-    def __exit__(self, *error) -> None:
-        for kind, handler in self.before.items():
-            signal.signal(kind, handler)
 
 
 # ---------------------------------------------------------------- looking at it

@@ -7,17 +7,13 @@ together: a further architecture is one generator class, one critic class, one e
 """
 
 import os
-import shutil
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from itertools import pairwise
 from math import ceil, prod
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-PRECISIONS = ("auto", "fp32", "bf16")
 NORMS = ("none", "layer", "instance", "batch")
 UPSAMPLINGS = ("transposed", "nearest")
 
@@ -307,35 +303,3 @@ def device_memory(device: torch.device) -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # Windows has no sysconf
         return None
-
-
-def choose_precision(name: str, device: torch.device, sample_shape: tuple[int, ...]) -> torch.dtype:
-    """The type that networks compute in; `auto` is bfloat16 where the hardware is fast at it.
-
-    That is CUDA from compute capability 8.0 on, and CPUs with AMX or AVX512-BF16; but points
-    stay float32, as 8 bits would blur their coordinates. Weights and optimizers are float32
-    in any case.
-    """
-    if name == "auto":
-        name = "bf16" if len(sample_shape) == 3 and fast_at_bfloat16(device) else "fp32"
-    return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
-
-
-def fast_at_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type != "cpu":
-        return False
-    try:
-        features = set(Path("/proc/cpuinfo").read_text().split())
-    except OSError:  # not Linux
-        return False
-    return bool(features & {"amx_bf16", "avx512_bf16"})
-
-
-def can_compile(device: torch.device) -> bool:
-    """Whether what `torch.compile` needs is there: Triton for CUDA, a C++ compiler for a CPU."""
-    if device.type == "cuda":
-        return find_spec("triton") is not None
-    compilers = [os.environ.get("CXX", "g++"), "clang++", "cl"]
-    return device.type == "cpu" and any(map(shutil.which, compilers))

@@ -5,7 +5,15 @@ import tomllib
 import pytest
 from conftest import ROOT
 
-from config import FIELDS, SHORTHANDS, Parser, add_options, changes, parse_command_line, resolve
+from config import (
+    FIELDS,
+    SHORTHANDS,
+    Parser,
+    add_options,
+    changes,
+    parse_command_line,
+    resolve,
+)
 from data import DATASETS
 from utils import METHODS
 from wgan_gp import MODELS

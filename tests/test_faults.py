@@ -21,7 +21,15 @@ from test_train import SMALL, assert_same_run, run_main
 import data
 import rundir
 import train
-from config import FIELDS, SHORTHANDS, Config, Parser, add_options, parse_command_line, resolve
+from config import (
+    FIELDS,
+    SHORTHANDS,
+    Config,
+    Parser,
+    add_options,
+    parse_command_line,
+    resolve,
+)
 from data import load_dataset
 from rundir import read_checkpoint, with_digest
 

@@ -16,10 +16,11 @@ from conftest import ROOT, LinearCritic, ShiftGenerator
 from PIL import Image
 
 import train
+from compute import Compute
 from config import resolve
 from data import Batches
 from rundir import LOG_COLUMNS, read_checkpoint
-from train import Compute, TrainState, build_state, critic_step, generator_step, main, train_step
+from train import TrainState, build_state, critic_step, generator_step, main, train_step
 from utils import METHODS
 from wgan_gp import MODELS
 
@@ -274,15 +275,6 @@ def test_the_same_command_gives_the_same_bytes_and_another_seed_others(picture_f
         run_main(picture_folder, tmp_path / name, "--steps", 4, "--seed", seed)
     assert_same_run(tmp_path / "a", tmp_path / "b")
     assert contents(tmp_path / "a")[0] != contents(tmp_path / "c")[0]
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_resuming_ends_where_an_uninterrupted_run_does(method, picture_folder, tmp_path):
-    options = ["--method", method, "--flip"]
-    run_main(picture_folder, tmp_path / "whole", *options, "--steps", 6)
-    run_main(picture_folder, tmp_path / "halved", *options, "--steps", 2)
-    run_main(picture_folder, tmp_path / "halved", *options, "--steps", 6)
-    assert_same_run(tmp_path / "whole", tmp_path / "halved")
 
 
 def test_a_run_whose_rates_decay_resumes_exactly_after_a_stop(

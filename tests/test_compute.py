@@ -5,12 +5,12 @@ import torch
 from test_train import assert_same_run, run_main
 from torch import nn
 
-import train
-import wgan_gp
+import compute
+from compute import Compute, can_compile, choose_precision, loss_of_generator
 from config import resolve
-from train import Compute, build_state, loss_of_generator
+from train import build_state
 from utils import METHODS, gradient_penalty
-from wgan_gp import MODELS, LeakyReLU, can_compile, choose_precision
+from wgan_gp import MODELS, LeakyReLU
 
 SHAPE = (3, 16, 16)
 EVERY = [(method, model) for method in METHODS for model in MODELS]
@@ -131,9 +131,10 @@ def test_a_compiled_bfloat16_run_resumes_exactly(picture_folder, tmp_path, capsy
     assert_same_run(tmp_path / "halved", tmp_path / "whole")
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_bfloat16_run_resumes_exactly(method, picture_folder, tmp_path):
-    options = ["--method", method, "--precision", "bf16"]
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("method", "model"), EVERY)
+def test_every_run_resumes_exactly(method, model, precision, picture_folder, tmp_path):
+    options = ["--method", method, "--model", model, "--precision", precision, "--flip"]
     for run, parts in (("whole", [4]), ("halved", [2, 4])):
         for steps in parts:
             assert run_main(picture_folder, tmp_path / run, *options, "--steps", steps) == 0
@@ -143,7 +144,7 @@ def test_a_bfloat16_run_resumes_exactly(method, picture_folder, tmp_path):
 def test_compiling_leaves_the_state_as_it_was(picture_folder, tmp_path, monkeypatch):
     """A run whose losses ran once before the first step equals one in which they did not."""
     monkeypatch.setattr(Compute, "compile", lambda self: None)
-    monkeypatch.setattr(train, "can_compile", lambda device: True)
+    monkeypatch.setattr(compute, "can_compile", lambda device: True)
     for compile_ in ("on", "off"):
         options = ["--compile", compile_, "--steps", 4]
         assert run_main(picture_folder, tmp_path / compile_, *options) == 0
@@ -158,7 +159,7 @@ def test_training_goes_on_without_a_compiler(fault, picture_folder, tmp_path, mo
 
         self.critic_loss = call
 
-    monkeypatch.setattr(train, "can_compile", lambda device: fault != "absent")
+    monkeypatch.setattr(compute, "can_compile", lambda device: fault != "absent")
     monkeypatch.setattr(Compute, "compile", broken)
     assert run_main(picture_folder, tmp_path / "r", "--compile", "on", "--steps", 2) == 0
     expected = {
@@ -171,10 +172,10 @@ def test_training_goes_on_without_a_compiler(fault, picture_folder, tmp_path, mo
 
 
 def test_auto_compiles_long_runs_only(monkeypatch, picture_folder, tmp_path, capsys):
-    monkeypatch.setattr(train, "can_compile", lambda device: True)
+    monkeypatch.setattr(compute, "can_compile", lambda device: True)
     monkeypatch.setattr(Compute, "compile", lambda self: None)
     for repaid, said in ((5, True), (6, True), (7, False)):  # 3 steps of 2 critic updates
-        monkeypatch.setattr(train, "COMPILE_REPAID", repaid)
+        monkeypatch.setattr(compute, "COMPILE_REPAID", repaid)
         run = tmp_path / str(repaid)
         assert run_main(picture_folder, run, "--steps", 3, "--compile", "auto") == 0
         assert ("compiling" in capsys.readouterr().out) == said
@@ -189,7 +190,7 @@ def test_auto_takes_bfloat16_where_hardware_is_fast_at_it_and_data_are_images(mo
         assert auto("cuda") == precision
     for features, precision in (("avx512f", torch.float32), ("amx_bf16", torch.bfloat16)):
         monkeypatch.setattr(
-            wgan_gp.Path, "read_text", lambda path, text=f"flags : {features}": text
+            compute.Path, "read_text", lambda path, text=f"flags : {features}": text
         )
         assert auto("cpu") == precision
     assert auto("cpu", (2,)) == torch.float32
