@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 Size = tuple[int, int]  # height, width
@@ -52,6 +52,8 @@ def read_pictures(
             with opener() as picture:
                 samples[index] = picture_to_bytes(picture, size, grey)
             kept[index] = True
+        except UnidentifiedImageError:
+            skipped[name] = "no picture"
         except Exception as error:  # decoders meet broken files with every kind of exception
             skipped[name] = f"{type(error).__name__}: {error}"
 
