@@ -191,10 +191,13 @@ class DenseGenerator(nn.Module):
         super().__init__()
         self.sample_shape, self.noise_dim = tuple(sample_shape), noise_dim
         layers = hidden_layers(noise_dim, width, generator_norm)
-        layers += [nn.Linear(width, prod(sample_shape)), nn.Unflatten(1, sample_shape)]
+        output = nn.Linear(width, prod(sample_shape))
+        layers += [output, nn.Unflatten(1, sample_shape)]
         if len(sample_shape) == 3:
             layers.append(nn.Tanh())
         self.layers = nn.Sequential(*layers)
+        self.apply(he_initialisation)
+        dcgan_initialisation(output)  # small, so that no tanh is saturated at first
 
     def forward(self, noise: Tensor) -> Tensor:
         return self.layers(noise)
@@ -207,9 +210,21 @@ class DenseCritic(nn.Module):
         super().__init__()
         layers = [nn.Flatten(), *hidden_layers(prod(sample_shape), width, critic_norm, True)]
         self.layers = nn.Sequential(*layers, nn.Linear(width, 1))
+        self.apply(he_initialisation)
 
     def forward(self, samples: Tensor) -> Tensor:
         return self.layers(samples).squeeze(1)
+
+
+def he_initialisation(module: nn.Module) -> None:
+    """Weights that keep the signal's size through ReLU layers, biases zero (He et al. 2015).
+
+    As in the code of Gulrajani et al. 2017. PyTorch's own default shrinks the signal in each
+    layer, so that the noise hardly reaches a generator's samples at first.
+    """
+    if isinstance(module, nn.Linear):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        nn.init.zeros_(module.bias)
 
 
 def hidden_layers(features: int, width: int, norm: str, critic: bool = False) -> list[nn.Module]:

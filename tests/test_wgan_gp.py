@@ -78,6 +78,14 @@ def test_dcgan_weights_start_as_the_paper_says():
             assert weight.std().item() == pytest.approx(0.02, rel=0.05)
 
 
+def test_dense_layers_pass_the_noise_on_at_first():
+    layers = list(DenseGenerator((2,), noise_dim=512, width=512).layers)
+    signal = torch.randn(1000, 512)
+    for layer in layers[:9]:  # three times linear, nothing, ReLU
+        signal = layer(signal)
+    assert 0.5 < signal.square().mean() < 2
+
+
 def test_scores_are_not_capped():
     for critic in (DCGANCritic((1, 16, 16), 4), DenseCritic((1, 16, 16), 8)):
         images = 1e6 * torch.randn(4, 1, 16, 16)
