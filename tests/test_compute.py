@@ -141,6 +141,18 @@ def test_every_run_resumes_exactly(method, model, precision, picture_folder, tmp
     assert_same_run(tmp_path / "halved", tmp_path / "whole")
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("compiled", ["off", "on"])
+@pytest.mark.parametrize(("method", "model"), EVERY)
+def test_deterministic_cuda_runs_resume_exactly(method, model, compiled, picture_folder, tmp_path):
+    options = ["--method", method, "--model", model, "--compile", compiled, "--flip"]
+    options += ["--device", "cuda", "--deterministic"]
+    for run, parts in (("whole", [4]), ("halved", [2, 4])):
+        for steps in parts:
+            assert run_main(picture_folder, tmp_path / run, *options, "--steps", steps) == 0
+    assert_same_run(tmp_path / "halved", tmp_path / "whole")
+
+
 def test_compiling_leaves_the_state_as_it_was(picture_folder, tmp_path, monkeypatch):
     """A run whose losses ran once before the first step equals one in which they did not."""
     monkeypatch.setattr(Compute, "compile", lambda self: None)
