@@ -92,7 +92,7 @@ def test_kills_at_any_moment_lose_nothing(processes, picture_folder, tmp_path):
     # Every sync and rename of a new run's files, then of resumed runs' first checkpoints.
     fatal_calls = [*range(1, 13), *range(1, 11)]
     torn, steps_seen = 0, []
-    for kill in range(len(fatal_calls) + 12):
+    for kill in range(len(fatal_calls) + 8):
         arguments = small_run(picture_folder, run, 100_000, *OFTEN)
         if kill < len(fatal_calls):
             process = processes.Process(target=child, args=(arguments, fatal_calls[kill]))
@@ -401,7 +401,7 @@ def test_strange_values_are_accepted_or_refused_by_name():
 def test_strange_flags_are_accepted_or_refused():
     generator = python_random.Random(4)
     words = [f"--{name.replace('_', '-')}" for name in [*FIELDS, *SHORTHANDS]]
-    words += ["--no-flip", "--config", "--", "-", "--x", "-h1", "--lr=3", "--betas=0,1"]
+    words += ["--no-flip", "--config", "--", "-", "--x", "-q1", "--lr=3", "--betas=0,1"]
     values = [str(value) for value in STRANGE]
     refused = 0
     for _ in range(3000):
