@@ -284,7 +284,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """`--config` and a flag for every option; what is not given does not appear."""
     parser.add_argument("--config", metavar="FILE", help="TOML file of options")
     for name, stands_for in SHORTHANDS.items():
-        text = f"sets both of {', '.join('--' + s.replace('_', '-') for s in stands_for)}"
+        text = f"sets both of {', '.join(map(flag, stands_for))}"
         parser.add_argument(flag(name), default=argparse.SUPPRESS, metavar="X", help=text)
     for name, entry in FIELDS.items():
         arguments = {"default": argparse.SUPPRESS, "help": f"{entry.metadata['help']} "

@@ -1,6 +1,6 @@
 """One run's folder, and everything that is written to it or restored from it.
 
-config.toml             every option; `--config` on it repeats the run
+config.toml             every option; `--config` on it, with another `--run`, repeats it
 log.csv                 one line every `--log-every` steps
 real.png                real samples, arranged as the generated ones
 samples/000100.png      samples of the same noise, every `--sample-every` steps
