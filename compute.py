@@ -7,9 +7,9 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -52,8 +52,19 @@ def can_compile(device: torch.device) -> bool:
     return device.type == "cpu" and any(map(shutil.which, compilers))
 
 
+class StepInputs(NamedTuple):
+    """What one training step takes, drawn before it begins: `n` critic updates of `B` samples."""
+
+    real: Tensor  # (n, B, ...) as stored: bytes, or points
+    noise: Tensor  # (n + 1, B, noise_dim), the last for the generator's update
+    mix: Tensor  # (n, B) in [0, 1]
+    mirrored: Tensor  # (n, B) bool
+    average_weight: Tensor  # scalar: how far the moving average moves
+
+
 class Compute:
-    """The three computations of a training step, in one precision, compiled or not.
+    """The three computations of a training step, in one precision, compiled or not; and the
+    whole step, where it was recorded.
 
     Loss functions are compiled, never modules: state-dict keys stay clean, and the penalty's
     inner gradient is traced with the rest (`fullgraph=True`).
@@ -64,6 +75,7 @@ class Compute:
         self.samples: Callable = self.in_precision(samples)
         self.critic_loss: Callable = self.in_precision(method.critic_loss)
         self.generator_loss: Callable = self.in_precision(loss_of_generator)
+        self.recorded: Recorded | None = None
 
     def in_precision(self, function: Callable) -> Callable:
         low = self.precision != torch.float32
@@ -81,13 +93,26 @@ class Compute:
             setattr(self, name, function)
 
 
-def compile_if_worth_it(config, state, batches, steps: int) -> None:
-    """Compile the losses of a `TrainState` now, so that it is not taken for a hang; without a
-    compiler, say so and leave them as they are."""
-    device = batches.samples.device
-    updates = steps * config.n_critic
-    if config.compile == "off" or (config.compile == "auto" and updates < COMPILE_REPAID):
-        return
+def speed_up(state, config, steps: int, inputs: StepInputs, step: Callable) -> None:
+    """Compile the losses of a `TrainState`, and record its steps for CUDA, as far as asked for,
+    possible and worth it. Done before the first step and said, so that it is not taken for a
+    hang. What fails is said too, and left out.
+
+    `step(state, config, inputs)` is a training step.
+    """
+
+    def rehearsal() -> None:
+        rehearse(state, lambda: step(state, config, inputs))
+
+    device = inputs.noise.device
+    worth_it = steps * config.n_critic >= COMPILE_REPAID
+    if config.compile == "on" or (config.compile == "auto" and worth_it):
+        compile_losses(state, device, rehearsal)
+    if config.compile != "off" and device.type == "cuda":
+        record_step(state, inputs, lambda *values: step(state, config, StepInputs(*values)))
+
+
+def compile_losses(state, device: torch.device, rehearsal: Callable) -> None:
     if not can_compile(device):
         needed = {"cuda": "Triton", "cpu": "a C++ compiler"}.get(device.type, "support for it")
         print(f"not compiled, as {needed} is missing: training goes on, slower")
@@ -97,33 +122,85 @@ def compile_if_worth_it(config, state, batches, steps: int) -> None:
     state.compute = Compute(eager.method, eager.precision)
     state.compute.compile()
     try:
-        compute_once(config, state, batches)
+        rehearsal()
         print(f"took {time.perf_counter() - start:.0f} s", flush=True)
     except Exception as error:  # compilers fail in many ways, and training can do without
         state.compute = eager
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        print(f"failed ({reason[0]}): training goes on, slower", flush=True)
+        print(f"failed ({first_line(error)}): training goes on, slower", flush=True)
 
 
-def compute_once(config, state, batches) -> None:
-    """Run the losses forward and backward as a step does, and leave the state as it was."""
-    before = deepcopy(state.generator.state_dict())  # batch normalisation's running statistics
-    device, size = batches.samples.device, config.batch_size
-    noise, mix = (
-        torch.zeros(size, config.noise_dim, device=device),
-        torch.zeros(size, device=device),
-    )
+def record_step(state, inputs: StepInputs, step: Callable) -> None:
     try:
-        with torch.no_grad():
-            fake = state.compute.samples(state.generator, noise)
-        losses = state.compute.critic_loss(state.critic, batches(0), fake, mix)
-        losses.loss.backward(inputs=list(state.critic.parameters()))
-        loss = state.compute.generator_loss(state.critic, state.generator, noise)
-        loss.backward(inputs=list(state.generator.parameters()))
+        state.compute.recorded = Recorded(step, inputs, lambda run: rehearse(state, run))
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # some operation that cannot be recorded; training can do without
+        print(f"the step cannot be recorded ({first_line(error)}): training goes on, slower")
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def rehearse(state, run: Callable[[], object]) -> None:
+    """Run something that trains, and put back everything that it changed, in place."""
+    networks = (state.generator, state.critic, state.average)
+    optimizers = (state.generator_optimizer, state.critic_optimizer)
+
+    def changing() -> list[Tensor]:
+        tensors = [tensor for network in networks for tensor in network.state_dict().values()]
+        for optimizer in optimizers:
+            for entries in optimizer.state.values():
+                tensors += [value for value in entries.values() if isinstance(value, Tensor)]
+        return tensors
+
+    before = [(tensor, tensor.clone()) for tensor in changing()]
+    try:
+        run()
     finally:
-        state.critic.zero_grad()
-        state.generator.zero_grad()
-        state.generator.load_state_dict(before)
+        for tensor in changing():
+            tensor.detach().zero_()  # the averages of an optimizer that was new
+        for tensor, value in before:
+            tensor.detach().copy_(value)
+        for network in networks:
+            network.zero_grad()
+
+
+class Recorded:
+    """A function of tensors, recorded once as a CUDA graph and then replayed: the kernels of a
+    whole training step are launched at once, without Python between them.
+
+    `rehearse(run)` runs a function and undoes what it changed. The outputs of a call are
+    overwritten by the next.
+    """
+
+    def __init__(self, function: Callable, inputs: tuple[Tensor, ...], rehearse: Callable):
+        self.inputs = [value.clone() for value in inputs]
+        self.replay, self.outputs = record(lambda: function(*self.inputs), rehearse)
+
+    def __call__(self, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        for place, value in zip(self.inputs, inputs, strict=True):
+            place.copy_(value)
+        self.replay()
+        return dict(self.outputs)
+
+
+def record(run: Callable, rehearse: Callable) -> tuple[Callable[[], None], dict[str, Tensor]]:
+    """A CUDA graph of `run`, as its replay and the outputs that a replay fills."""
+
+    def warm_up() -> None:  # what is set up once must not be part of the graph
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                run()
+        torch.cuda.current_stream().wait_stream(stream)
+
+    rehearse(warm_up)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = run()
+    return graph.replay, outputs
 
 
 def samples(generator: nn.Module, noise: Tensor) -> Tensor:

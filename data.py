@@ -11,6 +11,7 @@ import re
 import sys
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -89,7 +90,9 @@ class Batches:
 
     Every sample comes once an epoch; a batch may end one epoch and begin the next. The
     order follows from (seed, epoch) alone, so resuming needs the batch's number and no
-    state. `batches(k)` is `(B, ...)` float32 on `device`; bytes are scaled to [-1, 1].
+    state. `batches(k, n)` are n batches from the k-th on, `(n * B, ...)` as they are stored,
+    on `device`. Samples lie there from the start where they fit beside the networks; where
+    they do not, a thread gathers and copies the next batches while the device computes.
     """
 
     def __init__(
@@ -98,30 +101,45 @@ class Batches:
         batch_size: int,
         seed: int,
         device: torch.device,
-        flip: bool = False,
+        resident: bool | None = None,
     ):
-        check_batches(batch_size, flip, samples)
-        self.samples = torch.from_numpy(samples).to(device)
-        self.batch_size, self.seed, self.flip = batch_size, seed, flip
+        check_batches(batch_size, samples)
+        self.batch_size, self.seed, self.device = batch_size, seed, device
+        self.resident = fits(samples.nbytes, device) if resident is None else resident
+        self.samples = torch.from_numpy(samples)
+        if self.resident:
+            self.samples = self.samples.to(device)
+        else:
+            self.thread = ThreadPoolExecutor(1, "batches")
+        self.coming: dict[tuple[int, int], Future] = {}
         self.orders: dict[int, Tensor] = {}
 
-    def __call__(self, number: int) -> Tensor:
-        batch = bytes_to_floats(self.samples[self.indices(number)])
-        if self.flip:
-            coins = torch.rand(
-                self.batch_size, generator=seeded_generator("cpu", self.seed, "flip", number)
-            )
-            mirrored = (coins < 0.5).to(batch.device).view(-1, 1, 1, 1)
-            batch = torch.where(mirrored, batch.flip(3), batch)
-        return batch
+    def __call__(self, number: int, count: int = 1) -> Tensor:
+        if self.resident:
+            return self.samples[self.indices(number, count)]
+        asked, after = (number, count), (number + count, count)
+        gathered = self.coming.get(asked) or self.thread.submit(self.gather, *asked)
+        self.coming = {after: self.thread.submit(self.gather, *after)}
+        return gathered.result().to(self.device, non_blocking=True)
 
-    def indices(self, number: int) -> Tensor:
-        """Which samples make up the batch of that number: `(B,)`."""
-        epoch, start = divmod(number * self.batch_size, len(self.samples))
-        this = self.order(epoch)[start : start + self.batch_size]
-        if len(this) == self.batch_size:
-            return this
-        return torch.cat([this, self.order(epoch + 1)[: self.batch_size - len(this)]])
+    def gather(self, number: int, count: int) -> Tensor:
+        """The batches in page-locked memory, from which CUDA copies without waiting."""
+        batches = self.samples[self.indices(number, count)]
+        return batches.pin_memory() if self.device.type == "cuda" else batches
+
+    def take(self, indices: Tensor) -> Tensor:
+        """The samples of those numbers, on the device."""
+        return self.samples[indices].to(self.device)
+
+    def indices(self, number: int, count: int = 1) -> Tensor:
+        """Which samples make up the batches from that number on: `(count * B,)`."""
+        first, wanted = number * self.batch_size, count * self.batch_size
+        parts = []
+        while wanted:
+            epoch, start = divmod(first, len(self.samples))
+            parts.append(self.order(epoch)[start : start + wanted])
+            first, wanted = first + len(parts[-1]), wanted - len(parts[-1])
+        return torch.cat(parts)
 
     def order(self, epoch: int) -> Tensor:
         """The epoch's permutation of all samples; only the latest two are kept."""
@@ -129,11 +147,16 @@ class Batches:
             generator = seeded_generator("cpu", self.seed, "order", epoch)
             order = torch.randperm(len(self.samples), generator=generator)
             self.orders = {e: o for e, o in self.orders.items() if e == epoch - 1}
-            self.orders[epoch] = order.to(self.samples.device)
+            self.orders[epoch] = order.to(self.samples.device, non_blocking=True)
         return self.orders[epoch]
 
 
-def check_batches(batch_size: int, flip: bool, samples: np.ndarray) -> None:
+def fits(size: int, device: torch.device) -> bool:
+    """Whether that many bytes leave the device half of its free memory; a CPU has them already."""
+    return device.type != "cuda" or 2 * size <= torch.cuda.mem_get_info(device)[0]
+
+
+def check_batches(batch_size: int, samples: np.ndarray, flip: bool = False) -> None:
     """ValueError where such batches cannot be made of these samples."""
     if batch_size > len(samples):
         raise ValueError(
@@ -156,6 +179,11 @@ def seeded_generator(device: torch.device | str, seed: int, *purpose: int | str)
 def bytes_to_floats(samples: Tensor) -> Tensor:
     """Bytes to [-1, 1]; points, which are floats already, stay as they are."""
     return samples.float() / 127.5 - 1 if samples.dtype == torch.uint8 else samples
+
+
+def flip_some(images: Tensor, mirrored: Tensor) -> Tensor:
+    """Images `(B, C, H, W)`, left and right exchanged where `mirrored` `(B,)` is true."""
+    return torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
 
 
 def floats_to_bytes(images: Tensor) -> Tensor:

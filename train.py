@@ -20,13 +20,14 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 import plots
-from compute import Compute, choose_precision, compile_if_worth_it
+from compute import Compute, StepInputs, choose_precision, speed_up
 from config import Config, Parser, add_options, choices_help, parse_command_line
 from data import (
     Batches,
     Dataset,
     bytes_to_floats,
     check_batches,
+    flip_some,
     floats_to_bytes,
     load_dataset,
     seeded_generator,
@@ -79,12 +80,27 @@ class TrainState:
     def load(self, checkpoint: dict, parts: tuple[str, ...]) -> None:
         """Take over parts of a checkpoint; ValueError where one is missing or of other shapes."""
         for name in parts:
+            part = getattr(self, name)
             try:
-                getattr(self, name).load_state_dict(checkpoint[name])
+                content = checkpoint[name]
+                if isinstance(part, torch.optim.Optimizer):
+                    load_optimizer(part, content)
+                else:
+                    part.load_state_dict(content)
             except Exception as error:  # another's checkpoint may hold anything in its place
                 raise ValueError(
                     f"the {name} in the checkpoint does not fit: {type(error).__name__}: {error}"
                 ) from error
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict) -> None:
+    """The saved averages, with this optimizer's own rates and form, which the device decides."""
+    groups = zip(optimizer.state_dict()["param_groups"], saved["param_groups"], strict=True)
+    groups = [own | {"params": old["params"]} for own, old in groups]
+    optimizer.load_state_dict(saved | {"param_groups": groups})
+    for parameter, entries in optimizer.state.items():
+        if not all(value.shape in ((), parameter.shape) for value in entries.values()):
+            raise ValueError("an average has another shape than its weights")
 
 
 def build_state(config: Config, sample_shape: tuple[int, ...], device: torch.device) -> TrainState:
@@ -127,9 +143,15 @@ def check_memory(device: torch.device, *networks: nn.Module) -> None:
 
 
 def build_optimizer(config: Config, network: nn.Module, rate: float) -> torch.optim.Optimizer:
+    """On CUDA with a rate that lies on the device, so that a recorded step can follow it."""
+    parameters = list(network.parameters())
+    device = parameters[0].device
+    on_cuda = device.type == "cuda"
+    options = {"lr": torch.tensor(rate, device=device) if on_cuda else rate, "capturable": on_cuda}
     if config.optimizer == "rmsprop":
-        return torch.optim.RMSprop(network.parameters(), lr=rate)
-    return torch.optim.Adam(network.parameters(), lr=rate, betas=config.betas)
+        return torch.optim.RMSprop(parameters, **options)
+    fused = device.type in ("cuda", "cpu")  # one pass over all weights
+    return torch.optim.Adam(parameters, betas=config.betas, fused=fused, **options)
 
 
 # ---------------------------------------------------------------- one step
@@ -152,9 +174,20 @@ def critic_step(
 
 def generator_step(state: TrainState, noise: Tensor, grad_clip: float = 0) -> Tensor:
     """One update of the generator (Gulrajani et al. 2017, algorithm 1, lines 11 and 12)."""
-    loss = state.compute.generator_loss(state.critic, state.generator, noise)
+    with frozen(state.critic):
+        loss = state.compute.generator_loss(state.critic, state.generator, noise)
     update(state.generator_optimizer, loss, state.generator, grad_clip)
     return loss.detach()
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """No gradients of its weights meanwhile, which compiled code would compute unasked."""
+    network.requires_grad_(False)
+    try:
+        yield
+    finally:
+        network.requires_grad_(True)
 
 
 def update(
@@ -168,29 +201,52 @@ def update(
 
 
 @torch.no_grad()
-def update_average(average: nn.Module, generator: nn.Module, decay: float, step: int) -> None:
-    """Move the average toward the generator; faster in the first steps, to forget their start."""
-    weight = 1 - min(decay, (1 + step) / (10 + step)) if decay else 1.0
+def update_average(average: nn.Module, generator: nn.Module, weight: Tensor) -> None:
+    """Move the average toward the generator by that share of the way."""
     for slow, fast in zip(average.parameters(), generator.parameters(), strict=True):
         slow.lerp_(fast, weight)
     for slow, fast in zip(average.buffers(), generator.buffers(), strict=True):
-        slow.copy_(fast.lerp(slow, 1 - weight) if fast.is_floating_point() else fast)
+        slow.copy_(slow.lerp(fast, weight) if fast.is_floating_point() else fast)
+
+
+def average_weight(decay: float, step: int) -> float:
+    """How far a step moves the average; farther in the first steps, to forget their start."""
+    return 1 - min(decay, (1 + step) / (10 + step)) if decay else 1.0
 
 
 def train_step(state: TrainState, config: Config, batches: Batches) -> dict[str, Tensor]:
     """`n_critic` critic updates and one generator update; what to log, left on the device."""
-    device = batches.samples.device
+    inputs = draw_inputs(state, config, batches)
+    if state.compute.recorded:
+        statistics = state.compute.recorded(inputs)
+    else:
+        statistics = update_networks(state, config, inputs)
+    state.step += 1
+    return statistics
+
+
+def draw_inputs(state: TrainState, config: Config, batches: Batches) -> StepInputs:
+    """What a step needs besides the networks; it follows from the seed and the step alone."""
+    device = batches.device
     random = seeded_generator(device, config.seed, "step", state.step)
     n, size = config.n_critic, config.batch_size
     noise = torch.randn(n + 1, size, config.noise_dim, generator=random, device=device)
     mix = torch.rand(n, size, generator=random, device=device)
+    coins = torch.rand(n, size, generator=random, device=device)
+    real = batches(state.step * n, n)
+    weight = torch.full((), average_weight(config.ema, state.step), device=device)
+    return StepInputs(real.unflatten(0, (n, size)), noise, mix, coins < 0.5, weight)
+
+
+def update_networks(state: TrainState, config: Config, inputs: StepInputs) -> dict[str, Tensor]:
+    """The step itself: nothing is drawn, decided or read from the device here."""
     losses = []
-    for i in range(n):
-        real = batches(state.step * n + i)
-        losses.append(critic_step(state, real, noise[i], mix[i], config.grad_clip))
-    loss = generator_step(state, noise[-1], config.grad_clip)
-    update_average(state.average, state.generator, config.ema, state.step)
-    state.step += 1
+    for i in range(config.n_critic):
+        real = flip_some(inputs.real[i], inputs.mirrored[i]) if config.flip else inputs.real[i]
+        real = bytes_to_floats(real)
+        losses.append(critic_step(state, real, inputs.noise[i], inputs.mix[i], config.grad_clip))
+    loss = generator_step(state, inputs.noise[-1], config.grad_clip)
+    update_average(state.average, state.generator, inputs.average_weight)
     return {
         "wasserstein": torch.stack([part.wasserstein for part in losses]).mean(),
         "penalty": torch.stack([part.penalty for part in losses]).mean(),
@@ -208,19 +264,19 @@ class TrainingFailed(RuntimeError):
 def train(config: Config, dataset: Dataset, run: RunDir, state: TrainState, steps: int) -> int:
     """Train up to that step, leaving the run's files behind; the process's exit code."""
     device = next(state.critic.parameters()).device
-    batches = Batches(dataset.samples, config.batch_size, config.seed, device, config.flip)
+    batches = Batches(dataset.samples, config.batch_size, config.seed, device)
     images_per_step = config.n_critic * config.batch_size
 
     count = SCATTER_POINTS if dataset.are_points else GRID_IMAGES
     grid_random = seeded_generator("cpu", config.seed, "grid")  # the same on every device
     grid_noise = torch.randn(count, config.noise_dim, generator=grid_random).to(device)
-    shown = bytes_to_floats(batches.samples[batches.order(0)[:count]])
+    shown = bytes_to_floats(batches.take(batches.order(0)[:count]))
     if state.step == 0:
         tell_failure("picture of real samples", run.save_real, draw_real(shown))
         tell_failure("sample", run.save_sample, 0, draw_samples(state, grid_noise, shown))
 
     with Signals() as signals:
-        compile_if_worth_it(config, state, batches, steps)
+        speed_up(state, config, steps, draw_inputs(state, config, batches), update_networks)
         saver = Saver(run, state)
         with Progress(state.step, state.seconds, steps, images_per_step) as progress:
             while state.step < steps and not signals.stop:
@@ -259,7 +315,10 @@ def set_rates(state: TrainState, config: Config, steps: int) -> None:
         (state.generator_optimizer, config.lr_generator),
     ):
         for group in optimizer.param_groups:
-            group["lr"] = rate * factor
+            if isinstance(group["lr"], Tensor):  # where a recorded step reads it
+                group["lr"].fill_(rate * factor)
+            else:
+                group["lr"] = rate * factor
 
 
 def check_finite(values: dict[str, float], state: TrainState) -> None:
@@ -380,8 +439,10 @@ def set_up(config: Config, fresh: bool) -> tuple[Dataset, TrainState, RunDir]:
     """Everything that training needs; ValueError or OSError for what the user can mend."""
     device = choose_device(config.device)
     make_deterministic(config.deterministic)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32 where float32 is asked for
     dataset = load_dataset(config.dataset, config.data_root, config.image_size, config.grey)
-    check_batches(config.batch_size, config.flip, dataset.samples)
+    check_batches(config.batch_size, dataset.samples, config.flip)
     state = build_state(config, dataset.sample_shape, device)
     if config.init_from and (fresh or not has_checkpoint(config.run)):
         state.load(read_any_checkpoint(config.init_from), NETWORKS)

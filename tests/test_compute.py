@@ -1,14 +1,23 @@
 """The fast forms of a computation give the numbers of the plain ones."""
 
+import numpy as np
 import pytest
 import torch
-from test_train import assert_same_run, run_main
+from test_train import assert_same_run, run_main, small_config
 from torch import nn
 
 import compute
-from compute import Compute, can_compile, choose_precision, loss_of_generator
+from compute import Compute, StepInputs, can_compile, choose_precision, loss_of_generator
 from config import resolve
-from train import build_state
+from data import Batches
+from train import (
+    build_state,
+    draw_inputs,
+    generator_step,
+    set_rates,
+    train_step,
+    update_networks,
+)
 from utils import METHODS, gradient_penalty
 from wgan_gp import MODELS, LeakyReLU
 
@@ -151,6 +160,108 @@ def test_deterministic_cuda_runs_resume_exactly(method, model, compiled, picture
         for steps in parts:
             assert run_main(picture_folder, tmp_path / run, *options, "--steps", steps) == 0
     assert_same_run(tmp_path / "halved", tmp_path / "whole")
+
+
+# ---------------------------------------------------------------- recorded steps
+
+
+def three_steps(method, device, prepare, **options):
+    """Three training steps on random pictures: the state after them, and their statistics."""
+    config = small_config(method=method, n_critic=2, batch_size=8, flip=True, **options)
+    state = build_state(config, SHAPE, device)
+    samples = np.random.default_rng(0).integers(0, 256, (20, *SHAPE)).astype(np.uint8)
+    batches = Batches(samples, config.batch_size, config.seed, device)
+    prepare(state, config, batches)
+    statistics = []
+    for _ in range(3):
+        set_rates(state, config, steps=3)
+        step = train_step(state, config, batches)
+        statistics.append({name: value.item() for name, value in step.items()})
+    return state, statistics
+
+
+def record_steps(state, config, batches):
+    inputs = draw_inputs(state, config, batches)
+    compute.record_step(
+        state, inputs, lambda *values: update_networks(state, config, StepInputs(*values))
+    )
+    assert state.compute.recorded
+
+
+def leave(state, config, batches):
+    pass
+
+
+def tensors(state):
+    parts = [getattr(state, name).state_dict() for name in ("generator", "critic", "average")]
+    optimizers = (state.generator_optimizer, state.critic_optimizer)
+    parts += [entries for optimizer in optimizers for entries in optimizer.state.values()]
+    return [value for part in parts for value in part.values()]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_recorded_step_trains_as_a_plain_one(method, cpu, monkeypatch):
+    def stand_in(run, rehearse):
+        """What is like a CUDA graph but for the graph: fixed inputs, rehearsed, outputs filled."""
+        rehearse(lambda: [run() for _ in range(3)])
+        outputs = {}
+        return lambda: outputs.update(run()), outputs
+
+    monkeypatch.setattr(compute, "record", stand_in)
+    plain, expected = three_steps(method, cpu, leave, lr_decay=True)
+    recorded, found = three_steps(method, cpu, record_steps, lr_decay=True)
+    assert found == expected
+    assert all(map(torch.equal, tensors(recorded), tensors(plain)))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("method", METHODS)
+def test_a_recorded_cuda_step_trains_as_a_plain_one(method):
+    device = torch.device("cuda")
+    plain, expected = three_steps(method, device, leave, lr_decay=True)
+    recorded, found = three_steps(method, device, record_steps, lr_decay=True)
+    for one, other in zip(found, expected, strict=True):
+        assert one == pytest.approx(other, rel=1e-3)
+    for one, other in zip(tensors(recorded), tensors(plain), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+
+
+def test_training_goes_on_where_a_step_cannot_be_recorded(cpu, monkeypatch, capsys):
+    def broken(run, rehearse):
+        rehearse(run)
+        raise RuntimeError("operation not permitted\nand more")
+
+    def try_to_record(*arguments):
+        with pytest.raises(AssertionError):
+            record_steps(*arguments)
+
+    monkeypatch.setattr(compute, "record", broken)
+    plain, expected = three_steps("wgan-gp", cpu, leave)
+    state, found = three_steps("wgan-gp", cpu, try_to_record)
+    assert "cannot be recorded (operation not permitted): training goes on" in (
+        capsys.readouterr().out
+    )
+    assert found == expected
+    assert all(map(torch.equal, tensors(state), tensors(plain)))
+
+
+def test_the_critics_weights_want_no_gradient_in_the_generators_update(cpu):
+    config = small_config()
+    state = build_state(config, SHAPE, cpu)
+    wanted = []
+    loss = state.compute.generator_loss
+
+    def spy(critic, generator, noise):
+        wanted.extend(parameter.requires_grad for parameter in critic.parameters())
+        return loss(critic, generator, noise)
+
+    state.compute.generator_loss = spy
+    generator_step(state, torch.randn(4, 4))
+    assert wanted and not any(wanted)
+    assert all(parameter.requires_grad for parameter in state.critic.parameters())
+
+
+# ---------------------------------------------------------------- choosing
 
 
 def test_compiling_leaves_the_state_as_it_was(picture_folder, tmp_path, monkeypatch):

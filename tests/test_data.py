@@ -14,6 +14,8 @@ from data import (
     Batches,
     bytes_to_floats,
     fit_images,
+    fits,
+    flip_some,
     floats_to_bytes,
     load_dataset,
     parse_image_size,
@@ -223,13 +225,39 @@ def test_bytes_span_minus_one_to_one_and_back():
     assert floats_to_bytes(torch.tensor([-1.5, 1.5])).tolist() == [0, 255]
 
 
-def test_flips_mirror_left_and_right_about_half_of_the_time(cpu):
-    images = np.zeros((64, 1, 1, 2), np.uint8)
-    images[..., 0] = 255
-    batches = Batches(images, 64, seed=0, device=cpu, flip=True)
-    left = torch.cat([batches(number)[:, 0, 0, 0] for number in range(8)])
-    assert 0.4 < (left == -1).float().mean() < 0.6
-    assert torch.equal(batches(3), batches(3))
+def test_several_batches_at_once_are_those_one_by_one_even_over_many_epochs(cpu):
+    batches = Batches(numbered(10), 4, seed=0, device=cpu)
+    together = batches(1, 13)  # 52 samples of 10
+    assert torch.equal(together, torch.cat([batches(number) for number in range(1, 14)]))
+
+
+def test_prefetched_batches_are_those_of_resident_data(cpu):
+    resident = Batches(numbered(10), 4, seed=0, device=cpu)
+    prefetched = Batches(numbered(10), 4, seed=0, device=cpu, resident=False)
+    for number in (0, 2, 4, 6, 3, 5, 0):  # in sequence, and out of it
+        assert torch.equal(prefetched(number, 2), resident(number, 2))
+    assert torch.equal(prefetched.take(torch.tensor([3])), resident.take(torch.tensor([3])))
+
+
+def test_the_next_batches_are_gathered_before_they_are_asked_for(cpu):
+    batches = Batches(numbered(10), 4, seed=0, device=cpu, resident=False)
+    batches(0, 2)
+    expected = batches.coming[(2, 2)].result()
+    assert batches(2, 2).data_ptr() == expected.data_ptr()
+
+
+def test_samples_stay_on_the_host_where_they_would_fill_the_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 2000))
+    assert fits(500, torch.device("cuda"))
+    assert not fits(501, torch.device("cuda"))
+    assert fits(10**15, torch.device("cpu"))
+
+
+def test_flips_exchange_left_and_right_where_asked():
+    images = torch.arange(12).view(2, 1, 2, 3)
+    flipped = flip_some(images, torch.tensor([True, False]))
+    assert flipped[0].tolist() == [[[2, 1, 0], [5, 4, 3]]]
+    assert torch.equal(flipped[1], images[1])
 
 
 def test_a_batch_larger_than_the_data_is_refused(cpu):

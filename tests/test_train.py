@@ -154,6 +154,37 @@ def test_a_step_is_n_critic_critic_updates_with_fresh_noise_and_data_then_the_ge
     assert len({real.sum().item() for _, real, _ in calls if real is not None}) == 6
 
 
+def test_flips_mirror_about_half_of_the_samples(random, cpu):
+    config = small_config(flip=True)
+    state, batches = build_state(config, (1, 16, 16), cpu), small_batches(config, random)
+    coins = []
+    for state.step in range(20):
+        coins.append(train.draw_inputs(state, config, batches).mirrored.float().mean())
+    assert 0.4 < torch.stack(coins).mean() < 0.6
+    assert len(set(coins)) > 1
+
+
+def test_mirrored_samples_reach_the_critic_mirrored(random, cpu, monkeypatch):
+    seen, critic_step = [], train.critic_step
+
+    def spy(state, real, *rest):
+        seen.append(real)
+        return critic_step(state, real, *rest)
+
+    monkeypatch.setattr(train, "critic_step", spy)
+    batches = small_batches(small_config(), random)
+    for flip in (False, True):
+        config = small_config(flip=flip, n_critic=1)
+        state = build_state(config, (1, 16, 16), cpu)
+        inputs = train.draw_inputs(state, config, batches)
+        train.update_networks(state, config, inputs)
+    straight, mirrored = seen
+    coins = inputs.mirrored[0]
+    assert coins.any() and not coins.all()
+    assert torch.equal(mirrored[coins], straight[coins].flip(3))
+    assert torch.equal(mirrored[~coins], straight[~coins])
+
+
 def test_the_average_follows_its_formula(cpu):
     state = build_state(small_config(), (1, 16, 16), cpu)
     start = [value.clone() for value in state.average.state_dict().values()]
@@ -166,11 +197,15 @@ def test_the_average_follows_its_formula(cpu):
             whole = not new.is_floating_point()  # batch normalisation's count is copied
             torch.testing.assert_close(new, old + (1 if whole else distance), rtol=0, atol=1e-5)
 
-    train.update_average(state.average, state.generator, 0.9, step=1000)
+    def move(decay, step):
+        weight = torch.tensor(train.average_weight(decay, step))
+        train.update_average(state.average, state.generator, weight)
+
+    move(0.9, step=1000)
     check(0.1)
-    train.update_average(state.average, state.generator, 0.9, step=0)  # 1 / 10 in the first step
+    move(0.9, step=0)  # 1 / 10 in the first step
     check(1 - 0.9 * 0.1)
-    train.update_average(state.average, state.generator, 0.0, step=1000)
+    move(0.0, step=1000)
     check(1)
 
 
