@@ -1,0 +1,557 @@
+"""How fast is training? `python benchmark.py` times our step against a textbook loop.
+
+Both train the same networks on the same device in the same run, turn by turn. The textbook
+loop is what people copy: eager, float32, contiguous; separate passes for real, fake and
+mixed samples; `autograd.grad(..., create_graph=True)`; an `.item()` each step. It is timed
+fed from memory, as ours is, and fed by a DataLoader over PIL images.
+
+`--growth` shows instead how time and memory grow with the data, the batch and the picture.
+"""
+
+import argparse
+import json
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from compute import speed_up
+from config import Config, Parser, resolve
+from data import Batches, bytes_to_floats, parse_image_size
+from train import TrainState, build_state, draw_inputs, train_step, update_networks
+from utils import METHODS
+from wgan_gp import MODELS, LeakyReLU, choose_device
+
+ROUNDS = 5  # turns of each loop; figures are medians
+SAMPLES = 10_000  # pictures in the data set, of random bytes
+WARM_UP = 3  # steps before any is timed
+ALONE = ("textbook", "ours")  # loops that are looked at more closely
+
+# ---------------------------------------------------------------- the textbook loop
+
+
+class Textbook:
+    """A WGAN loop as tutorials write it. `step()` is `n_critic` critic updates and one of the
+    generator."""
+
+    def __init__(self, config: Config, state: TrainState, real: Iterator[Tensor]):
+        self.config, self.real = config, real
+        self.device = next(state.critic.parameters()).device
+        contiguous = {"memory_format": torch.contiguous_format}
+        self.generator = plain_activations(deepcopy(state.generator)).to(**contiguous)
+        self.critic = plain_activations(deepcopy(state.critic)).to(**contiguous)
+        self.optimizers = [
+            torch.optim.RMSprop(network.parameters(), lr=rate)
+            if config.optimizer == "rmsprop"
+            else torch.optim.Adam(network.parameters(), lr=rate, betas=config.betas)
+            for network, rate in (
+                (self.generator, config.lr_generator),
+                (self.critic, config.lr_critic),
+            )
+        ]
+
+    def step(self) -> None:
+        optimizer_generator, optimizer_critic = self.optimizers
+        for _ in range(self.config.n_critic):
+            real = next(self.real).to(self.device)
+            fake = self.generator(self.noise()).detach()
+            optimizer_critic.zero_grad()
+            loss = self.critic(fake).mean() - self.critic(real).mean()
+            loss = loss + self.penalty(real, fake)
+            loss.backward()
+            optimizer_critic.step()
+            if self.config.method == "wgan":
+                for parameter in self.critic.parameters():
+                    parameter.data.clamp_(-self.config.clip, self.config.clip)
+            loss.item()
+        optimizer_generator.zero_grad()
+        loss = -self.critic(self.generator(self.noise())).mean()
+        loss.backward()
+        optimizer_generator.step()
+        loss.item()
+
+    def noise(self) -> Tensor:
+        return torch.randn(self.config.batch_size, self.config.noise_dim, device=self.device)
+
+    def penalty(self, real: Tensor, fake: Tensor) -> Tensor | float:
+        if self.config.method == "wgan":
+            return 0.0
+        mix = torch.rand(len(real), *[1] * (real.dim() - 1), device=self.device)
+        mixed = (mix * real + (1 - mix) * fake).requires_grad_(True)
+        scores = self.critic(mixed)
+        gradients = torch.autograd.grad(
+            scores, mixed, torch.ones_like(scores), create_graph=True, retain_graph=True
+        )[0].flatten(1)
+        if self.config.method == "wgan-gp":
+            return self.config.gp_weight * ((gradients.norm(2, dim=1) - 1) ** 2).mean()
+        squares = (gradients**2).sum(1)
+        return self.config.div_k * (squares ** (self.config.div_p / 2)).mean()
+
+
+def plain_activations(network: nn.Module) -> nn.Module:
+    """The network with PyTorch's own LeakyReLU in place of ours."""
+    for module in network.modules():
+        for name, child in module.named_children():
+            if isinstance(child, LeakyReLU):
+                setattr(module, name, nn.LeakyReLU(child.slope))
+    return network
+
+
+def from_memory(samples: np.ndarray, size: int, device: torch.device) -> Iterator[Tensor]:
+    resident = torch.from_numpy(samples).to(device)
+    while True:
+        yield bytes_to_floats(resident[torch.randint(len(resident), (size,), device=device)])
+
+
+def from_loader(samples: np.ndarray, size: int, workers: int) -> Iterator[Tensor]:
+    """PIL images through torchvision's transforms and a DataLoader, as tutorials feed them."""
+    from PIL import Image
+    from torchvision import transforms
+
+    to_floats = transforms.Compose(
+        [
+            transforms.ToTensor(),
+            transforms.Normalize([0.5] * samples.shape[1], [0.5] * samples.shape[1]),
+        ]
+    )
+
+    class Pictures(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return len(samples)
+
+        def __getitem__(self, index: int) -> Tensor:
+            return to_floats(Image.fromarray(samples[index].transpose(1, 2, 0).squeeze()))
+
+    loader = torch.utils.data.DataLoader(
+        Pictures(), size, shuffle=True, drop_last=True, num_workers=workers
+    )
+    while True:
+        yield from loader
+
+
+# ---------------------------------------------------------------- timing
+
+
+def prepare(config: Config, device: torch.device, shape: tuple[int, ...], samples: np.ndarray):
+    """Our training state and batches, sped up as training would be."""
+    state = build_state(config, shape, device)
+    batches = Batches(samples, config.batch_size, config.seed, device)
+    speed_up(state, config, 10**6, draw_inputs(state, config, batches), update_networks)
+    return state, batches
+
+
+def wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def seconds_a_call(run: Callable[[], object], calls: int, device: torch.device) -> float:
+    wait_for(device)
+    start = time.perf_counter()
+    for _ in range(calls):
+        run()
+    wait_for(device)
+    return (time.perf_counter() - start) / calls
+
+
+def turn_by_turn(
+    loops: dict[str, Callable[[], object]], seconds: float, device: torch.device
+) -> dict[str, list[float]]:
+    """Seconds a step of each loop, one figure a round; a loop's turn lasts `seconds` / rounds."""
+    calls = {}
+    for name, run in loops.items():
+        seconds_a_call(run, WARM_UP, device)
+        calls[name] = max(1, round(seconds / ROUNDS / seconds_a_call(run, 1, device)))
+    times: dict[str, list[float]] = {name: [] for name in loops}
+    for _ in range(ROUNDS):
+        for name, run in loops.items():
+            times[name].append(seconds_a_call(run, calls[name], device))
+    return times
+
+
+class FlopCounter(TorchDispatchMode):
+    """Adds up the multiplications and additions in convolutions and matrix products."""
+
+    total = 0
+
+    def __torch_dispatch__(self, operation, types, arguments=(), keywords=None):
+        result = operation(*arguments, **(keywords or {}))
+        if count := flop_registry.get(operation._overloadpacket):
+            self.total += count(*arguments, **(keywords or {}), out_val=result)
+        return result
+
+
+def flops_of(run: Callable[[], object]) -> int:
+    with FlopCounter() as counter:
+        run()
+    return counter.total
+
+
+def matrix_product_flops(precision: torch.dtype, device: torch.device) -> float:
+    """FLOP/s of one large matrix product: what the hardware can do with the best of work."""
+    side = 8192 if device.type == "cuda" else 2048
+    matrix = torch.randn(side, side, device=device).to(precision)
+    seconds_a_call(lambda: matrix @ matrix, WARM_UP, device)
+    return 2 * side**3 / min(seconds_a_call(lambda: matrix @ matrix, 2, device) for _ in range(5))
+
+
+KINDS = {  # of what a profile lists, by name; the first that fits
+    "convolutions and matrix products": (
+        r"conv(?!ert)|gemm|xmma|cutlass|nvjet|wgrad|dgrad|fprop|aten::(add|b|badd)?mm\b|mkldnn_linear"
+    ),
+    "generated code": r"triton|compiledf|graph_\d+_cpp|torch-compiled|torchdynamo",
+    "optimizers": r"optimizer|adam|rmsprop|foreach|multi_tensor",
+    "copies": r"copy|memcpy|clone|contiguous|aten::cat\b|memset",
+}
+
+
+def where_time_goes(run: Callable[[], object], device: torch.device) -> dict[str, float]:
+    """The share of each kind of work in the time of a step."""
+    from torch.profiler import ProfilerActivity, profile
+
+    on_cuda = device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_cuda else [])]
+    run()
+    with profile(activities=activities) as profiler:
+        run()
+        wait_for(device)
+    shares = dict.fromkeys((*KINDS, "everything else"), 0.0)
+    for event in profiler.key_averages():
+        spent = event.self_device_time_total if on_cuda else event.self_cpu_time_total
+        fitting = (kind for kind, names in KINDS.items() if re.search(names, event.key.lower()))
+        shares[next(fitting, "everything else")] += spent
+    total = sum(shares.values()) or 1.0
+    return {kind: spent / total for kind, spent in shares.items()}
+
+
+# ---------------------------------------------------------------- in processes of their own
+
+
+def memory_alone(loop: str, arguments: list[str]) -> int:
+    """Peak memory, in bytes, of a process that runs that loop and no other."""
+    command = [sys.executable, __file__, *arguments, "--alone", loop]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return int(output.splitlines()[-1])
+
+
+def run_alone(config: Config, shape: tuple[int, ...], loop: str) -> None:
+    device = choose_device(config.device)
+    samples = np.random.default_rng(0).integers(0, 256, (SAMPLES, *shape), np.uint8)
+    if loop == "ours":
+        state, batches = prepare(config, device, shape, samples)
+        step = lambda: train_step(state, config, batches)  # noqa: E731
+    else:
+        feed = from_memory(samples, config.batch_size, device)
+        step = Textbook(config, build_state(config, shape, device), feed).step
+    for _ in range(WARM_UP):
+        step()
+    print(peak_memory(device))
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes at most in use so far, on the device, or by this process; 0 where unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return process_memory("VmHWM")
+
+
+def process_memory(what: str) -> int:
+    """Bytes of memory of this process as Linux counts them, 0 elsewhere: `VmHWM` at most so far,
+    `RssAnon` its own now, without pages of mapped files."""
+    try:
+        found = re.search(rf"{what}:\s+(\d+)", Path("/proc/self/status").read_text())
+    except OSError:
+        return 0
+    return 1024 * int(found[1]) if found else 0
+
+
+def startup_seconds() -> float:
+    """From the start of `python train.py`, not compiled, to its first step's line in the log."""
+    command = [sys.executable, str(Path(__file__).with_name("train.py")), "--compile", "off"]
+    command += ["--steps", "1", "--log-every", "1"]
+    with tempfile.TemporaryDirectory() as folder:
+        command += ["--run", folder + "/run"]
+        for attempt in ("data prepared", "timed"):
+            start = time.perf_counter()
+            more = ["--fresh"] if attempt == "timed" else []
+            process = subprocess.Popen([*command, *more], stdout=subprocess.PIPE, text=True)
+            assert process.stdout
+            for line in process.stdout:
+                if line.startswith("step 1/"):
+                    seconds = time.perf_counter() - start
+            process.wait()
+    return seconds
+
+
+# ---------------------------------------------------------------- the comparison
+
+
+class Contest:
+    """The loops of one case, ready to run: `loops` maps a name to a step."""
+
+    def __init__(self, config: Config, shape: tuple[int, ...], workers: int):
+        self.config, self.device = config, choose_device(config.device)
+        samples = np.random.default_rng(0).integers(0, 256, (SAMPLES, *shape), np.uint8)
+        start = time.perf_counter()
+        self.state, self.batches = prepare(config, self.device, shape, samples)
+        self.prepared = time.perf_counter() - start
+        self.eager = build_state(config, shape, self.device)
+        size = config.batch_size
+        feeds = {
+            "textbook, DataLoader": from_loader(samples, size, workers),
+            "textbook": from_memory(samples, size, self.device),
+        }
+        self.loops: dict[str, Callable[[], object]] = {
+            name: Textbook(config, self.eager, feed).step for name, feed in feeds.items()
+        }
+        self.loops["ours"] = lambda: train_step(self.state, config, self.batches)
+
+    def compare(self, seconds: float) -> dict:
+        """Time them all, that long each; times, ratios to the textbook loop, FLOP/s."""
+        times = turn_by_turn(self.loops, seconds, self.device)
+        inputs = draw_inputs(self.state, self.config, self.batches)
+        plain = flops_of(self.loops["textbook"])
+        flops = dict.fromkeys(self.loops, plain)
+        flops["ours"] = flops_of(lambda: update_networks(self.eager, self.config, inputs))
+        precisions = dict.fromkeys(self.loops, torch.float32)
+        precisions["ours"] = self.state.compute.precision
+        peaks = {p: matrix_product_flops(p, self.device) for p in set(precisions.values())}
+        images = self.config.n_critic * self.config.batch_size
+        result: dict[str, dict] = {}
+        for name, measured in times.items():
+            step = statistics.median(measured)
+            ratios = [t / o for t, o in zip(times["textbook"], measured, strict=True)]
+            result[name] = {
+                "ms_a_step": 1000 * step,
+                "images_per_second": images / step,
+                "ratio": statistics.median(ratios),
+                "ratio_range": [min(ratios), max(ratios)],
+                "flops_per_second": flops[name] / step,
+                "of_matrix_product": flops[name] / step / peaks[precisions[name]],
+            }
+        return result
+
+    def details(self, step_ms: float) -> dict:
+        """Where the time goes, and what is paid before the first step."""
+        run = lambda: draw_inputs(self.state, self.config, self.batches)  # noqa: E731
+        goes = {name: where_time_goes(self.loops[name], self.device) for name in ALONE}
+        return {
+            "time_goes_to": goes,
+            "feeding_share": 1000 * seconds_a_call(run, 20, self.device) / step_ms,
+            "compile_seconds": self.prepared,
+            "startup_seconds": startup_seconds(),
+        }
+
+
+def compare(config: Config, shape: tuple[int, ...], options, given: list[str]) -> dict:
+    contest = Contest(config, shape, options.workers)
+    result = describe(contest, shape) | {"loops": contest.compare(options.seconds)}
+    result |= contest.details(result["loops"]["ours"]["ms_a_step"])
+    for name in ALONE:
+        result["loops"][name]["memory"] = memory_alone(name, given)
+    return result
+
+
+def describe(contest: Contest, shape: tuple[int, ...]) -> dict:
+    names = ("method", "model", "width", "batch_size", "n_critic")
+    return {
+        "machine": machine(contest.device),
+        "case": {name: getattr(contest.config, name) for name in names} | {"shape": shape},
+        "precision": str(contest.state.compute.precision).removeprefix("torch."),
+    }
+
+
+def machine(device: torch.device) -> str:
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        try:
+            model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+            name = model[1] if model else platform.processor()
+        except OSError:
+            name = platform.processor()
+        name += f", {torch.get_num_threads()} threads"
+    return f"{name}, PyTorch {torch.__version__}"
+
+
+def show(result: dict) -> None:
+    case = result["case"]
+    print(f"\n{result['machine']}; " + ", ".join(f"{k} {v}" for k, v in case.items()))
+    print(f"ours in {result['precision']}; the textbook loop in float32\n")
+    head = f"{'loop':<22}{'ms a step':>10}{'images/s':>10}{'ratio (range)':>20}"
+    print(head + f"{'GFLOP/s':>9}{'of matrix product':>19}{'peak MB':>9}")
+    for name, loop in result["loops"].items():
+        low, high = loop["ratio_range"]
+        ratio = f"{loop['ratio']:.2f} ({low:.2f}-{high:.2f})"
+        memory = f"{loop['memory'] / 2**20:.0f}" if loop.get("memory") else ""
+        print(
+            f"{name:<22}{loop['ms_a_step']:>10.1f}{loop['images_per_second']:>10.0f}{ratio:>20}"
+            f"{loop['flops_per_second'] / 1e9:>9.0f}{loop['of_matrix_product']:>19.0%}{memory:>9}"
+        )
+    print(f"\n{'where the time goes':<34}{'textbook':>10}{'ours':>10}")
+    goes = result["time_goes_to"]
+    for kind in goes["ours"]:
+        print(f"{kind:<34}{goes['textbook'][kind]:>10.0%}{goes['ours'][kind]:>10.0%}")
+    print(f"\ndrawing and feeding a step's inputs: {result['feeding_share']:.1%} of our step")
+    print(f"compiling, once: {result['compile_seconds']:.0f} s")
+    print(f"`python train.py` to its first step, not compiled: {result['startup_seconds']:.1f} s")
+
+
+# ---------------------------------------------------------------- a table of cases
+
+CASES = {
+    "WGAN-GP, DCGAN, 64x64x3": {"image_size": "64", "channels": 3},
+    "WGAN-GP, DCGAN, 28x28": {},
+    "the same in float32": {"precision": "fp32"},
+    "WGAN, DCGAN, 28x28": {"method": "wgan"},
+    "WGAN-div, DCGAN, 28x28": {"method": "wgan-div"},
+    "WGAN-GP, dense, 28x28": {"model": "dense"},
+}
+
+
+def table(options) -> dict:
+    """Every case of the README's table; other options hold for all of them."""
+    result: dict = {"cases": {}}
+    for name, changed in CASES.items():
+        torch.compiler.reset()  # a case is compiled for itself, not for shapes that change
+        config, shape = configuration(argparse.Namespace(**vars(options) | changed))
+        contest = Contest(config, shape, options.workers)
+        result["cases"][name] = contest.compare(options.seconds)
+        result["machine"] = machine(contest.device)
+    return result
+
+
+def show_table(result: dict) -> None:
+    print(f"\n{result['machine']}; milliseconds a step of 5 critic updates of 64 samples\n")
+    print(
+        "| case | textbook, DataLoader | textbook | ours | ratio (range) |\n|---|---|---|---|---|"
+    )
+    for name, loops in result["cases"].items():
+        low, high = loops["ours"]["ratio_range"]
+        times = " | ".join(f"{loop['ms_a_step']:.0f}" for loop in loops.values())
+        print(f"| {name} | {times} | {loops['ours']['ratio']:.2f} ({low:.2f}-{high:.2f}) |")
+
+
+# ---------------------------------------------------------------- growth
+
+
+def growth(config: Config, options) -> dict:
+    """How a step's time and the process's memory grow with the data, the batch, the picture."""
+    device = choose_device(config.device)
+    result: dict = {"machine": machine(device), "images": [], "batch": [], "side": []}
+
+    def timed(shape, count=2000, folder=None, **changed) -> dict:
+        case = resolve(vars(config) | {"compile": "off"} | changed, {})
+        if folder:
+            samples = np.memmap(Path(folder) / "samples", np.uint8, "w+", shape=(count, *shape))
+            samples[:] = 128
+        else:
+            samples = np.full((count, *shape), 128, np.uint8)
+        state, batches = prepare(case, device, shape, samples)
+        before = process_memory("RssAnon")
+        run = lambda: train_step(state, case, batches)  # noqa: E731
+        seconds = turn_by_turn({"ours": run}, options.seconds, device)["ours"]
+        per_image = statistics.median(seconds) / (case.n_critic * case.batch_size)
+        return {"us_an_image": 1e6 * per_image, "memory": process_memory("RssAnon") - before}
+
+    with tempfile.TemporaryDirectory() as folder:
+        for count in (10_000, 100_000, 1_000_000):
+            case = timed((1, 28, 28), count, folder)
+            result["images"].append({"images": count} | case)
+    for size in (16, 32, 64, 128, 256):
+        result["batch"].append({"batch": size} | timed((1, 28, 28), batch_size=size))
+    for side in (16, 32, 64, 128):
+        case = timed((3, side, side))
+        result["side"].append({"side": side, "ns_a_pixel": 1000 * case["us_an_image"] / side**2})
+    return result
+
+
+def show_growth(result: dict) -> None:
+    print(
+        f"\n{result['machine']}\n\n{'images, memory-mapped':>22}{'us an image':>14}{'MB grown':>10}"
+    )
+    for row in result["images"]:
+        print(f"{row['images']:>22,}{row['us_an_image']:>14.1f}{row['memory'] / 2**20:>10.0f}")
+    print(f"\n{'batch':>22}{'us an image':>14}")
+    for row in result["batch"]:
+        print(f"{row['batch']:>22}{row['us_an_image']:>14.1f}")
+    print(f"\n{'side':>22}{'ns a pixel':>14}")
+    for row in result["side"]:
+        print(f"{row['side']:>22}{row['ns_a_pixel']:>14.1f}")
+
+
+# ---------------------------------------------------------------- the command
+
+
+def make_parser() -> Parser:
+    parser = Parser(prog="benchmark.py", description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser.add_argument("--method", default="wgan-gp", help=", ".join(METHODS))
+    parser.add_argument("--model", default="dcgan", help=", ".join(MODELS))
+    parser.add_argument("--image-size", default="28", help="64, or 64x96")
+    parser.add_argument("--channels", type=int, default=1, help="1 or 3")
+    parser.add_argument("--width", type=int, help="of the networks")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--n-critic", type=int, default=5, help="critic updates a step")
+    parser.add_argument("--precision", default="auto", help="ours: auto, fp32, bf16")
+    parser.add_argument("--compile", default="on", help="ours: on, off")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--seconds", type=float, default=20, help="of timing for each loop")
+    parser.add_argument("--workers", type=int, default=0, help="processes of the DataLoader")
+    parser.add_argument("--table", action="store_true", help="the cases of the README's table")
+    parser.add_argument("--growth", action="store_true", help="how time and memory grow")
+    parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--alone", choices=ALONE, help=argparse.SUPPRESS)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`python benchmark.py`: 0, or 2 for bad input."""
+    given = sys.argv[1:] if argv is None else argv
+    try:
+        options = make_parser().parse_args(argv)
+        if options.json:
+            Path(options.json).touch()  # before the minutes of timing, not after them
+        config, shape = configuration(options)
+        if options.alone:
+            run_alone(config, shape, options.alone)
+            return 0
+        if options.growth:
+            show_growth(result := growth(config, options))
+        elif options.table:
+            show_table(result := table(options))
+        else:
+            show(result := compare(config, shape, options, given))
+        if options.json:
+            Path(options.json).write_text(json.dumps(result, indent=2) + "\n")
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def configuration(options) -> tuple[Config, tuple[int, ...]]:
+    """The configuration of a case, and its samples' shape; ValueError for a bad option."""
+    size = parse_image_size(options.image_size)
+    if not size or options.channels not in (1, 3):
+        raise ValueError("--image-size must be a size such as 64, and --channels 1 or 3")
+    names = ("method", "model", "width", "batch_size", "n_critic", "precision", "compile", "device")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    return resolve(given | {"dataset": "images"}, {}), (options.channels, *size)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""The benchmark compares like with like: its textbook loop is right, and its counts are."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import benchmark
+from benchmark import Textbook, configuration, flops_of, from_loader, from_memory, main
+from config import resolve
+from data import Batches, floats_to_bytes
+from train import build_state, critic_step, generator_step
+from utils import METHODS
+
+SHAPE = (1, 16, 16)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("model", ["dcgan", "dense"])
+def test_the_textbook_loop_trains_as_ours_does(method, model, cpu, monkeypatch):
+    """The same weights after a step on the same numbers, so that only speed differs."""
+    options = {"method": method, "model": model, "width": 8, "noise_dim": 4, "batch_size": 8}
+    config = resolve({"n_critic": 2, "generator_norm": "none", "precision": "fp32"} | options, {})
+    state = build_state(config, SHAPE, cpu)
+    real = torch.rand(2, 8, *SHAPE) * 2 - 1
+    noise, mix = torch.randn(3, 8, 4), torch.rand(2, 8)
+    textbook = Textbook(config, state, iter(real))
+    noises, mixes = iter(noise), iter(mix)
+    monkeypatch.setattr(textbook, "noise", lambda: next(noises))
+    monkeypatch.setattr(torch, "rand", lambda *shape, device: next(mixes).view(shape))
+    textbook.step()
+    for i in range(2):
+        critic_step(state, real[i], noise[i], mix[i])
+    generator_step(state, noise[2])
+    for ours, plain in (
+        (state.critic, textbook.critic),
+        (state.generator, textbook.generator),
+    ):
+        for one, other in zip(ours.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_operations_are_counted(cpu):
+    layer, samples = nn.Linear(3, 5, bias=False), torch.randn(7, 3)
+    assert flops_of(lambda: layer(samples)) == 2 * 7 * 3 * 5
+    # Backward once more for the weights; the samples want no gradient.
+    assert flops_of(lambda: layer(samples).sum().backward()) == 2 * 2 * 7 * 3 * 5
+
+
+def test_ours_does_less_work_than_the_textbook_loop(cpu):
+    config, shape = configuration_of("--image-size", "16", "--width", "8", "--batch-size", "8")
+    contest = benchmark.Contest(config, shape, workers=0)
+    ours = flops_of(contest.loops["ours"])
+    assert 0.6 < ours / flops_of(contest.loops["textbook"]) < 0.95
+
+
+def configuration_of(*arguments):
+    parser = benchmark.make_parser()
+    return configuration(parser.parse_args(["--compile", "off", *arguments]))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_loader_feeds_the_same_pictures_as_memory_does(channels, cpu):
+    samples = np.random.default_rng(0).integers(0, 256, (4, channels, 8, 8)).astype(np.uint8)
+    whole = Batches(samples, 4, 0, cpu)
+    expected = next(from_memory(whole.samples.numpy(), 4, cpu))
+    loaded = next(from_loader(samples, 4, workers=0))
+    assert loaded.shape == expected.shape
+    found = floats_to_bytes(loaded).flatten(1).tolist()
+    assert sorted(found) == sorted(torch.from_numpy(samples).flatten(1).tolist())
+
+
+@pytest.mark.parametrize("loop", benchmark.ALONE)
+def test_a_loop_alone_reports_its_peak_memory(loop, capsys):
+    arguments = ["--image-size", "16", "--width", "8", "--batch-size", "8", "--n-critic", "1"]
+    assert main([*arguments, "--compile", "off", "--alone", loop]) == 0
+    memory = int(capsys.readouterr().out.splitlines()[-1])
+    assert memory == 0 or memory > benchmark.SAMPLES * 16 * 16  # the data at least
+
+
+def test_the_whole_comparison_in_small(tmp_path, capsys, monkeypatch):
+    """But for the processes of their own, which take seconds to start."""
+    monkeypatch.setattr(benchmark, "startup_seconds", lambda: 1.0)
+    monkeypatch.setattr(benchmark, "memory_alone", lambda loop, arguments: 2**20)
+    target = tmp_path / "figures.json"
+    small = ["--image-size", "16", "--width", "8", "--batch-size", "8", "--n-critic", "1"]
+    small += ["--seconds", "0.1", "--compile", "off", "--precision", "fp32"]
+    assert main([*small, "--json", str(target)]) == 0
+    result = json.loads(target.read_text())
+    assert list(result["loops"]) == ["textbook, DataLoader", "textbook", "ours"]
+    for loop in result["loops"].values():
+        assert loop["images_per_second"] == pytest.approx(8000 / loop["ms_a_step"])
+        low, high = loop["ratio_range"]
+        assert low <= loop["ratio"] <= high
+    for shares in result["time_goes_to"].values():
+        assert sum(shares.values()) == pytest.approx(1)
+        assert shares["convolutions and matrix products"] > 0
+    shown = capsys.readouterr().out
+    assert "textbook, DataLoader" in shown and "to its first step" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--method", "wgan-pg"], "did you mean 'wgan-gp'"),
+        (["--image-size", "big"], "neither a side"),
+        (["--channels", "2"], "--channels 1 or 3"),
+        (["--image-size", "30"], "use --image-size"),
+        (["--seconds", "soon"], "invalid float"),
+        (["--json", "no/such/folder/x.json", "--growth"], "no/such/folder"),
+    ],
+)
+def test_bad_options_end_with_one_line(arguments, message, capsys):
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
