@@ -122,7 +122,7 @@ def count_halvings(height: int, width: int) -> int:
         nearest = [round_to_dcgan(height, width, up) for up in (False, True)]
         names = " or ".join(f"{h}x{w}" for h, w in nearest if fits_dcgan(h, w))
         raise ValueError(
-            f"a dcgan for {height}x{width} images would halve both sides {stages} time(s), so "
+            f"convolutions for {height}x{width} images would halve both sides {stages} time(s), so "
             f"they must be multiples of {2**stages}, and at least 8: use --image-size {names}"
         )
     return halvings(min(height, width))
@@ -170,6 +170,137 @@ def dcgan_initialisation(module: nn.Module) -> None:
         nn.init.normal_(module.weight, 0.0, 0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+# ---------------------------------------------------------------- residual
+
+
+class ResidualGenerator(nn.Module):
+    """Residual generator of Gulrajani et al. 2017 (appendix F for 32x32), sizes as a DCGAN's.
+
+    noise `(B, noise_dim)` to images `(B, C, H, W)` in [-1, 1]. All blocks are `width` wide up
+    to three doublings of the size, as the paper's for CIFAR-10; beyond, as its for 64x64,
+    they begin with 8 times `width`.
+    """
+
+    def __init__(
+        self,
+        sample_shape: tuple[int, ...],
+        noise_dim: int = 128,
+        width: int = 64,
+        generator_norm: str = "batch",
+    ):
+        super().__init__()
+        self.sample_shape, self.noise_dim = tuple(sample_shape), noise_dim
+        channels, height, image_width = image_shape(sample_shape)
+        stages = count_halvings(height, image_width)
+        levels = residual_levels(width, stages)[::-1]
+        base = (levels[0], height >> stages, image_width >> stages)
+        layers = [nn.Linear(noise_dim, prod(base)), nn.Unflatten(1, base)]
+        layers += [ResidualBlock(*pair, generator_norm, "up") for pair in pairwise(levels)]
+        layers += [normalisation(generator_norm, levels[-1], base[1:]), nn.ReLU(inplace=True)]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(levels[-1], channels, 3, 1, 1), nn.Tanh())
+        residual_initialisation(self)
+
+    def forward(self, noise: Tensor) -> Tensor:
+        return self.layers(noise)
+
+
+class ResidualCritic(nn.Module):
+    """Residual critic of Gulrajani et al. 2017: images `(B, C, H, W)` to scores `(B,)`.
+
+    Up to three halvings: two blocks that halve the size, two that keep it, and a mean over
+    all positions (appendix F); beyond: a block for every halving, then all positions.
+    """
+
+    def __init__(self, sample_shape: tuple[int, ...], width: int = 64, critic_norm: str = "none"):
+        super().__init__()
+        channels, height, image_width = image_shape(sample_shape)
+        stages = count_halvings(height, image_width)
+        levels = residual_levels(width, stages)
+        features = levels[-1]
+
+        def block(before: int, after: int, resize: str, first: bool = False) -> nn.Module:
+            return ResidualBlock(before, after, critic_norm, resize, critic=True, first=first)
+
+        if stages <= CONSTANT_STAGES:
+            halvings = min(stages, 2)
+            layers = [block(channels, width, "down", first=True)]
+            layers += [block(width, width, "down") for _ in range(halvings - 1)]
+            layers += [block(width, width, "") for _ in range(2)]
+            head = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        else:
+            layers = [nn.Conv2d(channels, levels[0], 3, 1, 1)]
+            layers += [block(*pair, "down") for pair in pairwise(levels)]
+            head = [nn.Flatten()]
+            features *= (height >> stages) * (image_width >> stages)
+        self.layers = nn.Sequential(*layers, LeakyReLU(0.0), *head, nn.Linear(features, 1))
+        residual_initialisation(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images).squeeze(1)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut; `resize` is "up" (nearest), "down" (mean) or "".
+
+    A critic's `first` block takes images, which are not activated beforehand.
+    """
+
+    def __init__(
+        self,
+        before: int,
+        after: int,
+        norm: str,
+        resize: str,
+        critic: bool = False,
+        first: bool = False,
+    ):
+        super().__init__()
+        inner = before if resize == "down" and not first else after
+        grow = nn.Upsample(scale_factor=2) if resize == "up" else nn.Identity()
+        shrink = nn.AvgPool2d(2) if resize == "down" else nn.Identity()
+
+        def activated(channels: int) -> list[nn.Module]:
+            activation = LeakyReLU(0.0) if critic else nn.ReLU()
+            return [normalisation(norm, channels, (1, 1), critic), activation]
+
+        self.path = nn.Sequential(
+            *([] if first else activated(before)),
+            *(grow, nn.Conv2d(before, inner, 3, 1, 1)),
+            *(*activated(inner), nn.Conv2d(inner, after, 3, 1, 1), shrink),
+        )
+        same = before == after and not resize
+        # Resizing and a 1x1 convolution may change places; this order costs least.
+        self.shortcut = (
+            nn.Identity() if same else nn.Sequential(shrink, nn.Conv2d(before, after, 1), grow)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.path(x) + self.shortcut(x)
+
+
+CONSTANT_STAGES = 3  # halvings up to which all residual blocks are equally wide
+
+
+def residual_levels(width: int, stages: int) -> list[int]:
+    """Channels at each size, from the whole picture's to the smallest: `stages` + 1 of them."""
+    if stages <= CONSTANT_STAGES:
+        return [width] * (stages + 1)
+    return [width * 2 ** min(level, 3) for level in range(stages + 1)]
+
+
+def residual_initialisation(network: nn.Module) -> None:
+    """He's weights in the blocks' 3x3 convolutions, Glorot's elsewhere, as the authors' code."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+    for module in network.modules():
+        if isinstance(module, ResidualBlock):
+            for layer in module.path:
+                if isinstance(layer, nn.Conv2d):
+                    nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
 
 
 # ---------------------------------------------------------------- dense
@@ -276,6 +407,11 @@ class Model:
 
 MODELS = {
     "dcgan": Model(DCGANGenerator, DCGANCritic, "convolutions, for images (Radford et al. 2016)"),
+    "residual": Model(
+        ResidualGenerator,
+        ResidualCritic,
+        "residual blocks, for images (Gulrajani et al. 2017)",
+    ),
     "dense": Model(
         DenseGenerator,
         DenseCritic,

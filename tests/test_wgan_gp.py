@@ -10,6 +10,9 @@ from wgan_gp import (
     DCGANGenerator,
     DenseCritic,
     DenseGenerator,
+    ResidualBlock,
+    ResidualCritic,
+    ResidualGenerator,
     choose_device,
     count_halvings,
     fits_dcgan,
@@ -143,3 +146,59 @@ def test_auto_prefers_cuda_then_mps_then_the_cpu(monkeypatch):
         choose_device("cuda")
     with pytest.raises(ValueError, match="no device 'gpu'"):
         choose_device("gpu")
+
+
+# ---------------------------------------------------------------- residual
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_residual_networks_make_and_score_every_size(size):
+    shape = (3, *size)
+    images = ResidualGenerator(shape, 5, width=2)(torch.randn(2, 5))
+    assert images.shape == (2, *shape)
+    assert ResidualCritic(shape, width=2)(images).shape == (2,)
+
+
+def convolution(before, after, side):
+    return (before * side**2 + 1) * after
+
+
+def test_residual_networks_for_cifar10_are_the_papers():
+    """Gulrajani et al. 2017, appendix F: three blocks up from 4x4; two down, two more; 128 wide."""
+    up = 2 * convolution(128, 128, 3) + convolution(128, 128, 1) + 2 * 256
+    generator = (128 + 1) * 128 * 16 + 3 * up + 256 + convolution(128, 3, 3)
+    first = convolution(3, 128, 3) + convolution(128, 128, 3) + convolution(3, 128, 1)
+    down = 2 * convolution(128, 128, 3) + convolution(128, 128, 1)
+    critic = first + down + 2 * 2 * convolution(128, 128, 3) + 128 + 1
+    for network, weights in (
+        (ResidualGenerator((3, 32, 32), width=128), generator),
+        (ResidualCritic((3, 32, 32), width=128), critic),
+    ):
+        assert sum(parameter.numel() for parameter in network.parameters()) == weights
+
+
+def test_residual_networks_for_64x64_double_their_width_as_the_papers():
+    generator, critic = ResidualGenerator((3, 64, 64), width=2), ResidualCritic((3, 64, 64), 2)
+    for network, expected in (
+        (generator, [(16, 16), (16, 8), (8, 4), (4, 2)]),
+        (critic, [(2, 4), (4, 8), (8, 16), (16, 16)]),
+    ):
+        blocks = [module for module in network.layers if isinstance(module, ResidualBlock)]
+        ends = [(b.shortcut[1].in_channels, b.shortcut[1].out_channels) for b in blocks]
+        assert ends == expected
+
+
+def test_a_block_of_zero_weights_is_its_shortcut():
+    x = torch.randn(2, 4, 8, 8)
+    for resize, expected in (
+        ("", x),
+        ("up", x.repeat_interleave(2, 2).repeat_interleave(2, 3)),
+        ("down", torch.nn.functional.avg_pool2d(x, 2)),
+    ):
+        block = ResidualBlock(4, 4, "none", resize, critic=True)
+        for parameter in block.path.parameters():
+            torch.nn.init.zeros_(parameter)
+        if resize:
+            torch.nn.init.dirac_(block.shortcut[1].weight)
+            torch.nn.init.zeros_(block.shortcut[1].bias)
+        torch.testing.assert_close(block(x), expected)
