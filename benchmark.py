@@ -1,11 +1,10 @@
 """How fast is training? `python benchmark.py` times our step against a textbook loop.
 
 Both train the same networks on the same device in the same run, turn by turn. The textbook
-loop is what people copy: eager, float32, contiguous; separate passes for real, fake and
-mixed samples; `autograd.grad(..., create_graph=True)`; an `.item()` each step. It is timed
-fed from memory, as ours is, and fed by a DataLoader over PIL images.
+loop (`textbook.py`) is timed fed from memory, as ours is, and by a DataLoader over PIL images.
 
-`--growth` shows instead how time and memory grow with the data, the batch and the picture.
+`--table` times the cases of the README's table; `--growth` shows how time and memory grow
+with the data, the batch and the picture; `--quality` how good samples are after how long.
 """
 
 import argparse
@@ -17,129 +16,37 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from copy import deepcopy
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from compute import speed_up
 from config import Config, Parser, resolve
-from data import Batches, bytes_to_floats, parse_image_size
-from train import TrainState, build_state, draw_inputs, train_step, update_networks
+from data import Batches, floats_to_bytes, load_dataset, parse_image_size
+from plots import new_figure, to_image
+from progress import seconds_since_start
+from rundir import png, write_whole
+from textbook import (
+    PLAIN_DENSE,
+    PlainDenseCritic,
+    PlainDenseGenerator,
+    Textbook,
+    from_loader,
+    from_memory,
+)
+from train import build_state, draw_inputs, train_step, update_networks
 from utils import METHODS
-from wgan_gp import MODELS, LeakyReLU, choose_device
+from wgan_gp import MODELS, choose_device
 
 ROUNDS = 5  # turns of each loop; figures are medians
 SAMPLES = 10_000  # pictures in the data set, of random bytes
 WARM_UP = 3  # steps before any is timed
 ALONE = ("textbook", "ours")  # loops that are looked at more closely
-
-# ---------------------------------------------------------------- the textbook loop
-
-
-class Textbook:
-    """A WGAN loop as tutorials write it. `step()` is `n_critic` critic updates and one of the
-    generator."""
-
-    def __init__(self, config: Config, state: TrainState, real: Iterator[Tensor]):
-        self.config, self.real = config, real
-        self.device = next(state.critic.parameters()).device
-        contiguous = {"memory_format": torch.contiguous_format}
-        self.generator = plain_activations(deepcopy(state.generator)).to(**contiguous)
-        self.critic = plain_activations(deepcopy(state.critic)).to(**contiguous)
-        self.optimizers = [
-            torch.optim.RMSprop(network.parameters(), lr=rate)
-            if config.optimizer == "rmsprop"
-            else torch.optim.Adam(network.parameters(), lr=rate, betas=config.betas)
-            for network, rate in (
-                (self.generator, config.lr_generator),
-                (self.critic, config.lr_critic),
-            )
-        ]
-
-    def step(self) -> None:
-        optimizer_generator, optimizer_critic = self.optimizers
-        for _ in range(self.config.n_critic):
-            real = next(self.real).to(self.device)
-            fake = self.generator(self.noise()).detach()
-            optimizer_critic.zero_grad()
-            loss = self.critic(fake).mean() - self.critic(real).mean()
-            loss = loss + self.penalty(real, fake)
-            loss.backward()
-            optimizer_critic.step()
-            if self.config.method == "wgan":
-                for parameter in self.critic.parameters():
-                    parameter.data.clamp_(-self.config.clip, self.config.clip)
-            loss.item()
-        optimizer_generator.zero_grad()
-        loss = -self.critic(self.generator(self.noise())).mean()
-        loss.backward()
-        optimizer_generator.step()
-        loss.item()
-
-    def noise(self) -> Tensor:
-        return torch.randn(self.config.batch_size, self.config.noise_dim, device=self.device)
-
-    def penalty(self, real: Tensor, fake: Tensor) -> Tensor | float:
-        if self.config.method == "wgan":
-            return 0.0
-        mix = torch.rand(len(real), *[1] * (real.dim() - 1), device=self.device)
-        mixed = (mix * real + (1 - mix) * fake).requires_grad_(True)
-        scores = self.critic(mixed)
-        gradients = torch.autograd.grad(
-            scores, mixed, torch.ones_like(scores), create_graph=True, retain_graph=True
-        )[0].flatten(1)
-        if self.config.method == "wgan-gp":
-            return self.config.gp_weight * ((gradients.norm(2, dim=1) - 1) ** 2).mean()
-        squares = (gradients**2).sum(1)
-        return self.config.div_k * (squares ** (self.config.div_p / 2)).mean()
-
-
-def plain_activations(network: nn.Module) -> nn.Module:
-    """The network with PyTorch's own LeakyReLU in place of ours."""
-    for module in network.modules():
-        for name, child in module.named_children():
-            if isinstance(child, LeakyReLU):
-                setattr(module, name, nn.LeakyReLU(child.slope))
-    return network
-
-
-def from_memory(samples: np.ndarray, size: int, device: torch.device) -> Iterator[Tensor]:
-    resident = torch.from_numpy(samples).to(device)
-    while True:
-        yield bytes_to_floats(resident[torch.randint(len(resident), (size,), device=device)])
-
-
-def from_loader(samples: np.ndarray, size: int, workers: int) -> Iterator[Tensor]:
-    """PIL images through torchvision's transforms and a DataLoader, as tutorials feed them."""
-    from PIL import Image
-    from torchvision import transforms
-
-    to_floats = transforms.Compose(
-        [
-            transforms.ToTensor(),
-            transforms.Normalize([0.5] * samples.shape[1], [0.5] * samples.shape[1]),
-        ]
-    )
-
-    class Pictures(torch.utils.data.Dataset):
-        def __len__(self) -> int:
-            return len(samples)
-
-        def __getitem__(self, index: int) -> Tensor:
-            return to_floats(Image.fromarray(samples[index].transpose(1, 2, 0).squeeze()))
-
-    loader = torch.utils.data.DataLoader(
-        Pictures(), size, shuffle=True, drop_last=True, num_workers=workers
-    )
-    while True:
-        yield from loader
-
 
 # ---------------------------------------------------------------- timing
 
@@ -256,7 +163,8 @@ def run_alone(config: Config, shape: tuple[int, ...], loop: str) -> None:
         step = lambda: train_step(state, config, batches)  # noqa: E731
     else:
         feed = from_memory(samples, config.batch_size, device)
-        step = Textbook(config, build_state(config, shape, device), feed).step
+        eager = build_state(config, shape, device)
+        step = Textbook(config, eager.generator, eager.critic, feed).step
     for _ in range(WARM_UP):
         step()
     print(peak_memory(device))
@@ -316,7 +224,8 @@ class Contest:
             "textbook": from_memory(samples, size, self.device),
         }
         self.loops: dict[str, Callable[[], object]] = {
-            name: Textbook(config, self.eager, feed).step for name, feed in feeds.items()
+            name: Textbook(config, self.eager.generator, self.eager.critic, feed).step
+            for name, feed in feeds.items()
         }
         self.loops["ours"] = lambda: train_step(self.state, config, self.batches)
 
@@ -494,6 +403,103 @@ def show_growth(result: dict) -> None:
         print(f"{row['side']:>22}{row['ns_a_pixel']:>14.1f}")
 
 
+# ---------------------------------------------------------------- quality against time
+
+QUALITY_MARKS = (60, 120, 300)  # seconds since the start of a process
+QUALITY_RECIPES = ("fashion-mnist-best", "fashion-mnist-dcgan")
+
+
+def quality(options) -> dict:
+    """Fréchet distances on Fashion-MNIST after so many seconds, everything included: of the
+    dense script that people copy, and of our recipes, each run for that long."""
+    environment = ["--device", options.device, "--seed", str(options.seed)]
+    result: dict = {"machine": machine(choose_device(options.device)), "seed": options.seed}
+    marks = [mark for mark in QUALITY_MARKS if mark <= options.up_to]
+    command = [sys.executable, __file__, *environment, "--up-to", str(options.up_to)]
+    output = subprocess.run(
+        [*command, "--alone", "plain"], check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
+    result["loops"] = {"plain dense script": json.loads(output.splitlines()[-1])}
+    evaluator = fashion_evaluator(options)
+    for recipe in QUALITY_RECIPES:
+        result["loops"][recipe] = {
+            mark: evaluator.frechet_distance(
+                samples_of_recipe(recipe, mark, environment, evaluator.count)
+            )
+            for mark in marks
+        }
+    return result
+
+
+def fashion_evaluator(options):
+    from evaluate import Evaluator
+
+    dataset = load_dataset("fashion-mnist")
+    return Evaluator(dataset, "datasets", choose_device(options.device), features="classifier")
+
+
+def samples_of_recipe(recipe: str, seconds: int, environment: list[str], count: int) -> Tensor:
+    """What a recipe generates after so many seconds from the start of the command to its end."""
+    from generate import generate, load_generator
+
+    here = Path(__file__).parent
+    with tempfile.TemporaryDirectory() as folder:
+        run = folder + "/run"
+        command = [sys.executable, str(here / "train.py"), "--run", run, *environment]
+        command += ["--config", str(here / "configs" / f"{recipe}.toml")]
+        subprocess.run([*command, "--max-seconds", str(seconds)], check=True)
+        return generate(load_generator(run), count)
+
+
+def run_plain_script(options) -> None:
+    """The dense script that people copy; prints the distance after each mark of its own time."""
+    device = choose_device(options.device)
+    dataset = load_dataset("fashion-mnist")
+    config = resolve(PLAIN_DENSE | {"dataset": "fashion-mnist"}, {})
+    torch.manual_seed(options.seed)
+    networks = PlainDenseGenerator(dataset.sample_shape), PlainDenseCritic(dataset.sample_shape)
+    feed = from_loader(dataset.samples, config.batch_size, options.workers)
+    script = Textbook(config, *(network.to(device) for network in networks), feed)
+    evaluator, paused, measured = None, 0.0, {}
+    for mark in QUALITY_MARKS:
+        if mark > options.up_to:
+            break
+        while seconds_since_start() - paused < mark:
+            script.step()
+        begin = seconds_since_start()
+        evaluator = evaluator or fashion_evaluator(options)
+        script.generator.eval()
+        with torch.no_grad():
+            noise = torch.randn(evaluator.count, config.noise_dim, device=device).split(500)
+            samples = torch.cat([floats_to_bytes(script.generator(part)).cpu() for part in noise])
+        script.generator.train()
+        measured[mark] = evaluator.frechet_distance(samples)
+        paused += seconds_since_start() - begin
+    print(json.dumps(measured))
+
+
+def show_quality(result: dict) -> None:
+    marks = list(next(iter(result["loops"].values())))
+    print(f"\n{result['machine']}; seed {result['seed']}; Fréchet distance, Fashion-MNIST\n")
+    print("| after | " + " | ".join(f"{mark} s" for mark in marks) + " |")
+    print("|---|" + "---|" * len(marks))
+    for name, measured in result["loops"].items():
+        print(f"| {name} | " + " | ".join(f"{value:.1f}" for value in measured.values()) + " |")
+
+
+def plot_quality(result: dict, target: Path) -> None:
+    figure = new_figure(6, 4)
+    axes = figure.add_subplot()
+    for name, measured in result["loops"].items():
+        seconds = [int(mark) for mark in measured]
+        axes.plot(seconds, list(measured.values()), marker="o", label=name)
+    axes.set(xlabel="seconds from the start of the process", ylabel="Fréchet distance", ylim=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    write_whole(target, png(to_image(figure)))
+
+
 # ---------------------------------------------------------------- the command
 
 
@@ -513,8 +519,12 @@ def make_parser() -> Parser:
     parser.add_argument("--workers", type=int, default=0, help="processes of the DataLoader")
     parser.add_argument("--table", action="store_true", help="the cases of the README's table")
     parser.add_argument("--growth", action="store_true", help="how time and memory grow")
+    parser.add_argument("--quality", action="store_true", help="samples after 60, 120, 300 s")
+    parser.add_argument("--up-to", type=int, default=300, help="of these, for --quality")
+    parser.add_argument("--seed", type=int, default=0, help="for --quality")
+    parser.add_argument("--plot", metavar="PNG", help="draw the figures of --quality")
     parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
-    parser.add_argument("--alone", choices=ALONE, help=argparse.SUPPRESS)
+    parser.add_argument("--alone", choices=(*ALONE, "plain"), help=argparse.SUPPRESS)
     return parser
 
 
@@ -526,11 +536,18 @@ def main(argv: list[str] | None = None) -> int:
         if options.json:
             Path(options.json).touch()  # before the minutes of timing, not after them
         config, shape = configuration(options)
+        if options.alone == "plain":
+            run_plain_script(options)
+            return 0
         if options.alone:
             run_alone(config, shape, options.alone)
             return 0
         if options.growth:
             show_growth(result := growth(config, options))
+        elif options.quality:
+            show_quality(result := quality(options))
+            if options.plot:
+                plot_quality(result, Path(options.plot))
         elif options.table:
             show_table(result := table(options))
         else:

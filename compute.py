@@ -18,6 +18,7 @@ from utils import generator_loss
 
 PRECISIONS = ("auto", "fp32", "bf16")
 COMPILE_REPAID = 2000  # critic updates that save more time than compiling costs
+COMPILE_REPAID_SECONDS = 120  # the same for runs that are limited in time
 
 
 def choose_precision(name: str, device: torch.device, sample_shape: tuple[int, ...]) -> torch.dtype:
@@ -56,7 +57,8 @@ class StepInputs(NamedTuple):
     """What one training step takes, drawn before it begins: `n` critic updates of `B` samples."""
 
     real: Tensor  # (n, B, ...) as stored: bytes, or points
-    noise: Tensor  # (n + 1, B, noise_dim), the last for the generator's update
+    noise: Tensor  # (n, B, noise_dim)
+    generator_noise: Tensor  # (G, noise_dim), for the generator's update
     mix: Tensor  # (n, B) in [0, 1]
     mirrored: Tensor  # (n, B) bool
     average_weight: Tensor  # scalar: how far the moving average moves
@@ -93,7 +95,7 @@ class Compute:
             setattr(self, name, function)
 
 
-def speed_up(state, config, steps: int, inputs: StepInputs, step: Callable) -> None:
+def speed_up(state, config, steps: float, inputs: StepInputs, step: Callable) -> None:
     """Compile the losses of a `TrainState`, and record its steps for CUDA, as far as asked for,
     possible and worth it. Done before the first step and said, so that it is not taken for a
     hang. What fails is said too, and left out.
@@ -105,7 +107,9 @@ def speed_up(state, config, steps: int, inputs: StepInputs, step: Callable) -> N
         rehearse(state, lambda: step(state, config, inputs))
 
     device = inputs.noise.device
-    worth_it = steps * config.n_critic >= COMPILE_REPAID
+    worth_it = steps * config.n_critic >= COMPILE_REPAID and (
+        not config.max_seconds or config.max_seconds >= COMPILE_REPAID_SECONDS
+    )
     if config.compile == "on" or (config.compile == "auto" and worth_it):
         compile_losses(state, device, rehearsal)
     if config.compile != "off" and device.type == "cuda":

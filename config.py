@@ -63,6 +63,10 @@ COUNT = between(1, 1_000_000, high_open=False)
 SEED = between(0, 2**64, high_open=True)
 
 
+def no_or_enough_seconds(value: float) -> str | None:
+    return None if value == 0 or value >= 10 else "must be 0, or at least 10"
+
+
 def option(default, help: str, check: Check = lambda value: None, harmless: bool = False):
     """A field of `Config`. A harmless option may change when a run is resumed."""
     return field(default=default, metadata={"help": help, "check": check, "harmless": harmless})
@@ -95,6 +99,13 @@ class Config:
     epochs: float = option(
         0.0, "passes of the critic over the data, in place of --steps", NOT_NEGATIVE, harmless=True
     )
+    max_seconds: int = option(
+        0, "end so long after the process began, unless --steps end it before; 0: no limit",
+        no_or_enough_seconds, harmless=True,
+    )  # fmt: skip
+    generator_batch: int = option(
+        0, "samples in an update of the generator; 0: as --batch-size", NOT_NEGATIVE
+    )
     n_critic: int = option(5, "critic updates before each generator update", COUNT)
     optimizer: str = option("adam", "adam, rmsprop", one_of(("adam", "rmsprop")))
     lr_critic: float = option(1e-4, "learning rate of the critic", POSITIVE)
@@ -126,12 +137,18 @@ class Config:
     sample_every: int = option(100, "steps between sample pictures", AT_LEAST_ONE, harmless=True)
     log_every: int = option(25, "steps between lines of log.csv", AT_LEAST_ONE, harmless=True)
     checkpoint_every: int = option(500, "steps between checkpoints", AT_LEAST_ONE, harmless=True)
+    eval_every: int = option(
+        0, "steps between measurements of quality, which keep best.pt; 0: none", NOT_NEGATIVE,
+        harmless=True,
+    )  # fmt: skip
     run: str = option("", "folder of the run; empty: images/<dataset>-<method>", harmless=True)
 
     def __post_init__(self) -> None:
-        if (self.steps > 0) == (self.epochs > 0):
-            raise ValueError("give either steps or epochs, greater than 0, and not both")
-        if self.generator_norm == "batch" and self.batch_size == 1:
+        if self.steps and self.epochs:
+            raise ValueError("give either steps or epochs, and not both")
+        if not (self.steps or self.epochs or self.max_seconds):
+            raise ValueError("steps, epochs or max_seconds must be greater than 0")
+        if self.generator_norm == "batch" and 1 in (self.batch_size, self.generator_batch):
             raise ValueError("batch normalisation (generator_norm) needs a batch_size of 2 or more")
         if self.critic_norm == "batch" and METHODS[self.method].per_sample:
             raise ValueError(
@@ -153,6 +170,9 @@ class Config:
 FIELDS = {entry.name: entry for entry in fields(Config)}
 # One name for two options; given beside one of them, it stands for the other alone.
 SHORTHANDS = {"lr": ("lr_critic", "lr_generator")}
+
+
+REPLACES = {"steps": ["epochs"], "epochs": ["steps"], "max_seconds": ["steps", "epochs"]}
 
 
 def resolve(file: dict, flags: dict) -> Config:
@@ -183,9 +203,10 @@ def expand(layer: dict) -> dict:
         if name in layer:
             value = layer.pop(name)
             layer = dict.fromkeys(stands_for, value) | layer
-    for one, other in (("steps", "epochs"), ("epochs", "steps")):
+    # Steps replace the epochs of a weaker layer, epochs its steps, and time alone both.
+    for one, others in REPLACES.items():
         if layer.get(one):
-            layer.setdefault(other, type(FIELDS[other].default)(0))
+            layer = {other: type(FIELDS[other].default)(0) for other in others} | layer
     return layer
 
 
@@ -246,7 +267,7 @@ def changes(old: dict, new: Config) -> list[str]:
         # A run of an older version did what the default of a newer option does.
         before, after = old.get(name, entry.default), getattr(new, name)
         # The rate's decay ends at the last step, so with it the number of steps matters.
-        harmless = entry.metadata["harmless"] and not (new.lr_decay and name in ("steps", "epochs"))
+        harmless = entry.metadata["harmless"] and not (new.lr_decay and name in REPLACES)
         if not harmless and before != after:
             found.append(f"{name} was {before!r} and is {after!r}")
     return found

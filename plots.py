@@ -58,20 +58,30 @@ def extent(real: np.ndarray) -> float:
     return 1.25 * float(np.abs(real).max())
 
 
+PANELS = {
+    "wasserstein": "Wasserstein estimate",
+    "penalty": "penalty",
+    "gradient_norm": "gradient norm at mixed points",
+    "frechet_distance": "Fréchet distance",
+}
+
+
 def curves(log: dict[str, np.ndarray]) -> Image.Image:
-    """The log's columns over its steps: raw in grey, and a running mean."""
-    panels = {
-        "wasserstein": "Wasserstein estimate",
-        "penalty": "penalty",
-        "gradient_norm": "gradient norm at mixed points",
-    }
-    figure = new_figure(12, 3.6)
+    """The log's columns over its steps: raw in grey, and a running mean. What was not measured
+    at a step is not a number there; a panel without any number is left out."""
+    panels = {name: title for name, title in PANELS.items() if np.isfinite(log[name]).any()}
+    figure = new_figure(4 * len(panels), 3.6)
     for axes, (name, title) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
-        axes.plot(log["step"], log[name], color="silver", linewidth=0.8)
-        axes.plot(log["step"], running_mean(log[name]), color="tab:blue")
+        measured = np.isfinite(log[name])
+        steps, values = log["step"][measured], log[name][measured]
+        axes.plot(steps, values, color="silver", linewidth=0.8)
+        axes.plot(steps, running_mean(values), color="tab:blue")
         axes.set(title=title, xlabel="generator steps")
         axes.grid(alpha=0.3)
-    figure.axes[2].axhline(1, color="black", linewidth=0.6, linestyle="--")
+        if name == "gradient_norm":
+            axes.axhline(1, color="black", linewidth=0.6, linestyle="--")
+        if name == "frechet_distance":
+            axes.set_ylim(bottom=0)
     figure.tight_layout()
     return to_image(figure)
 

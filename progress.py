@@ -1,20 +1,64 @@
-"""What passes between a person and a training run: progress, and signals."""
+"""What passes between a person and a training run: its budget, its progress, and signals."""
 
 import math
+import os
 import signal
 import time
+from pathlib import Path
 
 from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 5  # where output is not a terminal
+ENDING_SECONDS = 4  # kept for the last checkpoint and pictures where time is limited
+IMPORTED = time.perf_counter()
+
+
+def seconds_since_start() -> float:
+    """Seconds since this process was started; off Linux, since this file was imported."""
+    try:
+        # proc(5): the 22nd field, of those after the name in parentheses the 20th.
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+        return uptime - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, AttributeError):
+        return time.perf_counter() - IMPORTED
+
+
+class Budget:
+    """How long training goes on: up to a step (may be infinite), so many seconds after the
+    process started (0: no limit), or whichever ends first."""
+
+    def __init__(self, steps: float, max_seconds: float):
+        self.steps, self.max_seconds = steps, max_seconds
+        self.begin = seconds_since_start()
+        self.end = max_seconds - ENDING_SECONDS if max_seconds else math.inf
+
+    def is_over(self, step: int) -> bool:
+        return step >= self.steps or seconds_since_start() >= self.end
+
+    def share_done(self, step: int) -> float:
+        """From 0 to 1, for a learning rate that decays to the end."""
+        if not self.max_seconds:
+            return step / self.steps
+        time_done = (seconds_since_start() - self.begin) / max(self.end - self.begin, 1e-9)
+        return min(1.0, max(step / self.steps, time_done))
+
+    def seconds_left(self, step: int, steps_a_second: float) -> float:
+        in_steps = (self.steps - step) / steps_a_second
+        return max(0.0, min(in_steps, self.end - seconds_since_start()))
+
+    def progress(self, step: int) -> str:
+        of = f" of {self.steps}" if self.steps < math.inf else ""
+        return f"step {step}{of}"
 
 
 class Progress:
     """Measures speed and shows it: a bar on a terminal, a line every few seconds elsewhere."""
 
-    def __init__(self, step: int, seconds: float, steps: int, images_per_step: int):
-        self.images_per_step = images_per_step
-        self.bar = tqdm(initial=step, total=steps, unit="step", disable=None)
+    def __init__(self, step: int, seconds: float, budget: Budget, images_per_step: int):
+        self.images_per_step, self.budget = images_per_step, budget
+        total = budget.steps if budget.steps < math.inf else None
+        self.bar = tqdm(initial=step, total=total, unit="step", disable=None)
         self.started = time.perf_counter() - seconds
         self.lap_step, self.lap_seconds = step, seconds
         self.shown = -math.inf
@@ -38,15 +82,17 @@ class Progress:
 
     def show(self, row: dict[str, float]) -> None:
         names = {"wasserstein": "W", "penalty": "penalty", "images_per_second": "images/s"}
+        names |= {"frechet_distance": "Fréchet"} if "frechet_distance" in row else {}
         values = {name: f"{row[column]:.4g}" for column, name in names.items()}
         self.bar.set_postfix(values, refresh=False)
-        last = row["step"] == self.bar.total
+        last = self.budget.is_over(row["step"])
         if self.bar.disable and (last or time.perf_counter() - self.shown > SECONDS_BETWEEN_LINES):
             self.shown = time.perf_counter()
-            steps_left = self.bar.total - row["step"]
-            left = steps_left * self.images_per_step / row["images_per_second"]
+            speed = row["images_per_second"] / self.images_per_step
+            left = self.budget.seconds_left(row["step"], speed)
             text = "  ".join(f"{name} {value}" for name, value in values.items())
-            print(f"step {row['step']}/{self.bar.total}  {text}  {left:.0f} s left", flush=True)
+            step = self.budget.progress(row["step"]).replace(" of ", "/")
+            print(f"{step}  {text}  {left:.0f} s left", flush=True)
 
 
 class Signals:

@@ -7,12 +7,14 @@ samples/000100.png      samples of the same noise, every `--sample-every` steps
 curves.png              the log, drawn
 timelapse.gif           the samples, animated
 checkpoint.pt           the state to go on from, and checkpoint.previous.pt before it
+best.pt                 the state whose samples measured best, with `--eval-every`
 """
 
 import csv
 import errno
 import hashlib
 import io
+import math
 import os
 from pathlib import Path
 from typing import BinaryIO
@@ -34,6 +36,7 @@ LOG_COLUMNS = (
     "penalty",
     "generator_loss",
     "gradient_norm",
+    "frechet_distance",
 )
 TIME_COLUMNS = ("seconds", "images_per_second")
 CHECKPOINT_FORMAT = 1
@@ -91,12 +94,19 @@ class RunDir:
 
     def save(self, state: dict) -> None:
         """Keep the state, as it is or not at all, and the checkpoint before it beside it."""
-        buffer = io.BytesIO()
-        torch.save({"format": CHECKPOINT_FORMAT, "config": vars(self.config), **state}, buffer)
-        temporary = write_temporary(self.checkpoint, with_digest(buffer.getvalue()))
+        temporary = write_temporary(self.checkpoint, self.packed(state))
         if self.checkpoint.exists():
             os.replace(self.checkpoint, self.previous)
         os.replace(temporary, self.checkpoint)
+
+    def save_best(self, state: dict) -> None:
+        """Keep the state as the best so far."""
+        write_whole(self.path / "best.pt", self.packed(state))
+
+    def packed(self, state: dict) -> bytes:
+        buffer = io.BytesIO()
+        torch.save({"format": CHECKPOINT_FORMAT, "config": vars(self.config), **state}, buffer)
+        return with_digest(buffer.getvalue())
 
     def restore(self) -> dict | None:
         """The newest checkpoint that is whole; None in a new run, ValueError if all are broken."""
@@ -171,6 +181,11 @@ class RunDir:
         rows = csv.DictReader(io.StringIO(whole_lines))
         return [row for row in rows if None not in row.values()]
 
+    def best_distance(self) -> float:
+        """The least Fréchet distance in the log, or infinity."""
+        measured = [row.get("frechet_distance") for row in self.read_log()]
+        return min((float(value) for value in measured if value), default=math.inf)
+
     def save_real(self, picture: Image.Image) -> None:
         write_whole(self.path / "real.png", png(picture))
 
@@ -181,7 +196,9 @@ class RunDir:
         """Draw the curves and the timelapse from what the folder holds."""
         rows = self.read_log()
         if rows:
-            log = {name: np.array([float(row[name]) for row in rows]) for name in LOG_COLUMNS}
+            log = {
+                name: np.array([float(row[name] or "nan") for row in rows]) for name in LOG_COLUMNS
+            }
             write_whole(self.path / "curves.png", png(plots.curves(log)))
         frames = [path for path in (self.path / "samples").glob("*.png") if path.stem.isdigit()]
         frames.sort(key=lambda path: int(path.stem))

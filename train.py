@@ -32,7 +32,8 @@ from data import (
     load_dataset,
     seeded_generator,
 )
-from progress import Progress, Signals
+from generate import generate
+from progress import Budget, Progress, Signals
 from rundir import RunDir, has_checkpoint, move_aside, read_any_checkpoint
 from utils import METHODS, CriticLoss, gradient_norms, interpolate
 from wgan_gp import MODELS, choose_device, device_memory
@@ -230,12 +231,16 @@ def draw_inputs(state: TrainState, config: Config, batches: Batches) -> StepInpu
     device = batches.device
     random = seeded_generator(device, config.seed, "step", state.step)
     n, size = config.n_critic, config.batch_size
-    noise = torch.randn(n + 1, size, config.noise_dim, generator=random, device=device)
+    noise = torch.randn(n, size, config.noise_dim, generator=random, device=device)
+    generator_noise = torch.randn(
+        config.generator_batch or size, config.noise_dim, generator=random, device=device
+    )
     mix = torch.rand(n, size, generator=random, device=device)
     coins = torch.rand(n, size, generator=random, device=device)
     real = batches(state.step * n, n)
     weight = torch.full((), average_weight(config.ema, state.step), device=device)
-    return StepInputs(real.unflatten(0, (n, size)), noise, mix, coins < 0.5, weight)
+    real = real.unflatten(0, (n, size))
+    return StepInputs(real, noise, generator_noise, mix, coins < 0.5, weight)
 
 
 def update_networks(state: TrainState, config: Config, inputs: StepInputs) -> dict[str, Tensor]:
@@ -245,7 +250,7 @@ def update_networks(state: TrainState, config: Config, inputs: StepInputs) -> di
         real = flip_some(inputs.real[i], inputs.mirrored[i]) if config.flip else inputs.real[i]
         real = bytes_to_floats(real)
         losses.append(critic_step(state, real, inputs.noise[i], inputs.mix[i], config.grad_clip))
-    loss = generator_step(state, inputs.noise[-1], config.grad_clip)
+    loss = generator_step(state, inputs.generator_noise, config.grad_clip)
     update_average(state.average, state.generator, inputs.average_weight)
     return {
         "wasserstein": torch.stack([part.wasserstein for part in losses]).mean(),
@@ -261,11 +266,13 @@ class TrainingFailed(RuntimeError):
     """Training cannot go on; the last good checkpoint is left as it was."""
 
 
-def train(config: Config, dataset: Dataset, run: RunDir, state: TrainState, steps: int) -> int:
-    """Train up to that step, leaving the run's files behind; the process's exit code."""
+def train(config: Config, dataset: Dataset, run: RunDir, state: TrainState, steps: float) -> int:
+    """Train up to that step or for the time there is, leaving the run's files behind; the
+    process's exit code."""
     device = next(state.critic.parameters()).device
     batches = Batches(dataset.samples, config.batch_size, config.seed, device)
     images_per_step = config.n_critic * config.batch_size
+    quality = Quality(config, dataset, run, state) if config.eval_every else None
 
     count = SCATTER_POINTS if dataset.are_points else GRID_IMAGES
     grid_random = seeded_generator("cpu", config.seed, "grid")  # the same on every device
@@ -277,20 +284,24 @@ def train(config: Config, dataset: Dataset, run: RunDir, state: TrainState, step
 
     with Signals() as signals:
         speed_up(state, config, steps, draw_inputs(state, config, batches), update_networks)
-        saver = Saver(run, state)
-        with Progress(state.step, state.seconds, steps, images_per_step) as progress:
-            while state.step < steps and not signals.stop:
-                set_rates(state, config, steps)
+        saver, budget = Saver(run, state), Budget(steps, config.max_seconds)
+        with Progress(state.step, state.seconds, budget, images_per_step) as progress:
+            last = budget.is_over(state.step)
+            while not last and not signals.stop:
+                set_rates(state, config, budget.share_done(state.step))
                 statistics = train_step(state, config, batches)
                 progress.bar.update()
-                last = state.step == steps
-                if state.step % config.log_every == 0 or last:
+                last = budget.is_over(state.step)
+                evaluate = quality and (state.step % config.eval_every == 0 or last)
+                if state.step % config.log_every == 0 or evaluate or last:
                     statistics["gradient_norm"] = mixed_gradient_norm(state, config, shown)
                     values = {name: value.item() for name, value in statistics.items()}
                     check_finite(values, state)
                     images = state.step * images_per_step
                     row = {"step": state.step, "epoch": images / len(dataset.samples)}
                     row |= {"images": images} | progress.lap(state.step) | values
+                    if evaluate:
+                        row["frechet_distance"] = quality.measure()
                     tell_failure("log line", run.log, row)
                     progress.show(row)
                 if state.step % config.sample_every == 0 or last:
@@ -301,15 +312,18 @@ def train(config: Config, dataset: Dataset, run: RunDir, state: TrainState, step
         saver.save_at_last(progress.seconds())
         tell_failure("curves and timelapse", run.finish)
     if signals.stop:
-        print(f"stopped at step {state.step} of {steps}; the same command goes on from there")
+        print(f"stopped at {budget.progress(state.step)}; the same command goes on from there")
         return 128 + signals.stop
-    print(f"finished {steps} steps; look at {run.path}/timelapse.gif, curves.png and samples/")
+    print(
+        f"finished at {budget.progress(state.step)}; look at {run.path}/timelapse.gif, curves.png "
+        "and samples/"
+    )
     return 0
 
 
-def set_rates(state: TrainState, config: Config, steps: int) -> None:
+def set_rates(state: TrainState, config: Config, share_done: float) -> None:
     """The learning rates of this step, lowered linearly to zero if asked (lr_decay)."""
-    factor = 1 - state.step / steps if config.lr_decay else 1.0
+    factor = 1 - share_done if config.lr_decay else 1.0
     for optimizer, rate in (
         (state.critic_optimizer, config.lr_critic),
         (state.generator_optimizer, config.lr_generator),
@@ -319,6 +333,26 @@ def set_rates(state: TrainState, config: Config, steps: int) -> None:
                 group["lr"].fill_(rate * factor)
             else:
                 group["lr"] = rate * factor
+
+
+class Quality:
+    """Measures the moving average's samples, and keeps the best checkpoint as `best.pt`."""
+
+    def __init__(self, config: Config, dataset: Dataset, run: RunDir, state: TrainState):
+        from evaluate import Evaluator  # whose libraries take seconds to load
+
+        device = next(state.critic.parameters()).device
+        self.evaluator = Evaluator(dataset, config.data_root, device, features="classifier")
+        self.run, self.state, self.best = run, state, run.best_distance()
+
+    def measure(self) -> float:
+        samples = generate(self.state.average, self.evaluator.count)
+        distance = self.evaluator.frechet_distance(samples)
+        if distance < self.best and tell_failure(
+            "best checkpoint", self.run.save_best, self.state.to_checkpoint()
+        ):
+            self.best = distance
+        return distance
 
 
 def check_finite(values: dict[str, float], state: TrainState) -> None:
@@ -443,6 +477,10 @@ def set_up(config: Config, fresh: bool) -> tuple[Dataset, TrainState, RunDir]:
         torch.set_float32_matmul_precision("high")  # TF32 where float32 is asked for
     dataset = load_dataset(config.dataset, config.data_root, config.image_size, config.grey)
     check_batches(config.batch_size, dataset.samples, config.flip)
+    if config.eval_every and (dataset.labels is None or dataset.are_points):
+        raise ValueError(
+            f"--eval-every needs a data set of images with classes, and {config.dataset} has none"
+        )
     state = build_state(config, dataset.sample_shape, device)
     if config.init_from and (fresh or not has_checkpoint(config.run)):
         state.load(read_any_checkpoint(config.init_from), NETWORKS)
@@ -496,21 +534,27 @@ def make_deterministic(wanted: bool) -> None:
     torch.use_deterministic_algorithms(wanted)
 
 
-def count_steps(config: Config, samples: int) -> int:
-    """The generator updates to train for: as given, or until the critic has seen the epochs."""
+def count_steps(config: Config, samples: int) -> float:
+    """The generator updates to train for: as given, or until the critic has seen the epochs;
+    infinitely many where only time is limited."""
     per_step = config.n_critic * config.batch_size
-    return config.steps or math.ceil(config.epochs * samples / per_step)
+    epochs = math.ceil(config.epochs * samples / per_step)
+    return config.steps or epochs or math.inf
 
 
-def announce(config: Config, dataset: Dataset, state: TrainState, steps: int) -> None:
+def announce(config: Config, dataset: Dataset, state: TrainState, steps: float) -> None:
     device = next(state.critic.parameters()).device
     precision = str(state.compute.precision).removeprefix("torch.")
     shape = "x".join(map(str, dataset.sample_shape))
+    until = " or ".join(
+        ([f"{steps}"] if steps < math.inf else [])
+        + ([f"{config.max_seconds} s"] if config.max_seconds else [])
+    )
     sizes = [sum(p.numel() for p in net.parameters()) for net in (state.generator, state.critic)]
     print(
         f"{config.method} on {config.dataset} ({len(dataset.samples):,} of {shape}), "
         f"{config.model} ({sizes[0]:,} + {sizes[1]:,} weights), {device}, {precision}, "
-        f"steps {state.step} to {steps}, into {config.run}",
+        f"steps {state.step} to {until}, into {config.run}",
         flush=True,
     )
 

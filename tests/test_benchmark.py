@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 import benchmark
-from benchmark import Textbook, configuration, flops_of, from_loader, from_memory, main
+from benchmark import configuration, flops_of, main
 from config import resolve
 from data import Batches, floats_to_bytes
+from textbook import Textbook, from_loader, from_memory
 from train import build_state, critic_step, generator_step
 from utils import METHODS
 
@@ -26,7 +27,7 @@ def test_the_textbook_loop_trains_as_ours_does(method, model, cpu, monkeypatch):
     state = build_state(config, SHAPE, cpu)
     real = torch.rand(2, 8, *SHAPE) * 2 - 1
     noise, mix = torch.randn(3, 8, 4), torch.rand(2, 8)
-    textbook = Textbook(config, state, iter(real))
+    textbook = Textbook(config, state.generator, state.critic, iter(real))
     noises, mixes = iter(noise), iter(mix)
     monkeypatch.setattr(textbook, "noise", lambda: next(noises))
     monkeypatch.setattr(torch, "rand", lambda *shape, device: next(mixes).view(shape))

@@ -174,7 +174,7 @@ def three_steps(method, device, prepare, **options):
     prepare(state, config, batches)
     statistics = []
     for _ in range(3):
-        set_rates(state, config, steps=3)
+        set_rates(state, config, state.step / 3)
         step = train_step(state, config, batches)
         statistics.append({name: value.item() for name, value in step.items()})
     return state, statistics

@@ -67,8 +67,11 @@ def test_epochs_take_the_place_of_steps_and_back(tmp_path):
     file = tmp_path / "a.toml"
     file.write_text("epochs = 3\n")
     assert parse("--config", file, "--steps", "7").epochs == 0
-    for bad in (["--epochs", "3", "--steps", "7"], ["--steps", "0"]):
-        with pytest.raises(ValueError, match="either steps or epochs"):
+    for bad, message in (
+        (["--epochs", "3", "--steps", "7"], "either steps or epochs"),
+        (["--steps", "0"], "must be greater than 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
             parse(*bad)
 
 
@@ -170,3 +173,14 @@ def test_the_recipes_cover_the_methods_and_models():
     for dataset, model in (("fashion-mnist", "dcgan"), ("grid", "dense")):
         methods = {r.method for r in recipes if (r.dataset, r.model) == (dataset, model)}
         assert methods == set(METHODS)
+
+
+def test_a_limit_in_time_takes_the_place_of_a_default_number_of_steps_but_not_of_a_given_one():
+    limited = parse("--max-seconds", "60")
+    assert (limited.steps, limited.epochs, limited.max_seconds) == (0, 0, 60)
+    both = parse("--max-seconds", "60", "--steps", "7")
+    assert (both.steps, both.max_seconds) == (7, 60)
+    assert resolve(vars(limited), {}) == limited
+    assert resolve(vars(both), {}) == both
+    with pytest.raises(ValueError, match="max_seconds = 3: must be 0, or at least 10"):
+        parse("--max-seconds", "3")

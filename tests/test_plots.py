@@ -49,6 +49,10 @@ def test_a_scatter_has_y_upward_and_the_data_inside():
 def test_curves_are_drawn_from_one_line_on():
     for count in (1, 50):
         log = {name: np.arange(count) + 1.0 for name in LOG_COLUMNS}
+        assert curves(log).size == (1600, 360)
+        log["frechet_distance"][1:] = np.nan  # measured now and then
+        assert curves(log).size == (1600, 360)
+        log["frechet_distance"][:] = np.nan  # and not at all
         assert curves(log).size == (1200, 360)
 
 

@@ -1,7 +1,9 @@
 """The training steps against closed forms, and whole runs through the command line."""
 
 import csv
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import torch
 from conftest import ROOT, LinearCritic, ShiftGenerator
 from PIL import Image
 
+import progress
 import train
 from compute import Compute
 from config import resolve
@@ -212,12 +215,11 @@ def test_the_average_follows_its_formula(cpu):
 def test_rates_decay_linearly_to_zero_and_differ_for_the_two_networks(cpu):
     config = small_config(lr_critic=4e-3, lr_generator=1e-3, lr_decay=True)
     state = build_state(config, (1, 16, 16), cpu)
-    for step, factor in ((0, 1), (50, 0.5), (99, 0.01)):
-        state.step = step
-        train.set_rates(state, config, steps=100)
+    for share_done, factor in ((0, 1), (0.5, 0.5), (0.99, 0.01)):
+        train.set_rates(state, config, share_done)
         assert state.critic_optimizer.param_groups[0]["lr"] == pytest.approx(4e-3 * factor)
         assert state.generator_optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * factor)
-    train.set_rates(state, replace(config, lr_decay=False), steps=100)
+    train.set_rates(state, replace(config, lr_decay=False), 0.5)
     assert state.critic_optimizer.param_groups[0]["lr"] == 4e-3
 
 
@@ -510,3 +512,61 @@ def test_the_script_runs_from_anywhere_and_reports_bad_input_without_a_traceback
     assert "did you mean 'wgan-gp'?" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(Path(tmp_path).iterdir())
+
+
+# ---------------------------------------------------------------- a budget
+
+
+class Clock:
+    """Seconds since the start of a process, as the test says."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr(progress, "seconds_since_start", lambda: self.now)
+
+
+def test_a_budget_of_time_ends_early_enough_for_the_last_pictures(monkeypatch):
+    clock = Clock(monkeypatch)
+    clock.now = 16.0  # imports and compiling are over
+    budget = progress.Budget(math.inf, 60)
+    end = 60 - progress.ENDING_SECONDS
+    assert (budget.is_over(10**9), budget.share_done(5)) == (False, 0)
+    clock.now = (16 + end) / 2
+    assert budget.share_done(5) == pytest.approx(0.5)
+    assert budget.seconds_left(5, steps_a_second=1) == pytest.approx((end - 16) / 2)
+    clock.now = end
+    assert (budget.is_over(5), budget.share_done(5)) == (True, 1)
+
+
+def test_whichever_ends_first_ends_training(monkeypatch):
+    clock = Clock(monkeypatch)
+    budget = progress.Budget(100, 60)
+    assert budget.share_done(75) == 0.75
+    assert budget.is_over(100) and not budget.is_over(99)
+    assert budget.progress(75) == "step 75 of 100"
+    clock.now = 60.0
+    assert budget.is_over(1)
+    unlimited = progress.Budget(100, 0)
+    assert not unlimited.is_over(99)
+    assert unlimited.share_done(25) == 0.25
+
+
+def test_a_run_of_limited_time_ends_in_time_with_all_its_files(picture_folder, tmp_path):
+    run = tmp_path / "r"
+    command = [sys.executable, str(ROOT / "train.py"), "--dataset", str(picture_folder), *SMALL]
+    command += ["--image-size", "16", "--lr-decay", "--max-seconds", "10", "--run", str(run)]
+    start = time.perf_counter()
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert time.perf_counter() - start < 10
+    step = int(re.search(r"finished at step (\d+);", output)[1])
+    assert step > 0
+    assert read_checkpoint(run / "checkpoint.pt")["step"] == step
+    assert (run / "samples" / f"{step:06d}.png").exists() and (run / "timelapse.gif").exists()
+
+
+def test_the_generators_batch_may_be_larger(random, cpu):
+    config = small_config(generator_batch=16)
+    state, batches = build_state(config, (1, 16, 16), cpu), small_batches(config, random)
+    inputs = train.draw_inputs(state, config, batches)
+    assert (inputs.noise.shape, inputs.generator_noise.shape) == ((3, 8, 4), (16, 4))
+    train_step(state, config, batches)
