@@ -24,6 +24,7 @@ from data import Dataset, load_dataset
 from generate import generate, load_generator
 from metrics import Classifier
 from rundir import png, read_any_checkpoint, write_whole
+from utils import unbiased_estimate
 from wgan_gp import MODELS, choose_device
 
 SAMPLES = 10_000
@@ -197,6 +198,9 @@ def evaluate(arguments) -> dict:
         result["real"] = report_points(dataset, real, seed=1)
         estimate = critic_estimate(checkpoint, config, real, points)
         result["generated"]["critic_estimate"] = estimate
+        if config.method == "wgan-gp" and config.gp_weight:
+            unbiased = unbiased_estimate(estimate, config.gp_weight)
+            result["generated"]["critic_estimate_unbiased"] = unbiased
         return result
     evaluator = Evaluator(dataset, config.data_root, device, arguments.samples, arguments.features)
     images = generate(generator, evaluator.count, arguments.seed)

@@ -12,6 +12,7 @@ Sources
     Wu et al. 2018         "Wasserstein Divergence for GANs", arXiv:1712.01026
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
@@ -31,6 +32,16 @@ def wasserstein_estimate(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
     It is a distance only as far as f is 1-Lipschitz (Arjovsky et al. 2017, equation 2).
     """
     return real_scores.float().mean() - fake_scores.float().mean()
+
+
+def unbiased_estimate(estimate: float, gp_weight: float) -> float:
+    """The distance W that a converged WGAN-GP critic's estimate stands for.
+
+    The penalty lets the slope of f exceed 1: where it is s everywhere between the two
+    distributions, s W - lambda (s - 1)^2 is greatest at s = 1 + W / (2 lambda), and the
+    estimate is s W = W + W^2 / (2 lambda). This is that equation, solved for W.
+    """
+    return math.sqrt(gp_weight**2 + 2 * gp_weight * max(0.0, estimate)) - gp_weight
 
 
 def generator_loss(fake_scores: Tensor) -> Tensor:

@@ -22,9 +22,10 @@ import train
 from compute import Compute
 from config import resolve
 from data import Batches
+from metrics import wasserstein_distance
 from rundir import LOG_COLUMNS, read_checkpoint
 from train import TrainState, build_state, critic_step, generator_step, main, train_step
-from utils import METHODS
+from utils import METHODS, unbiased_estimate
 from wgan_gp import MODELS
 
 # ---------------------------------------------------------------- the steps, on linear problems
@@ -59,6 +60,26 @@ def test_gradient_penalty_settles_where_theory_says(weight):
     weights = train_critic(linear_state("wgan-gp", critic=(0.1, 0.1), gp_weight=weight), 1000)
     length = 1 + SHIFT.norm() / (2 * weight)
     torch.testing.assert_close(weights, length * SHIFT / SHIFT.norm(), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("weight", [1.0, 10.0])
+def test_a_dense_critics_estimate_is_the_exact_distance_once_its_bias_is_taken_off(weight, cpu):
+    options = {"method": "wgan-gp", "model": "dense", "width": 64, "noise_dim": 2}
+    config = resolve(options | {"gp_weight": weight, "precision": "fp32", "lr": 2e-3}, {})
+    state = build_state(config, (2,), cpu)
+    state.generator = ShiftGenerator((0.0, 0.0))  # the noise itself
+    random = torch.Generator().manual_seed(0)
+    estimates = []
+    for _ in range(600):
+        real, noise = torch.randn(2, 256, 2, generator=random)
+        losses = critic_step(state, real + SHIFT, noise, torch.rand(256, generator=random))
+        estimates.append(losses.wasserstein.item())
+    biased = np.mean(estimates[-100:])
+    points = torch.randn(2, 500, 2, generator=random)
+    exact = wasserstein_distance(points[0] + SHIFT, points[1])
+    assert exact == pytest.approx(SHIFT.norm().item(), rel=0.1)
+    assert unbiased_estimate(biased, weight) == pytest.approx(exact, rel=0.1)
+    assert abs(biased - exact) > abs(unbiased_estimate(biased, weight) - exact)
 
 
 @pytest.mark.parametrize(("k", "p"), [(2.0, 6.0), (1.0, 2.0)])
