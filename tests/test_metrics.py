@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.stats import wasserstein_distance as distance_on_a_line
+from scipy.stats import wasserstein_distance as scipys_distance
 
 import metrics
 
@@ -113,6 +113,11 @@ def test_sliced_wasserstein_tells_equal_sets_from_blurred_ones():
     assert changed["28x28"] > 5 * same["28x28"]
 
 
+def test_the_distance_on_a_line_is_scipys():
+    one, other = np.random.default_rng(0).standard_normal((2, 200))
+    assert metrics.distance_on_a_line(one, other) == pytest.approx(scipys_distance(one, other))
+
+
 def test_a_pyramid_adds_up_to_its_picture():
     images = torch.randint(0, 256, (2, 3, 56, 56), dtype=torch.uint8)
     fine, middle, coarse = metrics.laplacian_pyramid(images)
@@ -149,7 +154,7 @@ def test_the_exact_distance_is_that_of_a_line_and_of_a_shift():
     random = np.random.default_rng(0)
     one, other = random.standard_normal((2, 200))
     on_axis = [torch.from_numpy(np.stack([part, np.zeros(200)], 1)) for part in (one, other)]
-    expected = distance_on_a_line(one, other)
+    expected = scipys_distance(one, other)
     assert metrics.wasserstein_distance(*on_axis) == pytest.approx(expected)
     points = gaussian(300, [0.0, 0.0])
     shifted = points + torch.tensor([3.0, 4.0])
