@@ -94,6 +94,11 @@ class Config:
     critic_norm: str = option("none", ", ".join(NORMS), one_of(NORMS))
     upsampling: str = option("transposed", ", ".join(UPSAMPLINGS), one_of(UPSAMPLINGS))
 
+    pyramid: int = option(
+        1, "dense: sizes whose sum is the picture, each half as large as the one before",
+        between(1, 8, high_open=False),
+    )  # fmt: skip
+
     batch_size: int = option(64, "samples in one update", COUNT)
     steps: int = option(2000, "generator updates to train for", NOT_NEGATIVE, harmless=True)
     epochs: float = option(

@@ -12,6 +12,7 @@ from itertools import pairwise
 from math import ceil, prod
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 NORMS = ("none", "layer", "instance", "batch")
@@ -102,12 +103,14 @@ class LeakyReLU(nn.Module):
         return x * torch.where(x > 0, 1.0, self.slope).to(x.dtype)
 
 
-def image_shape(sample_shape: tuple[int, ...]) -> tuple[int, int, int]:
+def image_shape(
+    sample_shape: tuple[int, ...], needed: str = "convolutions need"
+) -> tuple[int, int, int]:
     """The `(C, H, W)` of a sample; ValueError for points, which have no rows and columns."""
     if len(sample_shape) != 3:
         raise ValueError(
-            f"convolutions need images, and these samples are points of {sample_shape[0]} "
-            "coordinates: use --model dense"
+            f"{needed} images, and these samples are points of {sample_shape[0]} "
+            "coordinates: use --model dense --pyramid 1"
         )
     return sample_shape
 
@@ -318,12 +321,13 @@ class DenseGenerator(nn.Module):
         noise_dim: int = 128,
         width: int = 512,
         generator_norm: str = "none",
+        pyramid: int = 1,
     ):
         super().__init__()
         self.sample_shape, self.noise_dim = tuple(sample_shape), noise_dim
-        layers = hidden_layers(noise_dim, width, generator_norm)
-        output = nn.Linear(width, prod(sample_shape))
-        layers += [output, nn.Unflatten(1, sample_shape)]
+        sum_up = PyramidSum(self.sample_shape, pyramid)
+        output = nn.Linear(width, sum_up.features)
+        layers = [*hidden_layers(noise_dim, width, generator_norm), output, sum_up]
         if len(sample_shape) == 3:
             layers.append(nn.Tanh())
         self.layers = nn.Sequential(*layers)
@@ -332,6 +336,34 @@ class DenseGenerator(nn.Module):
 
     def forward(self, noise: Tensor) -> Tensor:
         return self.layers(noise)
+
+
+class PyramidSum(nn.Module):
+    """Flat values `(B, features)` to images: the sum of a picture of the whole size, one of half
+    the size made larger, one of a quarter, ..., `levels` in all. Points have one level.
+
+    Any picture can be made with one level; but with several, neighbouring pixels share weights,
+    so that shapes are learned sooner than grain (as in a Laplacian pyramid, Denton et al. 2015).
+    """
+
+    def __init__(self, sample_shape: tuple[int, ...], levels: int):
+        super().__init__()
+        self.shapes = [sample_shape]
+        if levels > 1:
+            channels, height, width = image_shape(sample_shape, "a pyramid needs")
+            self.shapes += [
+                (channels, max(1, height >> level), max(1, width >> level))
+                for level in range(1, levels)
+            ]
+        self.features = sum(map(prod, self.shapes))
+
+    def forward(self, values: Tensor) -> Tensor:
+        parts = values.split([prod(shape) for shape in self.shapes], dim=1)
+        levels = [part.unflatten(1, shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        whole = levels[0]
+        for level in levels[1:]:
+            whole = whole + F.interpolate(level, size=whole.shape[2:], mode="bilinear")
+        return whole
 
 
 class DenseCritic(nn.Module):

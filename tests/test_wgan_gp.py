@@ -10,6 +10,7 @@ from wgan_gp import (
     DCGANGenerator,
     DenseCritic,
     DenseGenerator,
+    PyramidSum,
     ResidualBlock,
     ResidualCritic,
     ResidualGenerator,
@@ -202,3 +203,33 @@ def test_a_block_of_zero_weights_is_its_shortcut():
             torch.nn.init.dirac_(block.shortcut[1].weight)
             torch.nn.init.zeros_(block.shortcut[1].bias)
         torch.testing.assert_close(block(x), expected)
+
+
+# ---------------------------------------------------------------- the dense generator's pyramid
+
+
+def test_a_pyramids_levels_add_up():
+    layer = PyramidSum((1, 4, 6), levels=3)
+    assert layer.shapes == [(1, 4, 6), (1, 2, 3), (1, 1, 1)]
+    values = torch.zeros(1, layer.features)
+    values[0, -1] = 2.0  # the coarsest level is one pixel
+    torch.testing.assert_close(layer(values), torch.full((1, 1, 4, 6), 2.0))
+    values[0, 0] = 5.0  # the finest level's first pixel
+    assert layer(values)[0, 0, 0].tolist() == [7, 2, 2, 2, 2, 2]
+    half = torch.zeros(1, layer.features)
+    half[0, 24:30] = torch.arange(6.0)
+    expected = torch.nn.functional.interpolate(
+        torch.arange(6.0).view(1, 1, 2, 3), scale_factor=2, mode="bilinear"
+    )
+    torch.testing.assert_close(layer(half), expected)
+
+
+@pytest.mark.parametrize("size", [(28, 28), (30, 17), (2, 3)])
+def test_a_dense_generator_with_a_pyramid_makes_every_size(size):
+    images = DenseGenerator((3, *size), 5, width=4, pyramid=4)(torch.randn(2, 5))
+    assert images.shape == (2, 3, *size)
+
+
+def test_a_pyramid_of_points_is_refused():
+    with pytest.raises(ValueError, match="a pyramid needs images"):
+        DenseGenerator((2,), pyramid=2)
