@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from compute import speed_up
+from compute import prepare_device, speed_up
 from config import Config, Parser, resolve
 from data import Batches, floats_to_bytes, load_dataset, parse_image_size
 from plots import new_figure, to_image
@@ -53,6 +53,7 @@ ALONE = ("textbook", "ours")  # loops that are looked at more closely
 
 def prepare(config: Config, device: torch.device, shape: tuple[int, ...], samples: np.ndarray):
     """Our training state and batches, sped up as training would be."""
+    prepare_device(device)
     state = build_state(config, shape, device)
     batches = Batches(samples, config.batch_size, config.seed, device)
     speed_up(state, config, 10**6, draw_inputs(state, config, batches), update_networks)
@@ -187,10 +188,10 @@ def process_memory(what: str) -> int:
     return 1024 * int(found[1]) if found else 0
 
 
-def startup_seconds() -> float:
+def startup_seconds(device: str) -> float:
     """From the start of `python train.py`, not compiled, to its first step's line in the log."""
     command = [sys.executable, str(Path(__file__).with_name("train.py")), "--compile", "off"]
-    command += ["--steps", "1", "--log-every", "1"]
+    command += ["--steps", "1", "--log-every", "1", "--device", device]
     with tempfile.TemporaryDirectory() as folder:
         command += ["--run", folder + "/run"]
         for attempt in ("data prepared", "timed"):
@@ -201,7 +202,8 @@ def startup_seconds() -> float:
             for line in process.stdout:
                 if line.startswith("step 1/"):
                     seconds = time.perf_counter() - start
-            process.wait()
+            if process.wait():
+                raise subprocess.CalledProcessError(process.returncode, command)
     return seconds
 
 
@@ -262,7 +264,7 @@ class Contest:
             "time_goes_to": goes,
             "feeding_share": 1000 * seconds_a_call(run, 20, self.device) / step_ms,
             "compile_seconds": self.prepared,
-            "startup_seconds": startup_seconds(),
+            "startup_seconds": startup_seconds(self.config.device),
         }
 
 
@@ -554,7 +556,7 @@ def main(argv: list[str] | None = None) -> int:
             show(result := compare(config, shape, options, given))
         if options.json:
             Path(options.json).write_text(json.dumps(result, indent=2) + "\n")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, subprocess.CalledProcessError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -565,6 +567,8 @@ def configuration(options) -> tuple[Config, tuple[int, ...]]:
     size = parse_image_size(options.image_size)
     if not size or options.channels not in (1, 3):
         raise ValueError("--image-size must be a size such as 64, and --channels 1 or 3")
+    if not 0 < options.seconds <= 3600 or options.seed < 0:
+        raise ValueError("--seconds must lie between 0 and 3600, and --seed must not be negative")
     names = ("method", "model", "width", "batch_size", "n_critic", "precision", "compile", "device")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     return resolve(given | {"dataset": "images"}, {}), (options.channels, *size)

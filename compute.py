@@ -45,6 +45,14 @@ def fast_at_bfloat16(device: torch.device) -> bool:
     return bool(features & {"amx_bf16", "avx512_bf16"})
 
 
+def prepare_device(device: torch.device) -> None:
+    """Make a CUDA device the current one, on which steps are recorded; where float32 is asked
+    for, it computes in TF32."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.set_float32_matmul_precision("high")
+
+
 def can_compile(device: torch.device) -> bool:
     """Whether what `torch.compile` needs is there: Triton for CUDA, a C++ compiler for a CPU."""
     if device.type == "cuda":

@@ -109,7 +109,9 @@ class Config:
         no_or_enough_seconds, harmless=True,
     )  # fmt: skip
     generator_batch: int = option(
-        0, "samples in an update of the generator; 0: as --batch-size", NOT_NEGATIVE
+        0,
+        "samples in an update of the generator; 0: as --batch-size",
+        between(0, 1_000_000, high_open=False),
     )
     n_critic: int = option(5, "critic updates before each generator update", COUNT)
     optimizer: str = option("adam", "adam, rmsprop", one_of(("adam", "rmsprop")))

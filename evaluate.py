@@ -10,6 +10,8 @@ import hashlib
 import io
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,7 @@ from utils import unbiased_estimate
 from wgan_gp import MODELS, choose_device
 
 SAMPLES = 10_000
+LEAST_SAMPLES = 4  # the third neighbour of one is the fourth sample
 FEATURES = ("auto", "classifier", "inception")
 CLASSIFIER_VERSION = 1  # count it up when the classifier or its training changes
 NEIGHBOURS, NEIGHBOUR_ROWS = 7, 8  # real pictures beside a sample, and how many samples
@@ -58,6 +61,11 @@ class Evaluator:
         self.device = device
         order = np.random.default_rng(0).permutation(len(dataset.samples))
         self.count = min(samples, len(order) // 2)
+        if self.count < LEAST_SAMPLES:
+            raise ValueError(
+                f"measuring takes at least {2 * LEAST_SAMPLES} images, and the data set has "
+                f"{len(order)}"
+            )
         held_out, rest = np.sort(order[: self.count]), order[self.count :]
         self.held_out = torch.from_numpy(dataset.samples[held_out])
         self.reference = torch.from_numpy(dataset.samples[np.sort(rest[: self.count])])
@@ -124,23 +132,27 @@ def kept_classifier(
     dataset: Dataset, training: np.ndarray, root: str, device: torch.device
 ) -> tuple[Classifier, str]:
     """The classifier of those samples and its name, which carries a hash of what it was trained
-    on: figures with the same name compare. Trained if it is not in `root` yet."""
+    on and one of its weights: figures with the same name compare. Trained if it is not in
+    `root` yet."""
     images, labels = dataset.samples[training], dataset.labels[training]
+    classes = int(dataset.labels.max()) + 1
     digest = hashlib.sha256(f"{CLASSIFIER_VERSION} {images.shape}".encode())
     digest.update(images)
     digest.update(np.ascontiguousarray(labels.astype(np.int64)))
     name = f"classifier-{digest.hexdigest()[:12]}"
     file = Path(root) / f"{name}.pt"
     try:
-        classifier = Classifier(images.shape[1], int(labels.max()) + 1)
-        classifier.load_state_dict(torch.load(file, weights_only=True))
-        return classifier.to(device).eval().requires_grad_(False), name
+        classifier = Classifier(images.shape[1], classes)
+        classifier.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+        classifier.to(device).eval().requires_grad_(False)
+        return classifier, f"{name}-{hash_of_weights(classifier)}"
     except FileNotFoundError:
         pass
     except Exception as error:  # a damaged file, whatever is in it
         print(f"{file} cannot be read ({error}), and is made again", file=sys.stderr)
     tensors = torch.from_numpy(images), torch.from_numpy(labels).long()
-    classifier = metrics.train_classifier(*tensors, device)
+    with any_algorithms():
+        classifier = metrics.train_classifier(*tensors, classes, device)
     buffer = io.BytesIO()
     torch.save(classifier.state_dict(), buffer)
     try:
@@ -148,18 +160,39 @@ def kept_classifier(
         write_whole(file, buffer.getvalue())
     except OSError as error:
         print(f"cannot keep {file} for the next time: {error}", file=sys.stderr)
-    return classifier, name
+    return classifier, f"{name}-{hash_of_weights(classifier)}"
+
+
+def hash_of_weights(network: torch.nn.Module) -> str:
+    digest = hashlib.sha256()
+    for value in network.state_dict().values():
+        digest.update(np.ascontiguousarray(value.cpu()))
+    return digest.hexdigest()[:8]
+
+
+@contextmanager
+def any_algorithms() -> Iterator[None]:
+    """Nothing of a run's result depends on the classifier, and CUDA has no deterministic
+    backward pass for its pooling."""
+    wanted = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(wanted)
 
 
 # ---------------------------------------------------------------- points
 
 
-def report_points(dataset: Dataset, points: Tensor, seed: int = 0) -> dict[str, float]:
-    """Every figure that can be had of points `(N, 2)`."""
-    data = torch.from_numpy(dataset.samples)
+def report_points(
+    reference: np.ndarray, labels: np.ndarray | None, points: Tensor, seed: int = 0
+) -> dict[str, float]:
+    """Every figure that can be had of points `(N, 2)`, compared with `reference` ones."""
+    data = torch.from_numpy(reference)
     found: dict[str, float] = {}
-    if dataset.labels is not None:
-        found |= metrics.mode_coverage(points, data, torch.from_numpy(dataset.labels))
+    if labels is not None:
+        found |= metrics.mode_coverage(points, data, torch.from_numpy(labels))
     some = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
     count = min(PAIRED_POINTS, len(points), len(data) // 2)
     found["wasserstein_distance"] = metrics.wasserstein_distance(points[:count], data[some[:count]])
@@ -192,10 +225,13 @@ def evaluate(arguments) -> dict:
         )
     result = {"source": arguments.source, "step": checkpoint["step"], "seed": arguments.seed}
     if dataset.are_points:
-        points = generate(generator, arguments.samples, arguments.seed)
-        real = torch.from_numpy(dataset.samples[-arguments.samples :])
-        result |= {"samples": len(points), "generated": report_points(dataset, points)}
-        result["real"] = report_points(dataset, real, seed=1)
+        count = min(arguments.samples, len(dataset.samples) // 2)
+        points = generate(generator, count, arguments.seed)
+        real = torch.from_numpy(dataset.samples[-count:])
+        labels = None if dataset.labels is None else dataset.labels[:-count]
+        against = (dataset.samples[:-count], labels)
+        result |= {"samples": count, "generated": report_points(*against, points)}
+        result["real"] = report_points(*against, real)
         estimate = critic_estimate(checkpoint, config, real, points)
         result["generated"]["critic_estimate"] = estimate
         if config.method == "wgan-gp" and config.gp_weight:
@@ -257,8 +293,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
     try:
         arguments = parser.parse_args(argv)
-        if arguments.samples < 2 or arguments.seed < 0:
-            raise ValueError("--samples must be at least 2, and --seed at least 0")
+        if arguments.samples < LEAST_SAMPLES or arguments.seed < 0:
+            raise ValueError(f"--samples must be at least {LEAST_SAMPLES}, and --seed at least 0")
         result = evaluate(arguments)
         show(result)
         if arguments.json:

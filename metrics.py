@@ -1,8 +1,8 @@
 """How good samples are, without a download.
 
-Images are bytes `(N, C, H, W)`, features float32 `(N, D)`, points float32 `(N, 2)`. All
-distances are between two sets of samples, 0 between equal ones, and depend on how many
-samples there are: compare figures of the same count only.
+Images are bytes `(N, C, H, W)`, features float32 `(N, D)`, points float32 `(N, 2)`. Distances
+are between two sets of samples and depend on how many there are: compare figures of the same
+count only. The kernel distance is unbiased, and may be a little below 0.
 
 Sources
     Heusel et al. 2017       Fréchet distance, arXiv:1706.08500
@@ -39,13 +39,18 @@ class Classifier(nn.Module):
 
 
 def train_classifier(
-    images: Tensor, labels: Tensor, device: torch.device, epochs: int = 4, seed: int = 0
+    images: Tensor,
+    labels: Tensor,
+    classes: int,
+    device: torch.device,
+    epochs: int = 4,
+    seed: int = 0,
 ) -> Classifier:
     """A classifier of those bytes `(N, C, H, W)` and classes `(N,)`, in evaluation mode."""
     random = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
-        classifier = Classifier(images.shape[1], int(labels.max()) + 1)
+        classifier = Classifier(images.shape[1], classes)
     classifier.to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.Adam(classifier.parameters())
     orders = [torch.randperm(len(images), generator=random) for _ in range(epochs)]

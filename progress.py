@@ -28,8 +28,8 @@ class Budget:
     """How long training goes on: up to a step (may be infinite), so many seconds after the
     process started (0: no limit), or whichever ends first."""
 
-    def __init__(self, steps: float, max_seconds: float):
-        self.steps, self.max_seconds = steps, max_seconds
+    def __init__(self, steps: float, max_seconds: float, share_before: float = 0.0):
+        self.steps, self.max_seconds, self.share_before = steps, max_seconds, share_before
         self.begin = seconds_since_start()
         self.end = max_seconds - ENDING_SECONDS if max_seconds else math.inf
 
@@ -37,10 +37,12 @@ class Budget:
         return step >= self.steps or seconds_since_start() >= self.end
 
     def share_done(self, step: int) -> float:
-        """From 0 to 1, for a learning rate that decays to the end."""
+        """From 0 to 1, for a learning rate that decays to the end. A run that was stopped at
+        `share_before` of its time spreads the rest over the time it now has."""
         if not self.max_seconds:
             return step / self.steps
         time_done = (seconds_since_start() - self.begin) / max(self.end - self.begin, 1e-9)
+        time_done = self.share_before + (1 - self.share_before) * time_done
         return min(1.0, max(step / self.steps, time_done))
 
     def seconds_left(self, step: int, steps_a_second: float) -> float:

@@ -20,7 +20,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 import plots
-from compute import Compute, StepInputs, choose_precision, speed_up
+from compute import Compute, StepInputs, choose_precision, prepare_device, speed_up
 from config import Config, Parser, add_options, choices_help, parse_command_line
 from data import (
     Batches,
@@ -62,13 +62,15 @@ class TrainState:
     sample_shape: tuple[int, ...]
     step: int = 0
     seconds: float = 0.0
+    share_done: float = 0.0  # of the steps or the time that were asked for
 
     PARTS = (*NETWORKS, "generator_optimizer", "critic_optimizer")
 
     def to_checkpoint(self) -> dict:
         parts = {name: getattr(self, name).state_dict() for name in self.PARTS}
         shape = tuple(self.sample_shape)
-        return {**parts, "step": self.step, "seconds": self.seconds, "sample_shape": shape}
+        counts = {"step": self.step, "seconds": self.seconds, "share_done": self.share_done}
+        return {**parts, **counts, "sample_shape": shape}
 
     def restore(self, checkpoint: dict) -> None:
         """Go on from what `to_checkpoint` gave; ValueError where it is of other networks."""
@@ -77,6 +79,8 @@ class TrainState:
         if type(step) is not int or type(seconds) is not float:
             raise ValueError("the checkpoint does not say at which step it was taken")
         self.step, self.seconds = step, seconds
+        share_done = checkpoint.get("share_done")
+        self.share_done = share_done if type(share_done) is float and 0 <= share_done <= 1 else 0.0
 
     def load(self, checkpoint: dict, parts: tuple[str, ...]) -> None:
         """Take over parts of a checkpoint; ValueError where one is missing or of other shapes."""
@@ -283,16 +287,21 @@ def train(config: Config, dataset: Dataset, run: RunDir, state: TrainState, step
         tell_failure("sample", run.save_sample, 0, draw_samples(state, grid_noise, shown))
 
     with Signals() as signals:
-        speed_up(state, config, steps, draw_inputs(state, config, batches), update_networks)
-        saver, budget = Saver(run, state), Budget(steps, config.max_seconds)
+        inputs = draw_inputs(state, config, batches)
+        batches.settle()
+        speed_up(state, config, steps, inputs, update_networks)
+        saver, budget = Saver(run, state), Budget(steps, config.max_seconds, state.share_done)
         with Progress(state.step, state.seconds, budget, images_per_step) as progress:
             last = budget.is_over(state.step)
+            if last:
+                raise TrainingFailed("the time was over before the first step: more --max-seconds")
             while not last and not signals.stop:
-                set_rates(state, config, budget.share_done(state.step))
+                set_rates(state, config, state.share_done)
                 statistics = train_step(state, config, batches)
                 progress.bar.update()
                 last = budget.is_over(state.step)
-                evaluate = quality and (state.step % config.eval_every == 0 or last)
+                state.share_done = 1.0 if last else budget.share_done(state.step)
+                evaluate = quality and (state.step % config.eval_every == 0 or state.step == steps)
                 if state.step % config.log_every == 0 or evaluate or last:
                     statistics["gradient_norm"] = mixed_gradient_norm(state, config, shown)
                     values = {name: value.item() for name, value in statistics.items()}
@@ -473,14 +482,11 @@ def set_up(config: Config, fresh: bool) -> tuple[Dataset, TrainState, RunDir]:
     """Everything that training needs; ValueError or OSError for what the user can mend."""
     device = choose_device(config.device)
     make_deterministic(config.deterministic)
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")  # TF32 where float32 is asked for
+    prepare_device(device)
     dataset = load_dataset(config.dataset, config.data_root, config.image_size, config.grey)
     check_batches(config.batch_size, dataset.samples, config.flip)
-    if config.eval_every and (dataset.labels is None or dataset.are_points):
-        raise ValueError(
-            f"--eval-every needs a data set of images with classes, and {config.dataset} has none"
-        )
+    if config.eval_every:
+        check_measurable(dataset)
     state = build_state(config, dataset.sample_shape, device)
     if config.init_from and (fresh or not has_checkpoint(config.run)):
         state.load(read_any_checkpoint(config.init_from), NETWORKS)
@@ -497,12 +503,19 @@ def set_up(config: Config, fresh: bool) -> tuple[Dataset, TrainState, RunDir]:
 
 def start_or_go_on(config: Config, dataset: Dataset, run: RunDir, state: TrainState) -> int:
     steps = count_steps(config, len(dataset.samples))
-    if state.step >= steps:
+    decayed_in_time = state.share_done == 1 and config.max_seconds and config.lr_decay
+    if state.step >= steps or decayed_in_time:
         more = "a longer run needs another --run" if config.lr_decay else "more --steps train on"
-        print(f"{run.path} is finished: {state.step} of {steps} steps; {more}, --fresh starts over")
+        of = f" of {steps}" if steps < math.inf else ""
+        print(f"{run.path} is finished: {state.step}{of} steps; {more}, --fresh starts over")
         return 0
     announce(config, dataset, state, steps)
     return train(config, dataset, run, state, steps)
+
+
+def check_measurable(dataset: Dataset) -> None:
+    if dataset.labels is None or dataset.are_points or len(dataset.samples) < 8:
+        raise ValueError("--eval-every needs a data set of at least 8 images with classes")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from torch import nn
 import benchmark
 from benchmark import configuration, flops_of, main
 from config import resolve
-from data import Batches, floats_to_bytes
+from data import Batches, Dataset, floats_to_bytes
 from textbook import Textbook, from_loader, from_memory
 from train import build_state, critic_step, generator_step
 from utils import METHODS
@@ -83,7 +83,7 @@ def test_a_loop_alone_reports_its_peak_memory(loop, capsys):
 
 def test_the_whole_comparison_in_small(tmp_path, capsys, monkeypatch):
     """But for the processes of their own, which take seconds to start."""
-    monkeypatch.setattr(benchmark, "startup_seconds", lambda: 1.0)
+    monkeypatch.setattr(benchmark, "startup_seconds", lambda device: 1.0)
     monkeypatch.setattr(benchmark, "memory_alone", lambda loop, arguments: 2**20)
     target = tmp_path / "figures.json"
     small = ["--image-size", "16", "--width", "8", "--batch-size", "8", "--n-critic", "1"]
@@ -102,6 +102,23 @@ def test_the_whole_comparison_in_small(tmp_path, capsys, monkeypatch):
     assert "textbook, DataLoader" in shown and "to its first step" in shown
 
 
+def test_the_plain_script_is_measured_at_each_mark(monkeypatch, capsys, tmp_path):
+    samples = np.random.default_rng(0).integers(0, 256, (300, 1, 28, 28)).astype(np.uint8)
+    dataset = Dataset(samples, np.arange(300) % 2)
+    monkeypatch.chdir(tmp_path)  # where the classifier is kept
+    monkeypatch.setattr(benchmark, "load_dataset", lambda name: dataset)
+    clock = iter(range(1000))
+    monkeypatch.setattr(benchmark, "seconds_since_start", lambda: next(clock))
+    steps, step = [], Textbook.step
+    monkeypatch.setattr(Textbook, "step", lambda self: steps.append(1) or step(self))
+    monkeypatch.setattr(benchmark, "QUALITY_MARKS", (2, 5, 9))
+    assert main(["--alone", "plain", "--up-to", "5", "--device", "cpu"]) == 0
+    measured = json.loads(capsys.readouterr().out)
+    assert list(measured) == ["2", "5"]
+    assert all(value > 0 for value in measured.values())
+    assert len(steps) == 3  # at 0, 1 and 5, of which a second went into measuring
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -110,6 +127,8 @@ def test_the_whole_comparison_in_small(tmp_path, capsys, monkeypatch):
         (["--channels", "2"], "--channels 1 or 3"),
         (["--image-size", "30"], "use --image-size"),
         (["--seconds", "soon"], "invalid float"),
+        (["--seconds", "inf"], "--seconds must lie between"),
+        (["--quality", "--seed", "-1"], "--seed must not be negative"),
         (["--json", "no/such/folder/x.json", "--growth"], "no/such/folder"),
     ],
 )

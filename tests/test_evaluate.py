@@ -93,7 +93,7 @@ def test_held_out_pictures_are_neither_compared_with_nor_learned(tmp_path, cpu, 
     samples = np.arange(200, dtype=np.uint8).reshape(200, 1, 1, 1).repeat(8, 2).repeat(8, 3)
     seen = []
 
-    def spy(images, labels, device):
+    def spy(images, labels, classes, device):
         seen.append(images)
         return metrics.Classifier(1, 2).eval()
 
@@ -122,12 +122,31 @@ def test_the_classifier_is_kept_and_made_again_when_damaged_or_of_other_data(
     assert (len(trained_times), same) == (1, name)
     for one, other in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(one, other)
-    (tmp_path / f"{name}.pt").write_bytes(b"damaged")
+    (file,) = tmp_path.glob("classifier-*.pt")
+    assert name.startswith(file.stem)
+    file.write_bytes(b"damaged")
     kept_classifier(dataset, rows, str(tmp_path), cpu)
     assert len(trained_times) == 2
     assert "is made again" in capsys.readouterr().err
     other = Dataset(samples, 1 - dataset.labels)
     assert kept_classifier(other, rows, str(tmp_path), cpu)[1] != name
+
+
+def test_a_class_that_the_classifier_never_saw_is_counted_all_the_same(tmp_path, cpu):
+    samples = np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8)).astype(np.uint8)
+    for alone in range(40):  # the last class is one picture, whichever half it falls into
+        labels = np.zeros(40, np.int64)
+        labels[alone] = 3
+        evaluator = Evaluator(Dataset(samples, labels), str(tmp_path), cpu)
+        if samples[alone] in evaluator.held_out.numpy():
+            break
+    assert evaluator.report(evaluator.held_out)["classes"] >= 1
+
+
+def test_too_few_pictures_are_refused(tmp_path, cpu):
+    samples = np.zeros((7, 1, 8, 8), np.uint8)
+    with pytest.raises(ValueError, match="at least 8 images, and the data set has 7"):
+        Evaluator(Dataset(samples, np.arange(7) % 2), str(tmp_path), cpu)
 
 
 def test_features_are_chosen_by_what_there_is(tmp_path):
@@ -145,7 +164,7 @@ def test_features_are_chosen_by_what_there_is(tmp_path):
     ("arguments", "message"),
     [
         (["no/such/run"], "there is no checkpoint or run no/such/run"),
-        (["run", "--samples", "1"], "--samples must be at least 2"),
+        (["run", "--samples", "1"], "--samples must be at least 4"),
         (["run", "--samples", "many"], "invalid int"),
         (["run", "--features", "vgg"], "invalid choice"),
         (["run", "--device", "quantum"], "no device 'quantum'"),
@@ -203,4 +222,4 @@ def test_measuring_leaves_training_as_it_was(labelled_folder, tmp_path):
 
 def test_measuring_without_classes_is_refused(picture_folder, tmp_path, capsys):
     assert run_main(picture_folder, tmp_path / "r", "--eval-every", 2) == 2
-    assert "needs a data set of images with classes" in capsys.readouterr().err
+    assert "needs a data set of at least 8 images with classes" in capsys.readouterr().err

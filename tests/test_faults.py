@@ -92,7 +92,7 @@ def test_kills_at_any_moment_lose_nothing(processes, picture_folder, tmp_path):
     # Every sync and rename of a new run's files, then of resumed runs' first checkpoints.
     fatal_calls = [*range(1, 13), *range(1, 11)]
     torn, steps_seen = 0, []
-    for kill in range(len(fatal_calls) + 8):
+    for kill in range(len(fatal_calls) + 4):
         arguments = small_run(picture_folder, run, 100_000, *OFTEN)
         if kill < len(fatal_calls):
             process = processes.Process(target=child, args=(arguments, fatal_calls[kill]))

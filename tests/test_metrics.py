@@ -60,8 +60,8 @@ def test_nearest_neighbours_are_nearest():
 
 def test_the_classifier_learns_is_repeatable_and_knows_unseen_pictures(cpu):
     images, labels = squares(600, 12, seed=0)
-    classifier = metrics.train_classifier(images, labels, cpu)
-    again = metrics.train_classifier(images, labels, cpu)
+    classifier = metrics.train_classifier(images, labels, 2, cpu)
+    again = metrics.train_classifier(images, labels, 2, cpu)
     unseen, truth = squares(200, 12, seed=1)
     features, probabilities = metrics.classify(classifier, unseen)
     assert features.shape == (200, 128)

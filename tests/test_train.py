@@ -183,8 +183,8 @@ def test_flips_mirror_about_half_of_the_samples(random, cpu):
     state, batches = build_state(config, (1, 16, 16), cpu), small_batches(config, random)
     coins = []
     for state.step in range(20):
-        coins.append(train.draw_inputs(state, config, batches).mirrored.float().mean())
-    assert 0.4 < torch.stack(coins).mean() < 0.6
+        coins.append(train.draw_inputs(state, config, batches).mirrored.float().mean().item())
+    assert 0.4 < np.mean(coins) < 0.6
     assert len(set(coins)) > 1
 
 
@@ -567,6 +567,11 @@ def test_whichever_ends_first_ends_training(monkeypatch):
     assert budget.progress(75) == "step 75 of 100"
     clock.now = 60.0
     assert budget.is_over(1)
+    clock.now = 0.0
+    resumed = progress.Budget(math.inf, 60, share_before=0.8)
+    assert resumed.share_done(5) == 0.8
+    clock.now = (60 - progress.ENDING_SECONDS) / 2
+    assert resumed.share_done(5) == pytest.approx(0.9)
     unlimited = progress.Budget(100, 0)
     assert not unlimited.is_over(99)
     assert unlimited.share_done(25) == 0.25
@@ -583,6 +588,9 @@ def test_a_run_of_limited_time_ends_in_time_with_all_its_files(picture_folder, t
     assert step > 0
     assert read_checkpoint(run / "checkpoint.pt")["step"] == step
     assert (run / "samples" / f"{step:06d}.png").exists() and (run / "timelapse.gif").exists()
+    # Its rates have decayed to zero, so that the same command does not begin again.
+    again = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert f"is finished: {step} steps; a longer run needs another --run" in again
 
 
 def test_the_generators_batch_may_be_larger(random, cpu):
