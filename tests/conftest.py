@@ -1,5 +1,6 @@
 """What several test modules need. Nothing here or in the tests touches a network."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from torch import nn
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
+# Networks this small lose more to a second thread than they gain, in child processes too.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(autouse=True)

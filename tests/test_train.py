@@ -577,7 +577,7 @@ def test_whichever_ends_first_ends_training(monkeypatch):
     assert unlimited.share_done(25) == 0.25
 
 
-def test_a_run_of_limited_time_ends_in_time_with_all_its_files(picture_folder, tmp_path):
+def test_a_run_of_limited_time_ends_in_time_with_all_its_files(picture_folder, tmp_path, capsys):
     run = tmp_path / "r"
     command = [sys.executable, str(ROOT / "train.py"), "--dataset", str(picture_folder), *SMALL]
     command += ["--image-size", "16", "--lr-decay", "--max-seconds", "10", "--run", str(run)]
@@ -589,8 +589,8 @@ def test_a_run_of_limited_time_ends_in_time_with_all_its_files(picture_folder, t
     assert read_checkpoint(run / "checkpoint.pt")["step"] == step
     assert (run / "samples" / f"{step:06d}.png").exists() and (run / "timelapse.gif").exists()
     # Its rates have decayed to zero, so that the same command does not begin again.
-    again = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert f"is finished: {step} steps; a longer run needs another --run" in again
+    assert main(command[2:]) == 0
+    assert f"is finished: {step} steps; a longer run needs another --run" in capsys.readouterr().out
 
 
 def test_the_generators_batch_may_be_larger(random, cpu):
