@@ -296,7 +296,7 @@ def train(config: Config, dataset: Dataset, run: RunDir, state: TrainState, step
             if last:
                 raise TrainingFailed("the time was over before the first step: more --max-seconds")
             while not last and not signals.stop:
-                set_rates(state, config, state.share_done)
+                set_rates(state, config, budget.share_done(state.step))
                 statistics = train_step(state, config, batches)
                 progress.bar.update()
                 last = budget.is_over(state.step)
