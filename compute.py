@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+import distributed
 from utils import generator_loss
 
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -120,7 +121,8 @@ def speed_up(state, config, steps: float, inputs: StepInputs, step: Callable) ->
     )
     if config.compile == "on" or (config.compile == "auto" and worth_it):
         compile_losses(state, device, rehearsal)
-    if config.compile != "off" and device.type == "cuda":
+    one_rank = distributed.ranks() == 1  # a graph would have to hold the collectives too
+    if config.compile != "off" and device.type == "cuda" and one_rank:
         record_step(state, inputs, lambda *values: step(state, config, StepInputs(*values)))
 
 
@@ -168,7 +170,8 @@ def rehearse(state, run: Callable[[], object]) -> None:
 
     before = [(tensor, tensor.clone()) for tensor in changing()]
     try:
-        run()
+        with distributed.alone():  # on another rank it may fail
+            run()
     finally:
         for tensor in changing():
             tensor.detach().zero_()  # the averages of an optimizer that was new

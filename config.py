@@ -91,6 +91,9 @@ class Config:
     )
     noise_dim: int = option(128, "numbers of noise that make one sample", COUNT)
     generator_norm: str = option("batch", ", ".join(NORMS), one_of(NORMS))
+    sync_batch_norm: bool = option(
+        False, "with several ranks: the generator's batch normalisation uses all ranks' samples"
+    )
     critic_norm: str = option("none", ", ".join(NORMS), one_of(NORMS))
     upsampling: str = option("transposed", ", ".join(UPSAMPLINGS), one_of(UPSAMPLINGS))
 

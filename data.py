@@ -91,8 +91,9 @@ class Batches:
     Every sample comes once an epoch; a batch may end one epoch and begin the next. The
     order follows from (seed, epoch) alone, so resuming needs the batch's number and no
     state. `batches(k, n)` are n batches from the k-th on, `(n * B, ...)` as they are stored,
-    on `device`. Samples lie there from the start where they fit beside the networks; where
-    they do not, a thread gathers and copies the next batches while the device computes.
+    on `device`; where several ranks train, of each batch the `share` that is this one's.
+    Samples lie there from the start where they fit beside the networks; where they do not, a
+    thread gathers and copies the next batches while the device computes.
     """
 
     def __init__(
@@ -101,10 +102,12 @@ class Batches:
         batch_size: int,
         seed: int,
         device: torch.device,
+        share: slice = slice(None),
         resident: bool | None = None,
     ):
         check_batches(batch_size, samples)
         self.batch_size, self.seed, self.device = batch_size, seed, device
+        self.share = share
         self.resident = fits(samples.nbytes, device) if resident is None else resident
         self.samples = torch.from_numpy(samples)
         if self.resident:
@@ -137,14 +140,14 @@ class Batches:
         return self.samples[indices].to(self.device)
 
     def indices(self, number: int, count: int = 1) -> Tensor:
-        """Which samples make up the batches from that number on: `(count * B,)`."""
+        """Which samples make up the batches from that number on, or this rank's share."""
         first, wanted = number * self.batch_size, count * self.batch_size
         parts = []
         while wanted:
             epoch, start = divmod(first, len(self.samples))
             parts.append(self.order(epoch)[start : start + wanted])
             first, wanted = first + len(parts[-1]), wanted - len(parts[-1])
-        return torch.cat(parts)
+        return torch.cat(parts).view(count, self.batch_size)[:, self.share].flatten()
 
     def order(self, epoch: int) -> Tensor:
         """The epoch's permutation of all samples; only the latest two are kept."""

@@ -4,9 +4,12 @@ import math
 import os
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
+
+import distributed
 
 SECONDS_BETWEEN_LINES = 5  # where output is not a terminal
 ENDING_SECONDS = 4  # kept for the last checkpoint and pictures where time is limited
@@ -60,7 +63,8 @@ class Progress:
     def __init__(self, step: int, seconds: float, budget: Budget, images_per_step: int):
         self.images_per_step, self.budget = images_per_step, budget
         total = budget.steps if budget.steps < math.inf else None
-        self.bar = tqdm(initial=step, total=total, unit="step", disable=None)
+        hidden = None if distributed.is_first() else True  # None: unless on a terminal
+        self.bar = tqdm(initial=step, total=total, unit="step", disable=hidden)
         self.started = time.perf_counter() - seconds
         self.lap_step, self.lap_seconds = step, seconds
         self.shown = -math.inf
@@ -129,3 +133,24 @@ class Signals:
     def __exit__(self, *error) -> None:
         for kind, handler in self.before.items():
             signal.signal(kind, handler)
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Whether and how training goes on, on which all ranks must agree: by the first one's
+    clock, and by the signals that any has received."""
+
+    over: bool
+    stop: int  # the signal that asked for the end, or 0
+    save: bool
+    share_done: float
+
+    @classmethod
+    def of_all_ranks(cls, budget: Budget, signals: Signals, step: int) -> "Situation":
+        over = budget.is_over(step)
+        share_done = 1.0 if over else budget.share_done(step)
+        clock = (over, share_done) if distributed.is_first() else (0, 0)
+        over, share_done, stop, save = distributed.agree(
+            *clock, signals.stop, signals.save_requested()
+        )
+        return cls(bool(over), int(stop), bool(save), share_done)

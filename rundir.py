@@ -208,6 +208,24 @@ class RunDir:
             write_whole(self.path / "timelapse.gif", animation.getvalue())
 
 
+class NoRunDir:
+    """A run's folder as all ranks but the first see it: they write nothing."""
+
+    def __init__(self, config: Config):
+        self.path = Path(config.run)
+
+    def __enter__(self) -> "NoRunDir":
+        return self
+
+    def __exit__(self, *error) -> None:
+        pass
+
+    def write_nothing(self, *content) -> None:
+        pass
+
+    save = save_best = log = save_real = save_sample = finish = write_nothing
+
+
 def move_aside(path: Path) -> Path | None:
     """Rename a run's folder to the first free of `<name>.old-1`, `.old-2`, ...; its new path.
 

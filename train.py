@@ -14,11 +14,13 @@ from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
+import distributed
 import plots
 from compute import Compute, StepInputs, choose_precision, prepare_device, speed_up
 from config import Config, Parser, add_options, choices_help, parse_command_line
@@ -33,8 +35,8 @@ from data import (
     seeded_generator,
 )
 from generate import generate
-from progress import Budget, Progress, Signals
-from rundir import RunDir, has_checkpoint, move_aside, read_any_checkpoint
+from progress import Budget, Progress, Signals, Situation
+from rundir import NoRunDir, RunDir, has_checkpoint, move_aside, read_any_checkpoint
 from utils import METHODS, CriticLoss, gradient_norms, interpolate
 from wgan_gp import MODELS, choose_device, device_memory
 
@@ -66,11 +68,15 @@ class TrainState:
 
     PARTS = (*NETWORKS, "generator_optimizer", "critic_optimizer")
 
+    def tensors(self) -> Iterator[Tensor]:
+        for name in NETWORKS:
+            yield from getattr(self, name).state_dict().values()
+
     def to_checkpoint(self) -> dict:
         parts = {name: getattr(self, name).state_dict() for name in self.PARTS}
         shape = tuple(self.sample_shape)
         counts = {"step": self.step, "seconds": self.seconds, "share_done": self.share_done}
-        return {**parts, **counts, "sample_shape": shape}
+        return {**parts, **counts, "sample_shape": shape, "ranks": distributed.ranks()}
 
     def restore(self, checkpoint: dict) -> None:
         """Go on from what `to_checkpoint` gave; ValueError where it is of other networks."""
@@ -121,6 +127,8 @@ def build_state(config: Config, sample_shape: tuple[int, ...], device: torch.dev
     # Convolutions are faster with the channels last in memory; dense layers do not mind.
     layout = {"device": device, "memory_format": torch.channels_last}
     generator, critic = build(model.generator).to(**layout), build(model.critic).to(**layout)
+    if config.sync_batch_norm:
+        distributed.synchronise_batch_norms(generator)
     method = METHODS[config.method]
     return TrainState(
         generator=generator,
@@ -200,6 +208,7 @@ def update(
 ) -> None:
     optimizer.zero_grad(set_to_none=True)
     loss.backward(inputs=list(network.parameters()))  # and no other network's gradients
+    distributed.average(network)
     if grad_clip:
         nn.utils.clip_grad_norm_(network.parameters(), grad_clip)
     optimizer.step()
@@ -231,20 +240,24 @@ def train_step(state: TrainState, config: Config, batches: Batches) -> dict[str,
 
 
 def draw_inputs(state: TrainState, config: Config, batches: Batches) -> StepInputs:
-    """What a step needs besides the networks; it follows from the seed and the step alone."""
+    """What a step needs besides the networks; it follows from the seed and the step alone.
+
+    Of several ranks, each draws what a single one would, and takes its share.
+    """
     device = batches.device
     random = seeded_generator(device, config.seed, "step", state.step)
     n, size = config.n_critic, config.batch_size
+    generator_size = config.generator_batch or size
     noise = torch.randn(n, size, config.noise_dim, generator=random, device=device)
     generator_noise = torch.randn(
-        config.generator_batch or size, config.noise_dim, generator=random, device=device
-    )
+        generator_size, config.noise_dim, generator=random, device=device
+    )[distributed.own_share(generator_size)]
     mix = torch.rand(n, size, generator=random, device=device)
-    coins = torch.rand(n, size, generator=random, device=device)
-    real = batches(state.step * n, n)
+    mirrored = torch.rand(n, size, generator=random, device=device) < 0.5
+    noise, mix, mirrored = (drawn[:, batches.share] for drawn in (noise, mix, mirrored))
+    real = batches(state.step * n, n).unflatten(0, (n, -1))
     weight = torch.full((), average_weight(config.ema, state.step), device=device)
-    real = real.unflatten(0, (n, size))
-    return StepInputs(real, noise, generator_noise, mix, coins < 0.5, weight)
+    return StepInputs(real, noise, generator_noise, mix, mirrored, weight)
 
 
 def update_networks(state: TrainState, config: Config, inputs: StepInputs) -> dict[str, Tensor]:
@@ -266,17 +279,32 @@ def update_networks(state: TrainState, config: Config, inputs: StepInputs) -> di
 # ---------------------------------------------------------------- the run
 
 
+class BadInput(ValueError):
+    """What was asked for cannot be done, and the user can mend it."""
+
+
 class TrainingFailed(RuntimeError):
     """Training cannot go on; the last good checkpoint is left as it was."""
 
 
-def train(config: Config, dataset: Dataset, run: RunDir, state: TrainState, steps: float) -> int:
+def fail(message: str) -> NoReturn:
+    """End training on all ranks, each of which has found the same; the first says why."""
+    if distributed.is_first():
+        raise TrainingFailed(message)
+    raise distributed.PeerFailed(f"rank {distributed.rank()} ends with the first one")
+
+
+def train(
+    config: Config, dataset: Dataset, run: RunDir | NoRunDir, state: TrainState, steps: float
+) -> int:
     """Train up to that step or for the time there is, leaving the run's files behind; the
     process's exit code."""
     device = next(state.critic.parameters()).device
-    batches = Batches(dataset.samples, config.batch_size, config.seed, device)
+    share = distributed.own_share(config.batch_size)
+    batches = Batches(dataset.samples, config.batch_size, config.seed, device, share)
     images_per_step = config.n_critic * config.batch_size
-    quality = Quality(config, dataset, run, state) if config.eval_every else None
+    measured = config.eval_every and distributed.is_first()
+    quality = Quality(config, dataset, run, state) if measured else None
 
     count = SCATTER_POINTS if dataset.are_points else GRID_IMAGES
     grid_random = seeded_generator("cpu", config.seed, "grid")  # the same on every device
@@ -292,42 +320,50 @@ def train(config: Config, dataset: Dataset, run: RunDir, state: TrainState, step
         speed_up(state, config, steps, inputs, update_networks)
         saver, budget = Saver(run, state), Budget(steps, config.max_seconds, state.share_done)
         with Progress(state.step, state.seconds, budget, images_per_step) as progress:
-            last = budget.is_over(state.step)
-            if last:
-                raise TrainingFailed("the time was over before the first step: more --max-seconds")
-            while not last and not signals.stop:
-                set_rates(state, config, budget.share_done(state.step))
+            now = Situation.of_all_ranks(budget, signals, state.step)
+            if now.over:
+                fail("the time was over before the first step: more --max-seconds")
+            while not now.over and not now.stop:
+                set_rates(state, config, now.share_done)
                 statistics = train_step(state, config, batches)
                 progress.bar.update()
-                last = budget.is_over(state.step)
-                state.share_done = 1.0 if last else budget.share_done(state.step)
-                evaluate = quality and (state.step % config.eval_every == 0 or state.step == steps)
-                if state.step % config.log_every == 0 or evaluate or last:
+                now = Situation.of_all_ranks(budget, signals, state.step)
+                state.share_done = now.share_done
+                evaluate = is_due(config.eval_every, state.step) or (
+                    config.eval_every and state.step == steps
+                )
+                if is_due(config.log_every, state.step) or evaluate or now.over:
                     statistics["gradient_norm"] = mixed_gradient_norm(state, config, shown)
+                    statistics = distributed.mean(statistics)
                     values = {name: value.item() for name, value in statistics.items()}
                     check_finite(values, state)
                     images = state.step * images_per_step
                     row = {"step": state.step, "epoch": images / len(dataset.samples)}
                     row |= {"images": images} | progress.lap(state.step) | values
-                    if evaluate:
+                    if evaluate and quality:
                         row["frechet_distance"] = quality.measure()
                     tell_failure("log line", run.log, row)
                     progress.show(row)
-                if state.step % config.sample_every == 0 or last:
+                if is_due(config.sample_every, state.step) or now.over:
                     picture = draw_samples(state, grid_noise, shown)
                     tell_failure("sample", run.save_sample, state.step, picture)
-                if state.step % config.checkpoint_every == 0 or signals.save_requested():
+                if is_due(config.checkpoint_every, state.step) or now.save:
                     saver.save(progress.seconds())
         saver.save_at_last(progress.seconds())
         tell_failure("curves and timelapse", run.finish)
-    if signals.stop:
+    if now.stop:
         print(f"stopped at {budget.progress(state.step)}; the same command goes on from there")
-        return 128 + signals.stop
+        return 128 + now.stop
     print(
         f"finished at {budget.progress(state.step)}; look at {run.path}/timelapse.gif, curves.png "
         "and samples/"
     )
     return 0
+
+
+def is_due(every: int, step: int) -> bool:
+    """Whether something is done after that step that is done every so many; 0: never."""
+    return every > 0 and step % every == 0
 
 
 def set_rates(state: TrainState, config: Config, share_done: float) -> None:
@@ -367,7 +403,7 @@ class Quality:
 def check_finite(values: dict[str, float], state: TrainState) -> None:
     bad = [name for name, value in values.items() if not math.isfinite(value)]
     if bad:
-        raise TrainingFailed(
+        fail(
             f"{' and '.join(bad)} became infinite or not a number by step {state.step}. Likely "
             "causes: too high a learning rate, or too strong a penalty. Lower --lr or --gp-weight, "
             "or bound the updates with --grad-clip, and start over with --fresh. The last "
@@ -378,7 +414,7 @@ def check_finite(values: dict[str, float], state: TrainState) -> None:
 class Saver:
     """Keeps checkpoints; a full disk ends training only when it fails three times in a row."""
 
-    def __init__(self, run: RunDir, state: TrainState):
+    def __init__(self, run: RunDir | NoRunDir, state: TrainState):
         self.run, self.state, self.failures = run, state, 0
         self.saved_step = state.step  # what is on disk already, or nothing at step 0
 
@@ -387,6 +423,12 @@ class Saver:
         networks = (self.state.critic, self.state.generator)
         finite = all(weight.isfinite().all() for net in networks for weight in net.parameters())
         check_finite({"a weight": 0.0 if finite else math.nan}, self.state)
+        if not distributed.all_equal(self.state.tensors()):
+            fail(
+                f"the ranks' networks are no longer the same at step {self.state.step}, which "
+                "should not be possible: is the same code and hardware under each? The last "
+                "checkpoint is untouched."
+            )
         if tell_failure("checkpoint", self.run.save, self.state.to_checkpoint()):
             self.failures, self.saved_step = 0, self.state.step
             return
@@ -462,32 +504,65 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--fresh", action="store_true", help="move the folder's old run aside")
     try:
         config, arguments = parse_command_line(parser, argv)
-        with saying_what_to_lower(config):
-            dataset, state, run = set_up(config, arguments.fresh)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except ValueError as error:
+        if distributed.is_first():  # all ranks were given the same
+            print(f"error: {error}", file=sys.stderr)
         return 2
-    except TrainingFailed as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     try:
-        with run, saying_what_to_lower(config):
-            return start_or_go_on(config, dataset, run, state)
-    except TrainingFailed as error:
-        print(f"error: {error}", file=sys.stderr)
+        with distributed.joined(), saying_what_to_lower(config):
+            dataset, state, run = set_up(config, arguments.fresh)
+            with run:
+                return start_or_go_on(config, dataset, run, state)
+    except (BadInput, TrainingFailed) as error:
+        where = "" if distributed.is_first() else f" on rank {distributed.rank()}"
+        print(f"error{where}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, BadInput) else 1
+    except distributed.PeerFailed as error:
+        print(error, file=sys.stderr)
         return 1
 
 
-def set_up(config: Config, fresh: bool) -> tuple[Dataset, TrainState, RunDir]:
-    """Everything that training needs; ValueError or OSError for what the user can mend."""
-    device = choose_device(config.device)
+def set_up(config: Config, fresh: bool) -> tuple[Dataset, TrainState, RunDir | NoRunDir]:
+    """Everything that training needs; BadInput for what the user can mend."""
+    try:
+        with distributed.in_turn():
+            dataset, state = build_all(config)
+        run = open_run(config, state, fresh) if distributed.is_first() else NoRunDir(config)
+    except (ValueError, OSError) as error:
+        raise BadInput(str(error)) from error
+    if distributed.ranks() > 1:
+        state.restore(distributed.from_first(state.to_checkpoint))
+    return dataset, state, run
+
+
+def build_all(config: Config) -> tuple[Dataset, TrainState]:
+    """The data, and networks that have not been trained; this rank's own."""
+    device = distributed.own_device(choose_device(config.device))
     make_deterministic(config.deterministic)
     prepare_device(device)
     dataset = load_dataset(config.dataset, config.data_root, config.image_size, config.grey)
     check_batches(config.batch_size, dataset.samples, config.flip)
+    check_shares(config)
     if config.eval_every:
         check_measurable(dataset)
-    state = build_state(config, dataset.sample_shape, device)
+    return dataset, build_state(config, dataset.sample_shape, device)
+
+
+def check_shares(config: Config) -> None:
+    """ValueError where batches do not divide among the ranks, or leave too little to each."""
+    for size in (config.batch_size, config.generator_batch or config.batch_size):
+        share = distributed.own_share(size)
+        alone = share.stop - share.start == 1 and not config.sync_batch_norm
+        if alone and config.generator_norm == "batch":
+            raise ValueError(
+                f"a batch of {size} leaves each rank one sample, and batch normalisation needs "
+                "two: use a larger --batch-size, or --sync-batch-norm"
+            )
+
+
+def open_run(config: Config, state: TrainState, fresh: bool) -> RunDir:
+    """The run's folder, from which the state is restored if it holds a checkpoint."""
+    fresh = fresh and not distributed.restarted()  # a restart goes on
     if config.init_from and (fresh or not has_checkpoint(config.run)):
         state.load(read_any_checkpoint(config.init_from), NETWORKS)
     if fresh and (aside := move_aside(Path(config.run))):
@@ -496,12 +571,20 @@ def set_up(config: Config, fresh: bool) -> tuple[Dataset, TrainState, RunDir]:
         run = until_failure.enter_context(RunDir(config))
         if checkpoint := run.restore():
             state.restore(checkpoint)
+            before = checkpoint.get("ranks", 1)
+            if before != distributed.ranks():
+                print(
+                    f"the checkpoint is of {before} ranks, and {distributed.ranks()} go on: the "
+                    "same training within rounding, but not byte for byte"
+                )
         run.start_log(state.step)
         until_failure.pop_all()
-    return dataset, state, run
+    return run
 
 
-def start_or_go_on(config: Config, dataset: Dataset, run: RunDir, state: TrainState) -> int:
+def start_or_go_on(
+    config: Config, dataset: Dataset, run: RunDir | NoRunDir, state: TrainState
+) -> int:
     steps = count_steps(config, len(dataset.samples))
     decayed_in_time = state.share_done == 1 and config.max_seconds and config.lr_decay
     if state.step >= steps or decayed_in_time:

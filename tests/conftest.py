@@ -1,5 +1,6 @@
 """What several test modules need. Nothing here or in the tests touches a network."""
 
+import multiprocessing
 import os
 import sys
 from pathlib import Path
@@ -19,6 +20,15 @@ os.environ["OMP_NUM_THREADS"] = "1"
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def processes():
+    """Starts processes from a server that has imported torch already."""
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["test_distributed", "test_faults"])
+    return context
 
 
 @pytest.fixture

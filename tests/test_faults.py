@@ -1,7 +1,6 @@
 """Faults, injected: kills, full disks, broken and hostile files, two processes at once."""
 
 import errno
-import multiprocessing
 import os
 import random as python_random
 import signal
@@ -37,15 +36,6 @@ posix = pytest.mark.skipif(os.name == "nt", reason="POSIX signals and limits")
 
 
 # ---------------------------------------------------------------- processes to kill
-
-
-@pytest.fixture(scope="module")
-def processes():
-    """Starts processes from a server that has imported torch already."""
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["test_faults"])
-    return context
 
 
 def child(arguments, fatal_call=0, file_limit=0, errors=os.devnull):

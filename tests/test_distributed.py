@@ -1,0 +1,341 @@
+"""Several ranks train one model: as one would, together, and not past another's failure."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import ROOT
+from test_train import OFTEN, SMALL, assert_same_run, contents, run_main
+from torch import nn
+
+import compute
+import distributed
+import train
+from data import Batches
+from progress import Situation
+from rundir import RunDir, read_checkpoint
+from train import NETWORKS
+from utils import METHODS
+
+pytestmark = pytest.mark.skipif(
+    not torch.distributed.is_available() or os.name == "nt",
+    reason="torch.distributed with Gloo, and POSIX processes",
+)
+
+# ---------------------------------------------------------------- ranks in processes
+
+
+def draw_nothing(run):
+    """In place of curves and timelapse, which cost more than the steps."""
+
+
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch):
+    monkeypatch.setattr(RunDir, "finish", draw_nothing)
+
+
+def as_rank(rank, ranks, port, errors, function, arguments):
+    """What torchrun gives a process, and its standard error in a file."""
+    torch.set_num_threads(1)
+    os.environ.update(
+        TORCHELASTIC_RUN_ID="test",
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(ranks),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )
+    sys.stderr = open(errors, "w", buffering=1)
+    RunDir.finish = draw_nothing
+    sys.exit(function(*arguments))
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def start_ranks(processes, folder, function, *arguments, ranks=2):
+    started, port = [], free_port()
+    for rank in range(ranks):
+        errors = folder / f"errors-{rank}"
+        process = processes.Process(
+            target=as_rank, args=(rank, ranks, port, errors, function, arguments)
+        )
+        process.start()
+        started.append(process)
+    return started
+
+
+def end_of(started):
+    for process in started:
+        process.join(60)
+        if process.exitcode is None:
+            process.kill()
+    return [process.exitcode for process in started]
+
+
+def errors_of(folder):
+    return [path.read_text() for path in sorted(folder.glob("errors-*"))]
+
+
+def arguments_for(folder, run, *more):
+    arguments = ["--dataset", folder, "--image-size", "16", *SMALL, *OFTEN, "--device", "cpu"]
+    return [str(part) for part in [*arguments, "--run", run, *more]]
+
+
+def assert_close_networks(one, other, tolerance=1e-5):
+    states = [read_checkpoint(run / "checkpoint.pt") for run in (one, other)]
+    for name in NETWORKS:
+        mine, theirs = (state[name] for state in states)
+        assert mine.keys() == theirs.keys()
+        for key in mine:
+            torch.testing.assert_close(mine[key], theirs[key], rtol=0, atol=tolerance)
+
+
+# ---------------------------------------------------------------- the same training
+
+
+DENSE = ["--model", "dense", "--width", 16, "--flip", "--generator-batch", 12]
+DENSE += ["--precision", "fp32", "--sample-every", 20, "--checkpoint-every", 10, "--steps", 20]
+
+
+def train_all(folder, runs, ports, compiled):
+    """Every method in one process, as each start costs seconds."""
+    if compiled:  # traced whole, as with the compiler, but not translated
+        make = compute.Compute.compile
+        compute.Compute.compile = lambda self: make(self, backend="aot_eager")
+        compute.can_compile = lambda device: True
+    for method, port in ports.items():
+        torch.compiler.reset()
+        os.environ["MASTER_PORT"] = str(port)
+        options = ["--method", method, "--compile", "on" if compiled else "off"]
+        if code := train.main(arguments_for(folder, runs / method, *DENSE, *options)):
+            return code
+    return 0
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_two_ranks_train_as_one(compiled, processes, picture_folder, tmp_path):
+    ports = {method: free_port() for method in METHODS}
+    started = start_ranks(
+        processes, tmp_path, train_all, picture_folder, tmp_path / "two", ports, compiled
+    )
+    for method in METHODS:
+        options = ["--method", method, "--compile", "off"]
+        assert run_main(picture_folder, tmp_path / "one" / method, *DENSE, *options) == 0
+    assert end_of(started) == [0, 0], errors_of(tmp_path)
+    for method in METHODS:
+        one, two = tmp_path / "one" / method, tmp_path / "two" / method
+        assert_close_networks(one, two)
+        logs = [contents(run)[0] for run in (one, two)]
+        assert len(logs[0]) == 10
+        for mine, theirs in zip(*logs, strict=True):
+            values = [[float(v) for v in row.values() if v] for row in (mine, theirs)]
+            assert values[0] == pytest.approx(values[1], rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_the_ranks_shares_make_up_one_ranks_batches(ranks, cpu, random):
+    samples = random.integers(0, 256, (40, 1, 2, 2)).astype("uint8")
+    whole = Batches(samples, 8, 0, cpu)
+    size = 8 // ranks
+    parts = [Batches(samples, 8, 0, cpu, slice(r * size, r * size + size)) for r in range(ranks)]
+    epoch = []
+    for step in range(5):
+        shares = [part.indices(step) for part in parts]
+        assert torch.equal(torch.cat(shares), whole.indices(step))
+        epoch += torch.cat(shares).tolist()
+    assert sorted(epoch) == list(range(40))  # none twice
+    shares = torch.stack([part(3, 2).unflatten(0, (2, -1)) for part in parts], 1)
+    assert torch.equal(shares.flatten(0, 2), whole(3, 2))  # several batches at once
+
+
+def test_synchronised_statistics_are_those_of_one_rank(processes, picture_folder, tmp_path):
+    options = ["--steps", 4, "--lr", "1e-3", "--precision", "fp32"]
+    assert run_main(picture_folder, tmp_path / "one", *options) == 0
+    for sync in ("sync", "no-sync"):
+        arguments = arguments_for(picture_folder, tmp_path / sync, *options, f"--{sync}-batch-norm")
+        started = start_ranks(processes, tmp_path, train.main, arguments)
+        assert end_of(started) == [0, 0], errors_of(tmp_path)
+    assert_close_networks(tmp_path / "one", tmp_path / "sync", 1e-3)
+    with pytest.raises(AssertionError):  # statistics of half a batch are others
+        assert_close_networks(tmp_path / "one", tmp_path / "no-sync", 1e-3)
+
+
+# ---------------------------------------------------------------- collectives
+
+
+def try_collectives(folder):
+    with distributed.joined():
+        rank = distributed.rank()
+        print("heard of all ranks but one", rank)
+        results = {"agreed": distributed.agree(rank, -rank, 5)}
+        network = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+        for parameter in network.parameters():
+            parameter.data.fill_(1)
+            parameter.grad = torch.full_like(parameter, rank + 1.0)
+        network[1].running_mean.fill_(4.0 * rank)
+        results["equal"] = distributed.all_equal(network.parameters())
+        network[0].bias.data[1] += rank * 1e-7
+        results["unequal"] = distributed.all_equal(network.parameters())
+        distributed.average(network)
+        results["gradients"] = {float(v) for p in network.parameters() for v in p.grad.flatten()}
+        results["running_mean"] = network[1].running_mean
+        with distributed.alone():
+            results["alone"] = distributed.ranks()
+        results["mean"] = distributed.mean({"a": torch.tensor(rank + 0.0), "b": torch.tensor(1.0)})
+        results["from_first"] = distributed.from_first(lambda: f"made by {rank}")
+        turns = folder / "turns"
+        with distributed.in_turn():
+            time.sleep(0.2 * (1 - rank))
+            with open(turns, "a") as file:
+                file.write(f"{rank} ")
+        budget = SimpleNamespace(is_over=lambda step: rank, share_done=lambda step: 0.25 + rank)
+        signals = SimpleNamespace(stop=15 * rank, save_requested=lambda: rank)
+        results["situation"] = vars(Situation.of_all_ranks(budget, signals, 3))
+        torch.save(results, folder / f"results-{rank}")
+
+
+def test_collectives(processes, tmp_path):
+    assert end_of(start_ranks(processes, tmp_path, try_collectives, tmp_path)) == [0, 0]
+    for rank in range(2):
+        results = torch.load(tmp_path / f"results-{rank}", weights_only=True)
+        assert results["agreed"] == (1, 0, 5)
+        assert results["equal"] and not results["unequal"]
+        assert results["gradients"] == {1.5}
+        assert results["running_mean"].tolist() == [2, 2, 2]
+        assert results["alone"] == 1
+        assert results["mean"] == {"a": 0.5, "b": 1.0}
+        assert results["from_first"] == "made by 0"
+        # The first rank's clock, anybody's signals.
+        assert results["situation"] == {"over": 0, "stop": 15, "save": True, "share_done": 0.25}
+    assert (tmp_path / "turns").read_text() == "0 1 "
+
+
+def test_synchronised_batch_norm_alone_is_torchs(random):
+    ours, torchs = nn.Sequential(nn.BatchNorm2d(3)), nn.BatchNorm2d(3)
+    distributed.synchronise_batch_norms(ours)
+    assert type(ours[0]) is distributed.SyncBatchNorm
+    images = torch.randn(4, 3, 5, 5)
+    torch.testing.assert_close(ours(images), torchs(images))
+    assert ours[0].state_dict().keys() == torchs.state_dict().keys()
+
+
+# ---------------------------------------------------------------- faults
+
+
+def fail_at(step, arguments):
+    """Train; the second rank runs out of memory at that step."""
+    make = train.train_step
+
+    def step_or_fail(state, *more):
+        if state.step == step and distributed.rank() == 1:
+            raise torch.OutOfMemoryError("out of memory")
+        return make(state, *more)
+
+    train.train_step = step_or_fail
+    return train.main(arguments)
+
+
+def test_an_error_on_one_rank_ends_all_with_its_message(processes, picture_folder, tmp_path):
+    arguments = arguments_for(picture_folder, tmp_path / "r", "--steps", 100000)
+    start = time.monotonic()
+    assert end_of(start_ranks(processes, tmp_path, fail_at, 3, arguments)) == [1, 1]
+    assert time.monotonic() - start < 30
+    first, second = errors_of(tmp_path)
+    assert "another rank has failed" in first
+    assert second.startswith("error on rank 1: out of memory with --batch-size 8")
+    assert read_checkpoint(tmp_path / "r" / "checkpoint.pt")["step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch-size", 7], "a batch of 7 does not divide among 2 ranks: use 6 or 8"),
+        (["--generator-batch", 3], "a batch of 3 does not divide among 2 ranks: use 2 or 4"),
+        (["--batch-size", 2], "leaves each rank one sample"),
+        (["--n-critic", 0], "n_critic = 0"),
+    ],
+)
+def test_bad_input_is_said_once(arguments, message, processes, picture_folder, tmp_path):
+    arguments = arguments_for(picture_folder, tmp_path / "r", "--steps", 2, *arguments)
+    codes = end_of(start_ranks(processes, tmp_path, train.main, arguments))
+    first, second = errors_of(tmp_path)
+    assert codes[0] == 2 and codes[1] in (1, 2)
+    assert message in first and first.count("\n") == 1
+    assert not second.startswith("error")
+
+
+def test_a_signal_to_one_rank_stops_all_and_they_go_on_exactly(processes, picture_folder, tmp_path):
+    """At whichever step it comes; and one rank may go on where two have been."""
+    run = tmp_path / "stopped"
+    arguments = arguments_for(picture_folder, run, "--steps")
+    started = start_ranks(processes, tmp_path, train.main, [*arguments, "100000"])
+    while not (run / "checkpoint.pt").exists():
+        time.sleep(0.01)
+    started[1].terminate()
+    assert end_of(started) == [128 + signal.SIGTERM] * 2
+    steps = read_checkpoint(run / "checkpoint.pt")["step"] + 3
+    steps += steps % 2
+    assert end_of(start_ranks(processes, tmp_path, train.main, [*arguments, str(steps)])) == [0, 0]
+    whole = arguments_for(picture_folder, tmp_path / "whole", "--steps", steps)
+    assert end_of(start_ranks(processes, tmp_path, train.main, whole)) == [0, 0]
+    assert_same_run(run, tmp_path / "whole")
+
+
+def test_another_number_of_ranks_goes_on_and_says_so(processes, picture_folder, tmp_path, capsys):
+    options = [*DENSE[:-1], 10]
+    arguments = arguments_for(picture_folder, tmp_path / "r", *options)
+    assert end_of(start_ranks(processes, tmp_path, train.main, arguments)) == [0, 0]
+    assert run_main(picture_folder, tmp_path / "r", *DENSE) == 0
+    assert "of 2 ranks, and 1 go on" in capsys.readouterr().out
+    assert run_main(picture_folder, tmp_path / "one", *DENSE) == 0
+    assert_close_networks(tmp_path / "r", tmp_path / "one")
+
+
+KILLED = """
+import os, signal, sys
+import train
+make = train.train_step
+
+def step_or_die(state, *more):
+    first_start = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+    if state.step == 7 and first_start and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return make(state, *more)
+
+train.train_step = step_or_die
+sys.exit(train.main())
+"""
+
+
+def test_torchrun_restarts_after_a_kill_and_nothing_is_lost(processes, picture_folder, tmp_path):
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    arguments = arguments_for(picture_folder, tmp_path / "killed", "--steps", 10, "--fresh")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    torchrun += ["--nproc-per-node=2", "--max-restarts=1", "--monitor-interval=0.1", "--"]
+    child = subprocess.Popen(
+        [*torchrun, str(script), *arguments],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=tmp_path,
+    )
+    whole = arguments_for(picture_folder, tmp_path / "whole", "--steps", 10)
+    assert end_of(start_ranks(processes, tmp_path, train.main, whole)) == [0, 0]
+    output, _ = child.communicate(timeout=120)
+    assert child.returncode == 0, output
+    assert "steps 6 to 10" in output  # from the last checkpoint, in spite of --fresh
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+    assert not Path(f"{tmp_path / 'killed'}.old-1").exists()
