@@ -4,7 +4,8 @@ Both train the same networks on the same device in the same run, turn by turn. T
 loop (`textbook.py`) is timed fed from memory, as ours is, and by a DataLoader over PIL images.
 
 `--table` times the cases of the README's table; `--growth` shows how time and memory grow
-with the data, the batch and the picture; `--quality` how good samples are after how long.
+with the data, the batch and the picture; `--quality` how good samples are after how long;
+`--scaling` how speed grows with the number of ranks.
 """
 
 import argparse
@@ -21,24 +22,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+import distributed
 from compute import prepare_device, speed_up
 from config import Config, Parser, resolve
-from data import Batches, floats_to_bytes, load_dataset, parse_image_size
-from plots import new_figure, to_image
-from progress import seconds_since_start
-from rundir import png, write_whole
-from textbook import (
-    PLAIN_DENSE,
-    PlainDenseCritic,
-    PlainDenseGenerator,
-    Textbook,
-    from_loader,
-    from_memory,
-)
+from data import Batches, parse_image_size
+from race import plot_quality, quality, run_plain_script, show_quality
+from scaling import run_as_rank, scaling, show_scaling
+from textbook import Textbook, from_loader, from_memory
 from train import build_state, draw_inputs, train_step, update_networks
 from utils import METHODS
 from wgan_gp import MODELS, choose_device
@@ -405,103 +398,6 @@ def show_growth(result: dict) -> None:
         print(f"{row['side']:>22}{row['ns_a_pixel']:>14.1f}")
 
 
-# ---------------------------------------------------------------- quality against time
-
-QUALITY_MARKS = (60, 120, 300)  # seconds since the start of a process
-QUALITY_RECIPES = ("fashion-mnist-best", "fashion-mnist-dcgan")
-
-
-def quality(options) -> dict:
-    """Fréchet distances on Fashion-MNIST after so many seconds, everything included: of the
-    dense script that people copy, and of our recipes, each run for that long."""
-    environment = ["--device", options.device, "--seed", str(options.seed)]
-    result: dict = {"machine": machine(choose_device(options.device)), "seed": options.seed}
-    marks = [mark for mark in QUALITY_MARKS if mark <= options.up_to]
-    command = [sys.executable, __file__, *environment, "--up-to", str(options.up_to)]
-    output = subprocess.run(
-        [*command, "--alone", "plain"], check=True, stdout=subprocess.PIPE, text=True
-    ).stdout
-    result["loops"] = {"plain dense script": json.loads(output.splitlines()[-1])}
-    evaluator = fashion_evaluator(options)
-    for recipe in QUALITY_RECIPES:
-        result["loops"][recipe] = {
-            mark: evaluator.frechet_distance(
-                samples_of_recipe(recipe, mark, environment, evaluator.count)
-            )
-            for mark in marks
-        }
-    return result
-
-
-def fashion_evaluator(options):
-    from evaluate import Evaluator
-
-    dataset = load_dataset("fashion-mnist")
-    return Evaluator(dataset, "datasets", choose_device(options.device), features="classifier")
-
-
-def samples_of_recipe(recipe: str, seconds: int, environment: list[str], count: int) -> Tensor:
-    """What a recipe generates after so many seconds from the start of the command to its end."""
-    from generate import generate, load_generator
-
-    here = Path(__file__).parent
-    with tempfile.TemporaryDirectory() as folder:
-        run = folder + "/run"
-        command = [sys.executable, str(here / "train.py"), "--run", run, *environment]
-        command += ["--config", str(here / "configs" / f"{recipe}.toml")]
-        subprocess.run([*command, "--max-seconds", str(seconds)], check=True)
-        return generate(load_generator(run), count)
-
-
-def run_plain_script(options) -> None:
-    """The dense script that people copy; prints the distance after each mark of its own time."""
-    device = choose_device(options.device)
-    dataset = load_dataset("fashion-mnist")
-    config = resolve(PLAIN_DENSE | {"dataset": "fashion-mnist"}, {})
-    torch.manual_seed(options.seed)
-    networks = PlainDenseGenerator(dataset.sample_shape), PlainDenseCritic(dataset.sample_shape)
-    feed = from_loader(dataset.samples, config.batch_size, options.workers)
-    script = Textbook(config, *(network.to(device) for network in networks), feed)
-    evaluator, paused, measured = None, 0.0, {}
-    for mark in QUALITY_MARKS:
-        if mark > options.up_to:
-            break
-        while seconds_since_start() - paused < mark:
-            script.step()
-        begin = seconds_since_start()
-        evaluator = evaluator or fashion_evaluator(options)
-        script.generator.eval()
-        with torch.no_grad():
-            noise = torch.randn(evaluator.count, config.noise_dim, device=device).split(500)
-            samples = torch.cat([floats_to_bytes(script.generator(part)).cpu() for part in noise])
-        script.generator.train()
-        measured[mark] = evaluator.frechet_distance(samples)
-        paused += seconds_since_start() - begin
-    print(json.dumps(measured))
-
-
-def show_quality(result: dict) -> None:
-    marks = list(next(iter(result["loops"].values())))
-    print(f"\n{result['machine']}; seed {result['seed']}; Fréchet distance, Fashion-MNIST\n")
-    print("| after | " + " | ".join(f"{mark} s" for mark in marks) + " |")
-    print("|---|" + "---|" * len(marks))
-    for name, measured in result["loops"].items():
-        print(f"| {name} | " + " | ".join(f"{value:.1f}" for value in measured.values()) + " |")
-
-
-def plot_quality(result: dict, target: Path) -> None:
-    figure = new_figure(6, 4)
-    axes = figure.add_subplot()
-    for name, measured in result["loops"].items():
-        seconds = [int(mark) for mark in measured]
-        axes.plot(seconds, list(measured.values()), marker="o", label=name)
-    axes.set(xlabel="seconds from the start of the process", ylabel="Fréchet distance", ylim=0)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.tight_layout()
-    write_whole(target, png(to_image(figure)))
-
-
 # ---------------------------------------------------------------- the command
 
 
@@ -521,12 +417,13 @@ def make_parser() -> Parser:
     parser.add_argument("--workers", type=int, default=0, help="processes of the DataLoader")
     parser.add_argument("--table", action="store_true", help="the cases of the README's table")
     parser.add_argument("--growth", action="store_true", help="how time and memory grow")
+    parser.add_argument("--scaling", action="store_true", help="speed with 1, 2, 4, ... ranks")
     parser.add_argument("--quality", action="store_true", help="samples after 60, 120, 300 s")
     parser.add_argument("--up-to", type=int, default=300, help="of these, for --quality")
     parser.add_argument("--seed", type=int, default=0, help="for --quality")
     parser.add_argument("--plot", metavar="PNG", help="draw the figures of --quality")
     parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
-    parser.add_argument("--alone", choices=(*ALONE, "plain"), help=argparse.SUPPRESS)
+    parser.add_argument("--alone", choices=(*ALONE, "plain", "rank"), help=argparse.SUPPRESS)
     return parser
 
 
@@ -541,13 +438,24 @@ def main(argv: list[str] | None = None) -> int:
         if options.alone == "plain":
             run_plain_script(options)
             return 0
+        if options.alone == "rank":
+            result = run_as_rank(config, shape, options.seconds, prepare, SAMPLES)
+            if options.json and distributed.is_first():
+                Path(options.json).write_text(json.dumps(result))
+            return 0
         if options.alone:
             run_alone(config, shape, options.alone)
             return 0
         if options.growth:
             show_growth(result := growth(config, options))
+        elif options.scaling:
+            result = {"machine": machine(choose_device(options.device))} | scaling(
+                config, shape, given
+            )
+            show_scaling(result)
         elif options.quality:
-            show_quality(result := quality(options))
+            result = {"machine": machine(choose_device(options.device))} | quality(options)
+            show_quality(result)
             if options.plot:
                 plot_quality(result, Path(options.plot))
         elif options.table:

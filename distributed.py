@@ -8,9 +8,13 @@ without torchrun there is one rank, and nothing here does anything.
 
 import hashlib
 import os
+import socket
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from datetime import timedelta
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -20,6 +24,7 @@ from torch import Tensor, nn
 # The first rank may download data for hours while others wait. A rank that dies is noticed at
 # once in any case, as its connections close.
 PATIENCE = timedelta(days=1)
+STARTS_WITHIN = 600  # seconds from the first rank's start to the last one's
 
 
 class PeerFailed(RuntimeError):
@@ -50,14 +55,52 @@ def joined() -> Iterator[None]:
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=PATIENCE)
+    own_store = {}
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        count = int(os.environ["WORLD_SIZE"])
+        own_store = {"store": store_of_this_start(), "rank": rank(), "world_size": count}
+    dist.init_process_group(backend, timeout=PATIENCE, **own_store)
     with ExitStack() as stack:
         if not is_first():  # one rank speaks for all
             nowhere = stack.enter_context(open(os.devnull, "w"))
             stack.enter_context(redirect_stdout(nowhere))
         yield
-    # After an error this process ends, and its connections with it; a farewell could hang.
-    dist.destroy_process_group()
+    dist.destroy_process_group()  # after an error the others may wait: see `leave`
+
+
+def store_of_this_start() -> dist.Store:
+    """Where ranks find each other, served by the first one anew at each start.
+
+    torchrun's own store outlives restarts, and in it a rank may find the address of one that
+    was killed (pytorch/pytorch#135712). So it serves only to pass the new one's port, of
+    which an old value shows by nobody's answering there.
+    """
+    host = os.environ["MASTER_ADDR"]
+    torchruns = dist.TCPStore(host, int(os.environ["MASTER_PORT"]), is_master=False)
+    if is_first():
+        store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
+        torchruns.set("port", str(store.port))
+        return store
+    deadline = time.monotonic() + STARTS_WITHIN
+    while True:
+        port = int(torchruns.get("port"))
+        try:
+            socket.create_connection((host, port), timeout=2).close()
+            return dist.TCPStore(host, port, is_master=False)
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process; where an error has left the group open, at once, with its connections:
+    a farewell would wait for ranks that are gone, or for those that wait for this one."""
+    if dist.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def restarted() -> bool:

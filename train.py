@@ -314,10 +314,10 @@ def train(
         tell_failure("picture of real samples", run.save_real, draw_real(shown))
         tell_failure("sample", run.save_sample, 0, draw_samples(state, grid_noise, shown))
 
-    with Signals() as signals:
-        inputs = draw_inputs(state, config, batches)
-        batches.settle()
-        speed_up(state, config, steps, inputs, update_networks)
+    inputs = draw_inputs(state, config, batches)
+    batches.settle()
+    speed_up(state, config, steps, inputs, update_networks)
+    with Signals() as signals:  # from here on there is something to save
         saver, budget = Saver(run, state), Budget(steps, config.max_seconds, state.share_done)
         with Progress(state.step, state.seconds, budget, images_per_step) as progress:
             now = Situation.of_all_ranks(budget, signals, state.step)
@@ -657,6 +657,6 @@ def announce(config: Config, dataset: Dataset, state: TrainState, steps: float) 
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        distributed.leave(main())
     except KeyboardInterrupt:  # before training, or the second during it
-        sys.exit(128 + signal.SIGINT)
+        distributed.leave(128 + signal.SIGINT)

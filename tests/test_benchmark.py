@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import benchmark
+import race
 from benchmark import configuration, flops_of, main
 from config import resolve
 from data import Batches, Dataset, floats_to_bytes
@@ -106,12 +107,12 @@ def test_the_plain_script_is_measured_at_each_mark(monkeypatch, capsys, tmp_path
     samples = np.random.default_rng(0).integers(0, 256, (300, 1, 28, 28)).astype(np.uint8)
     dataset = Dataset(samples, np.arange(300) % 2)
     monkeypatch.chdir(tmp_path)  # where the classifier is kept
-    monkeypatch.setattr(benchmark, "load_dataset", lambda name: dataset)
+    monkeypatch.setattr(race, "load_dataset", lambda name: dataset)
     clock = iter(range(1000))
-    monkeypatch.setattr(benchmark, "seconds_since_start", lambda: next(clock))
+    monkeypatch.setattr(race, "seconds_since_start", lambda: next(clock))
     steps, step = [], Textbook.step
     monkeypatch.setattr(Textbook, "step", lambda self: steps.append(1) or step(self))
-    monkeypatch.setattr(benchmark, "QUALITY_MARKS", (2, 5, 9))
+    monkeypatch.setattr(race, "QUALITY_MARKS", (2, 5, 9))
     assert main(["--alone", "plain", "--up-to", "5", "--device", "cpu"]) == 0
     measured = json.loads(capsys.readouterr().out)
     assert list(measured) == ["2", "5"]

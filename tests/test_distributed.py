@@ -303,8 +303,8 @@ def test_another_number_of_ranks_goes_on_and_says_so(processes, picture_folder, 
 
 
 KILLED = """
-import os, signal, sys
-import train
+import os, signal
+import distributed, train
 make = train.train_step
 
 def step_or_die(state, *more):
@@ -314,7 +314,7 @@ def step_or_die(state, *more):
     return make(state, *more)
 
 train.train_step = step_or_die
-sys.exit(train.main())
+distributed.leave(train.main())
 """
 
 
