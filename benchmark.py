@@ -28,9 +28,10 @@ from torch.utils.flop_counter import flop_registry
 from compute import prepare_device, speed_up
 from config import Config, Parser, resolve
 from data import Batches, floats_to_bytes, load_dataset, parse_image_size
+from files import write_whole
 from plots import new_figure, to_image
 from progress import seconds_since_start
-from rundir import png, write_whole
+from rundir import png
 from textbook import (
     PLAIN_DENSE,
     PlainDenseCritic,

@@ -23,9 +23,10 @@ import metrics
 import plots
 from config import Config, Parser, resolve
 from data import Dataset, load_dataset
+from files import write_whole
 from generate import generate, load_generator
 from metrics import Classifier
-from rundir import png, read_any_checkpoint, write_whole
+from rundir import png, read_any_checkpoint
 from utils import unbiased_estimate
 from wgan_gp import MODELS, choose_device
 
