@@ -1,14 +1,15 @@
-"""Every data set as one array in memory, and endless shuffled batches of it.
+"""Every data set as one array, in memory or in a mapped file, and endless shuffled batches of it.
 
 Images are `(N, C, H, W)` uint8 and stay bytes until a batch is on the device; points are
 `(N, 2)` float32. `DATASETS` names the sets; anything else is a folder of pictures. A
 further set is one function and one entry.
 """
 
-import io
+import mmap
 import os
 import re
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,14 +22,8 @@ import torch
 from torch import Tensor
 
 from glyphs import draw_glyphs
-from pictures import (
-    Size,
-    empty_bytes,
-    list_files,
-    open_picture,
-    read_pictures,
-    resize_then_crop,
-)
+from pictures import FolderSource, LsunSource, PictureSource, Size, empty_bytes, resize_then_crop
+from prepared import Pictures, prepare, prepared_folder
 
 
 @dataclass(frozen=True)
@@ -61,7 +56,7 @@ def load_dataset(
         return DATASETS[name].load(Path(root), size, grey)
     folder = Path(name)
     if folder.is_dir():
-        return load_folder(folder, size or (64, 64), grey)
+        return load_folder(folder, size or (64, 64), grey, Path(root))
     close = get_close_matches(name, DATASETS, 1)
     hint = f" (did you mean {close[0]}?)" if close else ""
     what = "it is a file, not a folder" if folder.exists() else "there is no such folder"
@@ -92,7 +87,8 @@ class Batches:
     order follows from (seed, epoch) alone, so resuming needs the batch's number and no
     state. `batches(k, n)` are n batches from the k-th on, `(n * B, ...)` as they are stored,
     on `device`. Samples lie there from the start where they fit beside the networks; where
-    they do not, a thread gathers and copies the next batches while the device computes.
+    they do not, or lie in a mapped file, a thread gathers and copies the next batches while the
+    device computes.
     """
 
     def __init__(
@@ -105,10 +101,14 @@ class Batches:
     ):
         check_batches(batch_size, samples)
         self.batch_size, self.seed, self.device = batch_size, seed, device
-        self.resident = fits(samples.nbytes, device) if resident is None else resident
-        self.samples = torch.from_numpy(samples)
+        self.mapped = MappedPages(samples)
+        if resident is None:
+            resident = fits(samples.nbytes, device) and not (self.mapped and device.type == "cpu")
+        self.resident = resident
+        with warnings.catch_warnings(action="ignore"):  # of a map that must not be written to
+            self.samples = torch.from_numpy(samples)
         if self.resident:
-            self.samples = self.samples.to(device)
+            self.samples = copy_to(device, self.samples, self.mapped)
         else:
             self.thread = ThreadPoolExecutor(1, "batches")
         self.coming: dict[tuple[int, int], Future] = {}
@@ -116,7 +116,7 @@ class Batches:
 
     def __call__(self, number: int, count: int = 1) -> Tensor:
         if self.resident:
-            return self.samples[self.indices(number, count)]
+            return self.samples.index_select(0, self.indices(number, count))
         asked, after = (number, count), (number + count, count)
         gathered = self.coming.get(asked) or self.thread.submit(self.gather, *asked)
         self.coming = {after: self.thread.submit(self.gather, *after)}
@@ -124,7 +124,8 @@ class Batches:
 
     def gather(self, number: int, count: int) -> Tensor:
         """The batches in page-locked memory, from which CUDA copies without waiting."""
-        batches = self.samples[self.indices(number, count)]
+        batches = self.samples.index_select(0, self.indices(number, count))
+        self.mapped.touched(len(batches))
         return batches.pin_memory() if self.device.type == "cuda" else batches
 
     def settle(self) -> None:
@@ -154,6 +155,46 @@ class Batches:
             self.orders = {e: o for e, o in self.orders.items() if e == epoch - 1}
             self.orders[epoch] = order.to(self.samples.device, non_blocking=True)
         return self.orders[epoch]
+
+
+class MappedPages:
+    """The pages of a memory-mapped file that count as this process's memory; false without one.
+
+    The system would keep every page that was read. Given back, it stays in the system's cache
+    while there is room, and nothing is read twice from the disk.
+    """
+
+    def __init__(self, samples: np.ndarray):
+        self.map = samples.base if isinstance(samples.base, mmap.mmap) else None
+        if not hasattr(self.map, "madvise"):  # Windows has none, and no need of it
+            self.map = None
+        self.row = AROUND + samples[:1].nbytes
+        self.bytes = 0
+
+    def __bool__(self) -> bool:
+        return self.map is not None
+
+    def touched(self, rows: int) -> None:
+        """Count rows that were read, and give pages back when they have become many."""
+        self.bytes += rows * self.row
+        if self and self.bytes > MOST_MAPPED:
+            self.map.madvise(mmap.MADV_DONTNEED)
+            self.bytes = 0
+
+
+MOST_MAPPED = 2**28  # bytes
+AROUND = 2**16  # bytes that Linux maps around one that is read, as far as they are in its cache
+
+
+def copy_to(device: torch.device, samples: Tensor, mapped: MappedPages) -> Tensor:
+    """Samples on the device; from a mapped file part by part, lest all of it be in memory."""
+    if not mapped:
+        return samples.to(device)
+    copy = torch.empty(samples.shape, dtype=samples.dtype, device=device)
+    for into, part in zip(copy.split(1000), samples.split(1000), strict=True):
+        into.copy_(part)
+        mapped.touched(len(part))
+    return copy
 
 
 def fits(size: int, device: torch.device) -> bool:
@@ -344,7 +385,7 @@ def load_celeba(root: Path, size: Size | None, grey: bool) -> Dataset:
     if not folder.is_dir():
         files = ["img_align_celeba.zip (unpacked, so that img_align_celeba/ lies there)"]
         fetch("CelebA", files, root / "celeba", root=str(root), split="all")
-    samples = load_folder(folder, size or (64, 64), grey).samples
+    samples = load_folder(folder, size or (64, 64), grey, root).samples
     if len(samples) != CELEBA_COUNT:
         print(f"{folder} holds {len(samples):,} faces of {CELEBA_COUNT:,}", file=sys.stderr)
     return Dataset(samples)
@@ -356,19 +397,8 @@ def load_lsun(root: Path, size: Size | None, grey: bool) -> Dataset:
     by_hand = f"Fetch by hand: bedroom_train_lmdb.zip, and unpack it into {folder}"
     if not (folder / "bedroom_train_lmdb").is_dir():
         raise ValueError(f"LSUN cannot be downloaded from here. {by_hand}")
-    try:
-        import lmdb
-    except ImportError as error:
-        raise ValueError("lsun needs one more package: pip install lmdb") from error
-    environment = lmdb.open(str(folder / "bedroom_train_lmdb"), readonly=True, lock=False)
-    with environment, environment.begin() as transaction:
-        count = transaction.stat()["entries"]
-        readers = (
-            (key.decode(), lambda value=value: open_picture(io.BytesIO(value)))
-            for key, value in transaction.cursor()
-        )
-        samples, _ = read_pictures(readers, count, size or (64, 64), grey)
-    return Dataset(samples)
+    source = LsunSource(folder / "bedroom_train_lmdb")
+    return Dataset(load_pictures(source, size or (64, 64), grey, root).samples)
 
 
 def fit_images(images: np.ndarray, size: Size | None, grey: bool) -> np.ndarray:
@@ -395,31 +425,38 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as Pillow's 
 # ---------------------------------------------------------------- a folder of pictures
 
 
-def load_folder(folder: Path, size: Size, grey: bool) -> Dataset:
+def load_folder(folder: Path, size: Size, grey: bool, root: Path) -> Dataset:
     """All pictures below a folder, their first subfolder's name as class where all have one.
 
     Files that are no picture are skipped, counted and the first few named. ValueError if
     none is left.
     """
-    files = list_files(folder)
-    if not files:
-        raise ValueError(f"the folder {folder} holds no files: put pictures there")
-    readers = ((file, lambda file=file: open_picture(folder / file)) for file in files)
-    samples, skipped = read_pictures(readers, len(files), size, grey)
+    source = FolderSource(folder, leave_out=prepared_folder(root))
+    pictures = load_pictures(source, size, grey, root)
+    parents = [name.split("/")[0] for name in pictures.names if "/" in name]
+    if len(parents) < len(pictures.names) or len(set(parents)) < 2:
+        return Dataset(pictures.samples)
+    return Dataset(pictures.samples, np.unique(parents, return_inverse=True)[1])
+
+
+def load_pictures(source: PictureSource, size: Size, grey: bool, root: Path) -> Pictures:
+    """All pictures of a source, those that cannot be read named; ValueError if none is left."""
+    pictures = prepare(source, size, grey, root)
+    skipped = pictures.unreadable
+    count = len(pictures.names) + len(skipped)
+    if not count:
+        raise ValueError(f"the folder {source.path} holds no files: put pictures there")
     if skipped:
         names = "; ".join(f"{name!r}: {why}" for name, why in list(skipped.items())[:3])
         more = "; ..." if len(skipped) > 3 else ""
         print(
-            f"{folder}: {len(skipped)} of {len(files)} files are no readable pictures and were "
+            f"{source.path}: {len(skipped)} of {count} files are no readable pictures and were "
             f"skipped ({names}{more})",
             file=sys.stderr,
         )
-    if not len(samples):
-        raise ValueError(f"the folder {folder} holds {len(files)} files, none a readable picture")
-    parents = [Path(file).parts[0] for file in files if file not in skipped and "/" in file]
-    if len(parents) < len(samples) or len(set(parents)) < 2:
-        return Dataset(samples)
-    return Dataset(samples, np.unique(parents, return_inverse=True)[1])
+    if not pictures.names:
+        raise ValueError(f"the folder {source.path} holds {count} files, none a readable picture")
+    return pictures
 
 
 # ---------------------------------------------------------------- the table

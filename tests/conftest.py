@@ -21,6 +21,17 @@ def seeded():
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session")
+def working_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("working")
+
+
+@pytest.fixture(autouse=True)
+def away_from_the_checkout(working_folder, monkeypatch):
+    """Where `datasets` is none of the user's."""
+    monkeypatch.chdir(working_folder)
+
+
 @pytest.fixture
 def random():
     return np.random.default_rng(0)
