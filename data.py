@@ -9,7 +9,6 @@ import mmap
 import os
 import re
 import sys
-import warnings
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,6 +35,10 @@ class Dataset:
     @property
     def sample_shape(self) -> tuple[int, ...]:
         return self.samples.shape[1:]
+
+    def take(self, indices: np.ndarray) -> Tensor:
+        """A copy of the samples of those numbers."""
+        return Rows(self.samples).read(torch.from_numpy(indices))
 
     @property
     def are_points(self) -> bool:
@@ -87,8 +90,8 @@ class Batches:
     order follows from (seed, epoch) alone, so resuming needs the batch's number and no
     state. `batches(k, n)` are n batches from the k-th on, `(n * B, ...)` as they are stored,
     on `device`. Samples lie there from the start where they fit beside the networks; where
-    they do not, or lie in a mapped file, a thread gathers and copies the next batches while the
-    device computes.
+    they do not, or a CPU would read them into memory, a thread gathers and copies the next
+    batches while the device computes.
     """
 
     def __init__(
@@ -101,14 +104,13 @@ class Batches:
     ):
         check_batches(batch_size, samples)
         self.batch_size, self.seed, self.device = batch_size, seed, device
-        self.mapped = MappedPages(samples)
+        self.rows = Rows(samples)
         if resident is None:
-            resident = fits(samples.nbytes, device) and not (self.mapped and device.type == "cpu")
+            in_file = self.rows.file is not None and device.type == "cpu"
+            resident = fits(samples.nbytes, device) and not in_file
         self.resident = resident
-        with warnings.catch_warnings(action="ignore"):  # of a map that must not be written to
-            self.samples = torch.from_numpy(samples)
         if self.resident:
-            self.samples = copy_to(device, self.samples, self.mapped)
+            self.samples = self.rows.copy_to(device)
         else:
             self.thread = ThreadPoolExecutor(1, "batches")
         self.coming: dict[tuple[int, int], Future] = {}
@@ -124,9 +126,7 @@ class Batches:
 
     def gather(self, number: int, count: int) -> Tensor:
         """The batches in page-locked memory, from which CUDA copies without waiting."""
-        batches = self.samples.index_select(0, self.indices(number, count))
-        self.mapped.touched(len(batches))
-        return batches.pin_memory() if self.device.type == "cuda" else batches
+        return self.rows.read(self.indices(number, count), pinned=self.device.type == "cuda")
 
     def settle(self) -> None:
         """Wait for the thread, which must not disturb a step that is being recorded."""
@@ -135,14 +135,15 @@ class Batches:
 
     def take(self, indices: Tensor) -> Tensor:
         """The samples of those numbers, on the device."""
-        return self.samples[indices].to(self.device)
+        samples = self.samples[indices] if self.resident else self.rows.read(indices)
+        return samples.to(self.device)
 
     def indices(self, number: int, count: int = 1) -> Tensor:
         """Which samples make up the batches from that number on: `(count * B,)`."""
         first, wanted = number * self.batch_size, count * self.batch_size
         parts = []
         while wanted:
-            epoch, start = divmod(first, len(self.samples))
+            epoch, start = divmod(first, len(self.rows))
             parts.append(self.order(epoch)[start : start + wanted])
             first, wanted = first + len(parts[-1]), wanted - len(parts[-1])
         return torch.cat(parts)
@@ -151,50 +152,52 @@ class Batches:
         """The epoch's permutation of all samples; only the latest two are kept."""
         if epoch not in self.orders:
             generator = seeded_generator("cpu", self.seed, "order", epoch)
-            order = torch.randperm(len(self.samples), generator=generator)
+            order = torch.randperm(len(self.rows), generator=generator)
             self.orders = {e: o for e, o in self.orders.items() if e == epoch - 1}
-            self.orders[epoch] = order.to(self.samples.device, non_blocking=True)
+            self.orders[epoch] = (
+                order.to(self.device, non_blocking=True) if self.resident else order
+            )
         return self.orders[epoch]
 
 
-class MappedPages:
-    """The pages of a memory-mapped file that count as this process's memory; false without one.
+class Rows:
+    """Samples by their numbers, from memory or from a mapped file.
 
-    The system would keep every page that was read. Given back, it stays in the system's cache
-    while there is room, and nothing is read twice from the disk.
+    The file is read and its map not touched: pages that a map has touched count as the process's
+    memory, and Linux may add half a megabyte for one row.
     """
 
     def __init__(self, samples: np.ndarray):
-        self.map = samples.base if isinstance(samples.base, mmap.mmap) else None
-        if not hasattr(self.map, "madvise"):  # Windows has none, and no need of it
-            self.map = None
-        self.row = AROUND + samples[:1].nbytes
-        self.bytes = 0
+        self.samples = samples
+        self.dtype = torch.from_numpy(np.empty(0, samples.dtype)).dtype
+        self.file = None
+        if isinstance(samples.base, mmap.mmap) and hasattr(os, "preadv"):
+            self.file = open(samples.filename, "rb", buffering=0)
 
-    def __bool__(self) -> bool:
-        return self.map is not None
+    def __len__(self) -> int:
+        return len(self.samples)
 
-    def touched(self, rows: int) -> None:
-        """Count rows that were read, and give pages back when they have become many."""
-        self.bytes += rows * self.row
-        if self and self.bytes > MOST_MAPPED:
-            self.map.madvise(mmap.MADV_DONTNEED)
-            self.bytes = 0
+    def read(self, indices: Tensor, pinned: bool = False) -> Tensor:
+        """A copy of the samples `(len(indices), ...)`, if asked in page-locked memory."""
+        shape = (len(indices), *self.samples.shape[1:])
+        copy = torch.empty(shape, dtype=self.dtype, pin_memory=pinned)
+        if self.file is None:
+            np.take(self.samples, indices.numpy(), 0, copy.numpy(), mode="clip")
+            return copy
+        for row, index in zip(copy.numpy(), indices.tolist(), strict=True):
+            start = self.samples.offset + index * row.nbytes
+            if os.preadv(self.file.fileno(), [row], start) < row.nbytes:
+                raise OSError(f"{self.samples.filename} has become shorter")
+        return copy
 
-
-MOST_MAPPED = 2**28  # bytes
-AROUND = 2**16  # bytes that Linux maps around one that is read, as far as they are in its cache
-
-
-def copy_to(device: torch.device, samples: Tensor, mapped: MappedPages) -> Tensor:
-    """Samples on the device; from a mapped file part by part, lest all of it be in memory."""
-    if not mapped:
-        return samples.to(device)
-    copy = torch.empty(samples.shape, dtype=samples.dtype, device=device)
-    for into, part in zip(copy.split(1000), samples.split(1000), strict=True):
-        into.copy_(part)
-        mapped.touched(len(part))
-    return copy
+    def copy_to(self, device: torch.device) -> Tensor:
+        """All samples on the device, without ever all of a file in memory."""
+        if self.file is None:
+            return torch.from_numpy(self.samples).to(device)
+        copy = torch.empty(self.samples.shape, dtype=self.dtype, device=device)
+        for numbers in torch.arange(len(self)).split(1000):
+            copy[numbers[0] : numbers[-1] + 1] = self.read(numbers)
+        return copy
 
 
 def fits(size: int, device: torch.device) -> bool:

@@ -7,6 +7,7 @@ started it, and ends when its input does: with its parent, however that one ends
 import math
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import warnings
@@ -98,6 +99,13 @@ def decode_here(source: PictureSource, size: Size, grey: bool, names: list[str])
 # ---------------------------------------------------------------- processes
 
 
+class Died(Exception):
+    """A process ended before its work."""
+
+    def __init__(self, exit_code: int):
+        self.exit_code = exit_code
+
+
 class Processes:
     """Processes that decode, one for each of as many threads; they end with the context."""
 
@@ -119,17 +127,24 @@ class Processes:
             process.wait()
 
     def decode(self, names: list[str]) -> Decoded:
-        decoded = self.attempt(names)
-        if decoded is None:  # some picture ended the process: each by itself, to find it
-            nothing = np.empty((0, 1 if self.arguments[2] else 3, *self.arguments[1]), np.uint8)
-            crash = Decoded(nothing, {0: Failure("the decoder crashed", may_pass=False)})
-            single = [self.attempt([name]) or crash for name in names]
-            failures = {i: one.failures[0] for i, one in enumerate(single) if one.failures}
-            decoded = Decoded(np.concatenate([one.rows for one in single]), failures)
-        return decoded
+        try:
+            return self.attempt(names)
+        except Died:  # of one of them: which?
+            single = [self.attempt_one(name) for name in names]
+            failures = {place: one.failures[0] for place, one in enumerate(single) if one.failures}
+            return Decoded(np.concatenate([one.rows for one in single]), failures)
 
-    def attempt(self, names: list[str]) -> Decoded | None:
-        """What a process made of the pictures; None where it died of them."""
+    def attempt_one(self, name: str) -> Decoded:
+        try:
+            return self.attempt([name])
+        except Died as death:
+            _, size, grey = self.arguments
+            killed = death.exit_code == -signal.SIGKILL  # by a person, or for its memory
+            failure = Failure("the decoder was killed" if killed else "the decoder crashed", killed)
+            return Decoded(np.empty((0, 1 if grey else 3, *size), np.uint8), {0: failure})
+
+    def attempt(self, names: list[str]) -> Decoded:
+        """What a process makes of the pictures, or Died."""
         process = self.idle.get()
         try:
             process = process or self.start()
@@ -137,9 +152,8 @@ class Processes:
                 send(process, names)
                 return pickle.load(process.stdout)
             except (OSError, EOFError, pickle.UnpicklingError):
-                self.end(process)
-                process = None
-                return None
+                died, process = process, None
+                raise Died(self.end(died)) from None
         finally:
             self.idle.put(process)
 
@@ -165,13 +179,14 @@ class Processes:
             raise OSError("the process that decodes pictures does not start") from None
         return process
 
-    def end(self, process: subprocess.Popen) -> None:
+    def end(self, process: subprocess.Popen) -> int:
+        """The exit code that it had, or has now."""
         process.kill()
-        process.wait()
         with suppress(OSError):  # what it did not read any more
             process.stdin.close()
         process.stdout.close()
         self.alive.discard(process)
+        return process.wait()
 
 
 def send(process: subprocess.Popen, content) -> None:

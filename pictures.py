@@ -113,23 +113,23 @@ def list_files(folder: Path, leave_out: Path | None = None) -> list[tuple[str, i
         if real in seen:
             continue
         seen.add(real)
+        folders = []
         try:
-            entries = list(os.scandir(path))
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    with suppress(OSError):  # gone meanwhile
+                        if entry.is_dir():
+                            folders.append(f"{parent}{entry.name}/")
+                        elif entry.is_file():
+                            status = entry.stat()
+                            stamp = status.st_size, status.st_mtime_ns
+                            found.append((parent + entry.name, *stamp))
         except OSError as error:
             if not parent:
                 raise
             print(f"{path} is left out: {error}", file=sys.stderr)
-            continue
-        folders = []
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            with suppress(OSError):  # gone meanwhile
-                if entry.is_dir():
-                    folders.append(f"{parent}{entry.name}/")
-                elif entry.is_file():
-                    status = entry.stat()
-                    found.append((parent + entry.name, status.st_size, status.st_mtime_ns))
         waiting += sorted(folders, reverse=True)
     return sorted(found)
 
