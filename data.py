@@ -182,8 +182,7 @@ class Rows:
         shape = (len(indices), *self.samples.shape[1:])
         copy = torch.empty(shape, dtype=self.dtype, pin_memory=pinned)
         if self.file is None:
-            np.take(self.samples, indices.numpy(), 0, copy.numpy(), mode="clip")
-            return copy
+            return torch.index_select(torch.from_numpy(self.samples), 0, indices, out=copy)
         for row, index in zip(copy.numpy(), indices.tolist(), strict=True):
             start = self.samples.offset + index * row.nbytes
             if os.preadv(self.file.fileno(), [row], start) < row.nbytes:
