@@ -9,9 +9,11 @@ import mmap
 import os
 import re
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -154,9 +156,8 @@ class Batches:
             generator = seeded_generator("cpu", self.seed, "order", epoch)
             order = torch.randperm(len(self.rows), generator=generator)
             self.orders = {e: o for e, o in self.orders.items() if e == epoch - 1}
-            self.orders[epoch] = (
-                order.to(self.device, non_blocking=True) if self.resident else order
-            )
+            where = self.device if self.resident else "cpu"
+            self.orders[epoch] = order.to(where, non_blocking=True)
         return self.orders[epoch]
 
 
@@ -169,10 +170,12 @@ class Rows:
 
     def __init__(self, samples: np.ndarray):
         self.samples = samples
-        self.dtype = torch.from_numpy(np.empty(0, samples.dtype)).dtype
+        with warnings.catch_warnings(action="ignore"):  # that a map must not be written to
+            self.tensor = torch.from_numpy(samples)
         self.file = None
         if isinstance(samples.base, mmap.mmap) and hasattr(os, "preadv"):
-            self.file = open(samples.filename, "rb", buffering=0)
+            with suppress(FileNotFoundError):  # replaced meanwhile, but still mapped
+                self.file = open(samples.filename, "rb", buffering=0)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -180,9 +183,9 @@ class Rows:
     def read(self, indices: Tensor, pinned: bool = False) -> Tensor:
         """A copy of the samples `(len(indices), ...)`, if asked in page-locked memory."""
         shape = (len(indices), *self.samples.shape[1:])
-        copy = torch.empty(shape, dtype=self.dtype, pin_memory=pinned)
+        copy = torch.empty(shape, dtype=self.tensor.dtype, pin_memory=pinned)
         if self.file is None:
-            return torch.index_select(torch.from_numpy(self.samples), 0, indices, out=copy)
+            return torch.index_select(self.tensor, 0, indices, out=copy)
         for row, index in zip(copy.numpy(), indices.tolist(), strict=True):
             start = self.samples.offset + index * row.nbytes
             if os.preadv(self.file.fileno(), [row], start) < row.nbytes:
@@ -192,8 +195,8 @@ class Rows:
     def copy_to(self, device: torch.device) -> Tensor:
         """All samples on the device, without ever all of a file in memory."""
         if self.file is None:
-            return torch.from_numpy(self.samples).to(device)
-        copy = torch.empty(self.samples.shape, dtype=self.dtype, device=device)
+            return self.tensor.to(device)
+        copy = torch.empty(self.samples.shape, dtype=self.tensor.dtype, device=device)
         for numbers in torch.arange(len(self)).split(1000):
             copy[numbers[0] : numbers[-1] + 1] = self.read(numbers)
         return copy

@@ -84,10 +84,10 @@ class LsunSource:
         return {"path": self.path}  # each process opens the data base itself
 
     def list(self) -> Listing:
+        status = (self.path / "data.mdb").stat()
         with self.base.begin() as transaction:
             keys = transaction.cursor().iternext(values=False)
             names = [key.decode("utf-8", "surrogateescape") for key in keys]
-        status = (self.path / "data.mdb").stat()
         stamp = np.array([status.st_size, status.st_mtime_ns], np.int64)
         return Listing(names, np.tile(stamp, (len(names), 1)))
 

@@ -192,7 +192,7 @@ def read_journal(path: Path, array: Array) -> None:
             noted = json.loads(line)
             done = np.array(noted["done"], np.int64)
             failures = {int(place): Failure(*why) for place, why in noted["failures"].items()}
-        except (ValueError, TypeError, KeyError):  # cut off by a kill
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError):  # cut off
             continue
         places = np.append(done, np.fromiter(failures, np.int64))
         if ((places >= 0) & (places < count)).all():

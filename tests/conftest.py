@@ -21,15 +21,12 @@ def seeded():
     torch.manual_seed(0)
 
 
-@pytest.fixture(scope="session")
-def working_folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("working")
-
-
-@pytest.fixture(autouse=True)
-def away_from_the_checkout(working_folder, monkeypatch):
-    """Where `datasets` is none of the user's."""
-    monkeypatch.chdir(working_folder)
+@pytest.fixture(scope="session", autouse=True)
+def away_from_the_checkout(tmp_path_factory):
+    """Where `datasets` and `images` are none of the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("working"))
+        yield
 
 
 @pytest.fixture

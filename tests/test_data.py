@@ -153,6 +153,10 @@ def test_lsun_is_read_from_its_data_base(tmp_path, capsys):
                 Image.new("RGB", (20, 30), (colour, 0, 0)).save(buffer, "PNG")
                 transaction.put(key.encode(), buffer.getvalue() if colour else b"no picture")
 
+    (folder / "data.mdb").write_bytes(b"no data base")
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_dataset("lsun", tmp_path)
+    (folder / "data.mdb").unlink()
     put(a=1, b=0, c=3)
     for _ in range(2):
         samples = load_dataset("lsun", tmp_path, "8").samples
@@ -165,6 +169,7 @@ def test_lsun_is_read_from_its_data_base(tmp_path, capsys):
 
 def test_lsun_says_which_package_is_missing(tmp_path, monkeypatch):
     (tmp_path / "lsun" / "bedroom_train_lmdb").mkdir(parents=True)
+    (tmp_path / "lsun" / "bedroom_train_lmdb" / "data.mdb").touch()
     monkeypatch.setitem(__import__("sys").modules, "lmdb", None)
     with pytest.raises(ValueError, match="pip install lmdb"):
         load_dataset("lsun", tmp_path)
@@ -313,6 +318,12 @@ def test_a_mapped_file_does_not_count_as_memory(tmp_path, cpu):
     for number in range(0, 2**14 // 64, 4):
         batches(number, 4)
     assert resident() - before < 2**25
+
+
+def test_a_mapped_file_that_was_replaced_is_still_read(mapped, tmp_path, cpu):
+    (tmp_path / "rows").unlink()
+    batches = Batches(mapped[0], 50, seed=0, device=cpu)
+    assert torch.equal(batches(0), Batches(mapped[1], 50, seed=0, device=cpu)(0))
 
 
 def test_a_file_that_has_become_shorter_is_an_error(mapped, tmp_path, cpu):
