@@ -1,17 +1,19 @@
-"""Every data set as one array in memory, and endless shuffled batches of it.
+"""Every data set as one array, in memory or in a mapped file, and endless shuffled batches of it.
 
 Images are `(N, C, H, W)` uint8 and stay bytes until a batch is on the device; points are
 `(N, 2)` float32. `DATASETS` names the sets; anything else is a folder of pictures. A
 further set is one function and one entry.
 """
 
-import io
+import mmap
 import os
 import re
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,14 +23,8 @@ import torch
 from torch import Tensor
 
 from glyphs import draw_glyphs
-from pictures import (
-    Size,
-    empty_bytes,
-    list_files,
-    open_picture,
-    read_pictures,
-    resize_then_crop,
-)
+from pictures import FolderSource, LsunSource, PictureSource, Size, empty_bytes, resize_then_crop
+from prepared import Pictures, prepare, prepared_folder
 
 
 @dataclass(frozen=True)
@@ -41,6 +37,10 @@ class Dataset:
     @property
     def sample_shape(self) -> tuple[int, ...]:
         return self.samples.shape[1:]
+
+    def take(self, indices: np.ndarray) -> Tensor:
+        """A copy of the samples of those numbers."""
+        return Rows(self.samples).read(torch.from_numpy(indices))
 
     @property
     def are_points(self) -> bool:
@@ -61,7 +61,7 @@ def load_dataset(
         return DATASETS[name].load(Path(root), size, grey)
     folder = Path(name)
     if folder.is_dir():
-        return load_folder(folder, size or (64, 64), grey)
+        return load_folder(folder, size or (64, 64), grey, Path(root))
     close = get_close_matches(name, DATASETS, 1)
     hint = f" (did you mean {close[0]}?)" if close else ""
     what = "it is a file, not a folder" if folder.exists() else "there is no such folder"
@@ -92,8 +92,9 @@ class Batches:
     order follows from (seed, epoch) alone, so resuming needs the batch's number and no
     state. `batches(k, n)` are n batches from the k-th on, `(n * B, ...)` as they are stored,
     on `device`; where several ranks train, of each batch the `share` that is this one's.
-    Samples lie there from the start where they fit beside the networks; where they do not, a
-    thread gathers and copies the next batches while the device computes.
+    Samples lie there from the start where they fit beside the networks; where they do not, or
+    a CPU would read them into memory, a thread gathers and copies the next batches while the
+    device computes.
     """
 
     def __init__(
@@ -108,10 +109,13 @@ class Batches:
         check_batches(batch_size, samples)
         self.batch_size, self.seed, self.device = batch_size, seed, device
         self.share = share
-        self.resident = fits(samples.nbytes, device) if resident is None else resident
-        self.samples = torch.from_numpy(samples)
+        self.rows = Rows(samples)
+        if resident is None:
+            in_file = self.rows.file is not None and device.type == "cpu"
+            resident = fits(samples.nbytes, device) and not in_file
+        self.resident = resident
         if self.resident:
-            self.samples = self.samples.to(device)
+            self.samples = self.rows.copy_to(device)
         else:
             self.thread = ThreadPoolExecutor(1, "batches")
         self.coming: dict[tuple[int, int], Future] = {}
@@ -119,7 +123,7 @@ class Batches:
 
     def __call__(self, number: int, count: int = 1) -> Tensor:
         if self.resident:
-            return self.samples[self.indices(number, count)]
+            return self.samples.index_select(0, self.indices(number, count))
         asked, after = (number, count), (number + count, count)
         gathered = self.coming.get(asked) or self.thread.submit(self.gather, *asked)
         self.coming = {after: self.thread.submit(self.gather, *after)}
@@ -127,8 +131,7 @@ class Batches:
 
     def gather(self, number: int, count: int) -> Tensor:
         """The batches in page-locked memory, from which CUDA copies without waiting."""
-        batches = self.samples[self.indices(number, count)]
-        return batches.pin_memory() if self.device.type == "cuda" else batches
+        return self.rows.read(self.indices(number, count), pinned=self.device.type == "cuda")
 
     def settle(self) -> None:
         """Wait for the thread, which must not disturb a step that is being recorded."""
@@ -137,14 +140,15 @@ class Batches:
 
     def take(self, indices: Tensor) -> Tensor:
         """The samples of those numbers, on the device."""
-        return self.samples[indices].to(self.device)
+        samples = self.samples[indices] if self.resident else self.rows.read(indices)
+        return samples.to(self.device)
 
     def indices(self, number: int, count: int = 1) -> Tensor:
         """Which samples make up the batches from that number on, or this rank's share."""
         first, wanted = number * self.batch_size, count * self.batch_size
         parts = []
         while wanted:
-            epoch, start = divmod(first, len(self.samples))
+            epoch, start = divmod(first, len(self.rows))
             parts.append(self.order(epoch)[start : start + wanted])
             first, wanted = first + len(parts[-1]), wanted - len(parts[-1])
         return torch.cat(parts).view(count, self.batch_size)[:, self.share].flatten()
@@ -153,10 +157,52 @@ class Batches:
         """The epoch's permutation of all samples; only the latest two are kept."""
         if epoch not in self.orders:
             generator = seeded_generator("cpu", self.seed, "order", epoch)
-            order = torch.randperm(len(self.samples), generator=generator)
+            order = torch.randperm(len(self.rows), generator=generator)
             self.orders = {e: o for e, o in self.orders.items() if e == epoch - 1}
-            self.orders[epoch] = order.to(self.samples.device, non_blocking=True)
+            where = self.device if self.resident else "cpu"
+            self.orders[epoch] = order.to(where, non_blocking=True)
         return self.orders[epoch]
+
+
+class Rows:
+    """Samples by their numbers, from memory or from a mapped file.
+
+    The file is read and its map not touched: pages that a map has touched count as the process's
+    memory, and Linux may add half a megabyte for one row.
+    """
+
+    def __init__(self, samples: np.ndarray):
+        self.samples = samples
+        with warnings.catch_warnings(action="ignore"):  # that a map must not be written to
+            self.tensor = torch.from_numpy(samples)
+        self.file = None
+        if isinstance(samples.base, mmap.mmap) and hasattr(os, "preadv"):
+            with suppress(FileNotFoundError):  # replaced meanwhile, but still mapped
+                self.file = open(samples.filename, "rb", buffering=0)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def read(self, indices: Tensor, pinned: bool = False) -> Tensor:
+        """A copy of the samples `(len(indices), ...)`, if asked in page-locked memory."""
+        shape = (len(indices), *self.samples.shape[1:])
+        copy = torch.empty(shape, dtype=self.tensor.dtype, pin_memory=pinned)
+        if self.file is None:
+            return torch.index_select(self.tensor, 0, indices, out=copy)
+        for row, index in zip(copy.numpy(), indices.tolist(), strict=True):
+            start = self.samples.offset + index * row.nbytes
+            if os.preadv(self.file.fileno(), [row], start) < row.nbytes:
+                raise OSError(f"{self.samples.filename} has become shorter")
+        return copy
+
+    def copy_to(self, device: torch.device) -> Tensor:
+        """All samples on the device, without ever all of a file in memory."""
+        if self.file is None:
+            return self.tensor.to(device)
+        copy = torch.empty(self.samples.shape, dtype=self.tensor.dtype, device=device)
+        for numbers in torch.arange(len(self)).split(1000):
+            copy[numbers[0] : numbers[-1] + 1] = self.read(numbers)
+        return copy
 
 
 def fits(size: int, device: torch.device) -> bool:
@@ -347,7 +393,7 @@ def load_celeba(root: Path, size: Size | None, grey: bool) -> Dataset:
     if not folder.is_dir():
         files = ["img_align_celeba.zip (unpacked, so that img_align_celeba/ lies there)"]
         fetch("CelebA", files, root / "celeba", root=str(root), split="all")
-    samples = load_folder(folder, size or (64, 64), grey).samples
+    samples = load_folder(folder, size or (64, 64), grey, root).samples
     if len(samples) != CELEBA_COUNT:
         print(f"{folder} holds {len(samples):,} faces of {CELEBA_COUNT:,}", file=sys.stderr)
     return Dataset(samples)
@@ -359,19 +405,8 @@ def load_lsun(root: Path, size: Size | None, grey: bool) -> Dataset:
     by_hand = f"Fetch by hand: bedroom_train_lmdb.zip, and unpack it into {folder}"
     if not (folder / "bedroom_train_lmdb").is_dir():
         raise ValueError(f"LSUN cannot be downloaded from here. {by_hand}")
-    try:
-        import lmdb
-    except ImportError as error:
-        raise ValueError("lsun needs one more package: pip install lmdb") from error
-    environment = lmdb.open(str(folder / "bedroom_train_lmdb"), readonly=True, lock=False)
-    with environment, environment.begin() as transaction:
-        count = transaction.stat()["entries"]
-        readers = (
-            (key.decode(), lambda value=value: open_picture(io.BytesIO(value)))
-            for key, value in transaction.cursor()
-        )
-        samples, _ = read_pictures(readers, count, size or (64, 64), grey)
-    return Dataset(samples)
+    source = LsunSource(folder / "bedroom_train_lmdb")
+    return Dataset(load_pictures(source, size or (64, 64), grey, root).samples)
 
 
 def fit_images(images: np.ndarray, size: Size | None, grey: bool) -> np.ndarray:
@@ -398,31 +433,38 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as Pillow's 
 # ---------------------------------------------------------------- a folder of pictures
 
 
-def load_folder(folder: Path, size: Size, grey: bool) -> Dataset:
+def load_folder(folder: Path, size: Size, grey: bool, root: Path) -> Dataset:
     """All pictures below a folder, their first subfolder's name as class where all have one.
 
     Files that are no picture are skipped, counted and the first few named. ValueError if
     none is left.
     """
-    files = list_files(folder)
-    if not files:
-        raise ValueError(f"the folder {folder} holds no files: put pictures there")
-    readers = ((file, lambda file=file: open_picture(folder / file)) for file in files)
-    samples, skipped = read_pictures(readers, len(files), size, grey)
+    source = FolderSource(folder, leave_out=prepared_folder(root))
+    pictures = load_pictures(source, size, grey, root)
+    parents = [name.split("/")[0] for name in pictures.names if "/" in name]
+    if len(parents) < len(pictures.names) or len(set(parents)) < 2:
+        return Dataset(pictures.samples)
+    return Dataset(pictures.samples, np.unique(parents, return_inverse=True)[1])
+
+
+def load_pictures(source: PictureSource, size: Size, grey: bool, root: Path) -> Pictures:
+    """All pictures of a source, those that cannot be read named; ValueError if none is left."""
+    pictures = prepare(source, size, grey, root)
+    skipped = pictures.unreadable
+    count = len(pictures.names) + len(skipped)
+    if not count:
+        raise ValueError(f"the folder {source.path} holds no files: put pictures there")
     if skipped:
         names = "; ".join(f"{name!r}: {why}" for name, why in list(skipped.items())[:3])
         more = "; ..." if len(skipped) > 3 else ""
         print(
-            f"{folder}: {len(skipped)} of {len(files)} files are no readable pictures and were "
+            f"{source.path}: {len(skipped)} of {count} files are no readable pictures and were "
             f"skipped ({names}{more})",
             file=sys.stderr,
         )
-    if not len(samples):
-        raise ValueError(f"the folder {folder} holds {len(files)} files, none a readable picture")
-    parents = [Path(file).parts[0] for file in files if file not in skipped and "/" in file]
-    if len(parents) < len(samples) or len(set(parents)) < 2:
-        return Dataset(samples)
-    return Dataset(samples, np.unique(parents, return_inverse=True)[1])
+    if not pictures.names:
+        raise ValueError(f"the folder {source.path} holds {count} files, none a readable picture")
+    return pictures
 
 
 # ---------------------------------------------------------------- the table

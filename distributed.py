@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from datetime import timedelta
 from typing import NoReturn
 
@@ -229,6 +229,15 @@ def in_turn() -> Iterator[None]:
     yield
     for _ in range(turn, 2):
         agree(0)
+
+
+@contextmanager
+def said_once() -> Iterator[None]:
+    """Warnings of one rank on each machine; all ranks have the same to say."""
+    with ExitStack() as stack:
+        if ranks() > 1 and os.environ["LOCAL_RANK"] != "0":
+            stack.enter_context(redirect_stderr(stack.enter_context(open(os.devnull, "w"))))
+        yield
 
 
 def all_equal(tensors: Iterable[Tensor]) -> bool:

@@ -22,10 +22,11 @@ from tqdm import tqdm
 import metrics
 import plots
 from config import Config, Parser, resolve
-from data import Dataset, load_dataset
+from data import Dataset, Rows, load_dataset
+from files import write_whole
 from generate import generate, load_generator
 from metrics import Classifier
-from rundir import png, read_any_checkpoint, write_whole
+from rundir import png, read_any_checkpoint
 from utils import unbiased_estimate
 from wgan_gp import MODELS, choose_device
 
@@ -67,8 +68,8 @@ class Evaluator:
                 f"{len(order)}"
             )
         held_out, rest = np.sort(order[: self.count]), order[self.count :]
-        self.held_out = torch.from_numpy(dataset.samples[held_out])
-        self.reference = torch.from_numpy(dataset.samples[np.sort(rest[: self.count])])
+        self.held_out = dataset.take(held_out)
+        self.reference = dataset.take(np.sort(rest[: self.count]))
         self.labels = None if dataset.labels is None else torch.from_numpy(dataset.labels).long()
         self.kind = choose_features(features, self.labels is not None)
         if self.kind == "classifier":
@@ -128,16 +129,31 @@ def choose_features(name: str, labelled: bool) -> str:
     return "classifier" if labelled else ""
 
 
+class Part:
+    """Some of a data set's images, read when they are asked for: a file may not fit in memory."""
+
+    def __init__(self, dataset: Dataset, numbers: np.ndarray):
+        self.rows, self.numbers = Rows(dataset.samples), torch.from_numpy(numbers)
+        self.shape = (len(numbers), *dataset.sample_shape)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, places: Tensor) -> Tensor:
+        return self.rows.read(self.numbers[places])
+
+
 def kept_classifier(
     dataset: Dataset, training: np.ndarray, root: str, device: torch.device
 ) -> tuple[Classifier, str]:
     """The classifier of those samples and its name, which carries a hash of what it was trained
     on and one of its weights: figures with the same name compare. Trained if it is not in
     `root` yet."""
-    images, labels = dataset.samples[training], dataset.labels[training]
+    images, labels = Part(dataset, training), dataset.labels[training]
     classes = int(dataset.labels.max()) + 1
     digest = hashlib.sha256(f"{CLASSIFIER_VERSION} {images.shape}".encode())
-    digest.update(images)
+    for numbers in torch.arange(len(images)).split(1000):
+        digest.update(images[numbers].numpy())
     digest.update(np.ascontiguousarray(labels.astype(np.int64)))
     name = f"classifier-{digest.hexdigest()[:12]}"
     file = Path(root) / f"{name}.pt"
@@ -150,9 +166,9 @@ def kept_classifier(
         pass
     except Exception as error:  # a damaged file, whatever is in it
         print(f"{file} cannot be read ({error}), and is made again", file=sys.stderr)
-    tensors = torch.from_numpy(images), torch.from_numpy(labels).long()
+    labels = torch.from_numpy(labels).long()
     with any_algorithms():
-        classifier = metrics.train_classifier(*tensors, classes, device)
+        classifier = metrics.train_classifier(images, labels, classes, device)
     buffer = io.BytesIO()
     torch.save(classifier.state_dict(), buffer)
     try:

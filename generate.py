@@ -23,7 +23,8 @@ from tqdm import tqdm
 import plots
 from config import Parser, resolve
 from data import floats_to_bytes, seeded_generator
-from rundir import read_any_checkpoint, write_whole
+from files import write_whole
+from rundir import read_any_checkpoint
 from wgan_gp import MODELS, choose_device
 
 CHUNK = 100  # samples computed at a time

@@ -1,84 +1,143 @@
-"""Picture files of every kind to bytes of one size."""
+"""Where pictures come from, and one of any kind to bytes of one size."""
 
+import io
 import math
 import os
-import warnings
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
-from tqdm import tqdm
+from PIL import Image, ImageOps
 
 Size = tuple[int, int]  # height, width
 
+# ---------------------------------------------------------------- sources
 
-def list_files(folder: Path) -> list[str]:
-    """Paths, relative and with "/", of all files but hidden ones, sorted.
 
-    Linked folders are entered once, so that a loop of links ends.
+@dataclass(frozen=True)
+class Listing:
+    """The names of pictures, and `(N, 2)` what tells that one has changed: its file's size in
+    bytes and its time of change in nanoseconds."""
+
+    names: list[str]
+    stamps: np.ndarray
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Listing)
+            and self.names == other.names
+            and np.array_equal(self.stamps, other.stamps)
+        )
+
+
+class PictureSource(Protocol):
+    """Pictures by name. It can be pickled, so that other processes can open them, too."""
+
+    path: Path
+
+    def list(self) -> Listing: ...
+
+    def open(self, name: str) -> Image.Image: ...
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """All files below a folder, but for those below `leave_out`."""
+
+    path: Path
+    leave_out: Path | None = None
+
+    def list(self) -> Listing:
+        found = list_files(self.path, self.leave_out)
+        stamps = np.array([stamp for _, *stamp in found], np.int64).reshape(-1, 2)
+        return Listing([name for name, *_ in found], stamps)
+
+    def open(self, name: str) -> Image.Image:
+        return open_picture(self.path / name)
+
+
+class LsunSource:
+    """The pictures in one of LSUN's data bases, which tells only of itself when it changed.
+
+    ValueError where there is no package to read it.
     """
-    found, seen = [], set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @cached_property
+    def base(self):
+        try:
+            import lmdb
+        except ImportError as error:
+            raise ValueError("lsun needs one more package: pip install lmdb") from error
+        try:
+            return lmdb.open(str(self.path), readonly=True, lock=False)
+        except lmdb.Error as error:
+            raise ValueError(f"the data base {self.path} cannot be read: {error}") from error
+
+    def __getstate__(self) -> dict:
+        return {"path": self.path}  # each process opens the data base itself
+
+    def list(self) -> Listing:
+        status = (self.path / "data.mdb").stat()
+        with self.base.begin() as transaction:
+            keys = transaction.cursor().iternext(values=False)
+            names = [key.decode("utf-8", "surrogateescape") for key in keys]
+        stamp = np.array([status.st_size, status.st_mtime_ns], np.int64)
+        return Listing(names, np.tile(stamp, (len(names), 1)))
+
+    def open(self, name: str) -> Image.Image:
+        with self.base.begin() as transaction:
+            value = transaction.get(name.encode("utf-8", "surrogateescape"))
+        return open_picture(io.BytesIO(value))
+
+
+def list_files(folder: Path, leave_out: Path | None = None) -> list[tuple[str, int, int]]:
+    """Path, size and time of change (ns) of all files but hidden ones, sorted by path.
+
+    Paths are relative and with "/". Linked folders are entered once, so that a loop of links
+    ends.
+    """
+    found: list[tuple[str, int, int]] = []
+    seen = {os.path.realpath(leave_out)} if leave_out else set()
+    waiting = [""]
+    while waiting:
+        parent = waiting.pop()
+        path = os.path.join(folder, parent)
+        real = os.path.realpath(path)
         if real in seen:
-            folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        paths = (Path(parent, name) for name in files if not name.startswith("."))
-        found += [path.relative_to(folder).as_posix() for path in paths if path.is_file()]
+        folders = []
+        try:
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    with suppress(OSError):  # gone meanwhile
+                        if entry.is_dir():
+                            folders.append(f"{parent}{entry.name}/")
+                        elif entry.is_file():
+                            status = entry.stat()
+                            stamp = status.st_size, status.st_mtime_ns
+                            found.append((parent + entry.name, *stamp))
+        except OSError as error:
+            if not parent:
+                raise
+            print(f"{path} is left out: {error}", file=sys.stderr)
+        waiting += sorted(folders, reverse=True)
     return sorted(found)
 
 
-def read_pictures(
-    readers: Iterable[tuple[str, Callable]], count: int, size: Size, grey: bool
-) -> tuple[np.ndarray, dict[str, str]]:
-    """Decode `count` pictures on all cores into bytes `(N, C, *size)`.
-
-    Each reader is a name and a function that opens the picture. Also returns, by name, why
-    a picture could not be read.
-    """
-    samples = empty_bytes((count, 1 if grey else 3, *size))
-    kept = np.zeros(count, bool)
-    skipped: dict[str, str] = {}
-
-    def read(item: tuple[int, tuple[str, Callable]]) -> None:
-        index, (name, opener) = item
-        try:
-            with opener() as picture:
-                samples[index] = picture_to_bytes(picture, size, grey)
-            kept[index] = True
-        except UnidentifiedImageError:
-            skipped[name] = "no picture"
-        except Exception as error:  # decoders meet broken files with every kind of exception
-            skipped[name] = f"{type(error).__name__}: {error}"
-
-    # Pillow warns of much that it then reads well; what it cannot read is reported by name.
-    with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(os.cpu_count()) as pool:
-        items = enumerate(readers)
-        with tqdm(desc="reading pictures", total=count, delay=2, leave=False, disable=None) as bar:
-            while chunk := list(islice(items, 1000)):  # so that not all wait in memory at once
-                bar.update(len(list(pool.map(read, chunk))))
-    return samples if kept.all() else samples[kept], dict(sorted(skipped.items()))
+# ---------------------------------------------------------------- one picture
 
 
-def empty_bytes(shape: tuple[int, ...]) -> np.ndarray:
-    """An array of bytes; ValueError, with its size, where there is no memory for it."""
-    try:
-        return np.empty(shape, np.uint8)
-    except (MemoryError, ValueError) as error:  # ValueError: more than can be addressed
-        size = math.prod(shape) / 2**30
-        text = "x".join(map(str, shape))
-        raise ValueError(
-            f"{text} bytes of pictures need {size:,.1f} GiB of memory: use a smaller --image-size"
-        ) from error
-
-
-def open_picture(source: Path | BinaryIO):
+def open_picture(source: Path | BinaryIO) -> Image.Image:
     """Open without decoding; not formats that Pillow hands to another program to draw."""
     Image.init()
     return Image.open(source, formats=[name for name in Image.OPEN if name not in ("EPS", "WMF")])
@@ -123,3 +182,15 @@ def resize_then_crop(source: Size, target: Size) -> tuple[Size, tuple[int, int]]
     scale = max(target[0] / source[0], target[1] / source[1])
     inner = tuple(max(t, round(s * scale)) for s, t in zip(source, target, strict=True))
     return inner, ((inner[0] - target[0]) // 2, (inner[1] - target[1]) // 2)
+
+
+def empty_bytes(shape: tuple[int, ...]) -> np.ndarray:
+    """An array of bytes; ValueError, with its size, where there is no memory for it."""
+    try:
+        return np.empty(shape, np.uint8)
+    except (MemoryError, ValueError) as error:  # ValueError: more than can be addressed
+        size = math.prod(shape) / 2**30
+        text = "x".join(map(str, shape))
+        raise ValueError(
+            f"{text} bytes of pictures need {size:,.1f} GiB of memory: use a smaller --image-size"
+        ) from error

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from config import resolve
 from data import floats_to_bytes, load_dataset
+from files import write_whole
 from plots import new_figure, to_image
 from progress import seconds_since_start
-from rundir import png, write_whole
+from rundir import png
 from textbook import PLAIN_DENSE, PlainDenseCritic, PlainDenseGenerator, Textbook, from_loader
 from wgan_gp import choose_device
 

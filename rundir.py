@@ -25,6 +25,7 @@ from PIL import Image
 
 import plots
 from config import Config, changes, read_toml, resolve
+from files import lock_folder, write_temporary, write_whole
 
 LOG_COLUMNS = (
     "step",
@@ -68,7 +69,7 @@ class RunDir:
                 f"the folder {self.path} is not empty and holds no run: name another with --run"
             )
         (self.path / "samples").mkdir(parents=True, exist_ok=True)
-        self.lock = lock_folder(self.path)
+        self.lock = lock_run(self.path)
         try:
             if stored.is_file() and has_checkpoint(config.run):  # else there is nothing to spoil
                 self.check_unchanged(vars(resolve(read_toml(str(stored)), {})))
@@ -233,37 +234,21 @@ def move_aside(path: Path) -> Path | None:
     """
     if not (path / "config.toml").is_file():
         return None
-    lock_folder(path).close()
+    lock_run(path).close()
     number = 1
     while (aside := path.with_name(f"{path.name}.old-{number}")).exists():
         number += 1
     return path.rename(aside)
 
 
-def lock_folder(path: Path) -> BinaryIO:
-    """Keep other processes out of a folder while the returned file is open.
-
-    The system releases the lock when its process ends, however it ends. ValueError where
-    another process holds it.
-    """
-    file = open(path / "lock", "ab")
+def lock_run(path: Path) -> BinaryIO:
+    """The lock of a run's folder; ValueError where another process holds it."""
     try:
-        if os.name == "nt":
-            import msvcrt
-
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK):
-            file.close()
-            raise ValueError(
-                f"another process trains in {path}: wait for it, or name another folder with --run"
-            ) from None
-        print(f"{path} cannot be locked ({error}): take care that no other process trains there")
-    return file
+        return lock_folder(path)
+    except BlockingIOError:
+        raise ValueError(
+            f"another process trains in {path}: wait for it, or name another folder with --run"
+        ) from None
 
 
 def names_in(folder: Path) -> set[str]:
@@ -323,22 +308,3 @@ def png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that at any moment the old content or the new is there, and whole."""
-    os.replace(write_temporary(path, content), path)
-
-
-def write_temporary(path: Path, content: bytes) -> Path:
-    """The content, safely on disk, in a temporary file beside `path`."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    return temporary

@@ -540,7 +540,8 @@ def build_all(config: Config) -> tuple[Dataset, TrainState]:
     device = distributed.own_device(choose_device(config.device))
     make_deterministic(config.deterministic)
     prepare_device(device)
-    dataset = load_dataset(config.dataset, config.data_root, config.image_size, config.grey)
+    with distributed.said_once():
+        dataset = load_dataset(config.dataset, config.data_root, config.image_size, config.grey)
     check_batches(config.batch_size, dataset.samples, config.flip)
     check_shares(config)
     if config.eval_every:

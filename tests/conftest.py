@@ -31,6 +31,14 @@ def processes():
     return context
 
 
+@pytest.fixture(scope="session", autouse=True)
+def away_from_the_checkout(tmp_path_factory):
+    """Where `datasets` and `images` are none of the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("working"))
+        yield
+
+
 @pytest.fixture
 def random():
     return np.random.default_rng(0)

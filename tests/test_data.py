@@ -1,5 +1,6 @@
 """Data sets, pictures of every kind, and batches."""
 
+import io
 import os
 import struct
 
@@ -12,6 +13,7 @@ from PIL import Image
 import data
 from data import (
     Batches,
+    Dataset,
     bytes_to_floats,
     fit_images,
     fits,
@@ -139,6 +141,40 @@ def test_celeba_is_read_from_its_unpacked_folder(tmp_path):
     assert faces[:, :, 5, 5].tolist() == [[0, 20, 30], [10, 20, 30], [20, 20, 30]]
 
 
+def test_lsun_is_read_from_its_data_base(tmp_path, capsys):
+    lmdb = pytest.importorskip("lmdb")
+    folder = tmp_path / "lsun" / "bedroom_train_lmdb"
+    folder.mkdir(parents=True)
+
+    def put(**pictures):
+        with lmdb.open(str(folder)) as base, base.begin(write=True) as transaction:
+            for key, colour in pictures.items():
+                buffer = io.BytesIO()
+                Image.new("RGB", (20, 30), (colour, 0, 0)).save(buffer, "PNG")
+                transaction.put(key.encode(), buffer.getvalue() if colour else b"no picture")
+
+    (folder / "data.mdb").write_bytes(b"no data base")
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_dataset("lsun", tmp_path)
+    (folder / "data.mdb").unlink()
+    put(a=1, b=0, c=3)
+    for _ in range(2):
+        samples = load_dataset("lsun", tmp_path, "8").samples
+        assert samples.shape == (2, 3, 8, 8)
+        assert samples[:, 0, 0, 0].tolist() == [1, 3]
+    assert capsys.readouterr().err.count("preparing") == 1
+    put(aa=5)
+    assert load_dataset("lsun", tmp_path, "8").samples[:, 0, 0, 0].tolist() == [1, 5, 3]
+
+
+def test_lsun_says_which_package_is_missing(tmp_path, monkeypatch):
+    (tmp_path / "lsun" / "bedroom_train_lmdb").mkdir(parents=True)
+    (tmp_path / "lsun" / "bedroom_train_lmdb" / "data.mdb").touch()
+    monkeypatch.setitem(__import__("sys").modules, "lmdb", None)
+    with pytest.raises(ValueError, match="pip install lmdb"):
+        load_dataset("lsun", tmp_path)
+
+
 REAL_FASHION = ROOT / "datasets" / "FashionMNIST" / "raw" / "train-images-idx3-ubyte"
 
 
@@ -244,6 +280,57 @@ def test_the_next_batches_are_gathered_before_they_are_asked_for(cpu):
     batches(0, 2)
     expected = batches.coming[(2, 2)].result()
     assert batches(2, 2).data_ptr() == expected.data_ptr()
+
+
+@pytest.fixture
+def mapped(tmp_path, random):
+    """Samples in a mapped file that must not be written to, and the same in memory."""
+    samples = random.integers(0, 256, (50, 3, 4, 4)).astype(np.uint8)
+    samples.tofile(tmp_path / "rows")
+    return np.memmap(tmp_path / "rows", np.uint8, "r", shape=samples.shape), samples
+
+
+@pytest.mark.filterwarnings("error:.*not writable")
+def test_batches_of_a_mapped_file_are_those_of_memory(mapped, cpu):
+    in_file, in_memory = (Batches(samples, 8, seed=0, device=cpu) for samples in mapped)
+    assert in_memory.resident and not in_file.resident
+    for number in (0, 5, 10, 3):
+        assert torch.equal(in_file(number, 5), in_memory(number, 5))
+    assert torch.equal(in_file.take(torch.tensor([3, 0])), in_memory.take(torch.tensor([3, 0])))
+    copied = Batches(mapped[0], 8, seed=0, device=cpu, resident=True)
+    assert torch.equal(copied(7, 2), in_memory(7, 2))
+    places = np.array([49, 7])
+    assert np.array_equal(Dataset(mapped[0]).take(places).numpy(), mapped[1][places])
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="how Linux counts memory")
+def test_a_mapped_file_does_not_count_as_memory(tmp_path, cpu):
+    with open(tmp_path / "rows", "wb") as file:
+        file.write(bytes(2**26))
+
+    def resident():
+        pages = int(open("/proc/self/statm").read().split()[1])
+        return pages * os.sysconf("SC_PAGESIZE")
+
+    samples = np.memmap(tmp_path / "rows", np.uint8, "r", shape=(2**14, 1, 64, 64))
+    batches = Batches(samples, 64, seed=0, device=cpu)
+    before = resident()
+    for number in range(0, 2**14 // 64, 4):
+        batches(number, 4)
+    assert resident() - before < 2**25
+
+
+def test_a_mapped_file_that_was_replaced_is_still_read(mapped, tmp_path, cpu):
+    (tmp_path / "rows").unlink()
+    batches = Batches(mapped[0], 50, seed=0, device=cpu)
+    assert torch.equal(batches(0), Batches(mapped[1], 50, seed=0, device=cpu)(0))
+
+
+def test_a_file_that_has_become_shorter_is_an_error(mapped, tmp_path, cpu):
+    batches = Batches(mapped[0], 50, seed=0, device=cpu)
+    os.truncate(tmp_path / "rows", 2000)
+    with pytest.raises(OSError, match="has become shorter"):
+        batches(0)
 
 
 def test_samples_stay_on_the_host_where_they_would_fill_the_device(monkeypatch):

@@ -94,7 +94,7 @@ def test_held_out_pictures_are_neither_compared_with_nor_learned(tmp_path, cpu, 
     seen = []
 
     def spy(images, labels, classes, device):
-        seen.append(images)
+        seen.append(images[torch.arange(len(images))])
         return metrics.Classifier(1, 2).eval()
 
     monkeypatch.setattr(metrics, "train_classifier", spy)

@@ -18,6 +18,7 @@ from PIL import Image
 from test_train import SMALL, assert_same_run, run_main
 
 import data
+import pictures
 import rundir
 import train
 from config import (
@@ -468,14 +469,18 @@ def test_absurd_files_and_names(tmp_path, monkeypatch, capsys):
         Image.new("RGB", (1, 1), "white").save(deep / name)
     for name, size in (("bomb", (100_000, 100_000)), ("flat", (100, 0)), ("max", (2**31 - 1, 1))):
         (tmp_path / f"{name}.png").write_bytes(png_that_claims(*size))
-    listed = data.list_files
-    monkeypatch.setattr(data, "list_files", lambda folder: [*listed(folder), "vanished.png"])
+    listed = pictures.list_files
+    vanished = ("vanished.png", 0, 0)
+    monkeypatch.setattr(pictures, "list_files", lambda *folders: [*listed(*folders), vanished])
     samples = load_dataset(str(tmp_path), image_size="8").samples
     assert len(samples) == len(names)
     assert (samples == 255).all()
     assert "4 of" in capsys.readouterr().err
 
 
-def test_a_size_beyond_memory_is_refused(picture_folder):
+def test_a_size_beyond_the_disk_or_memory_is_refused(picture_folder, tmp_path):
+    with pytest.raises(ValueError, match=r"GiB of disk are needed.*a smaller --image-size"):
+        load_dataset(str(picture_folder), tmp_path, image_size="99999")
+    (tmp_path / "file").write_text("in the way")
     with pytest.raises(ValueError, match="GiB of memory: use a smaller --image-size"):
-        load_dataset(str(picture_folder), image_size="99999")
+        load_dataset(str(picture_folder), tmp_path / "file", image_size="99999")
