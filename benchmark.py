@@ -48,7 +48,8 @@ def prepare(config: Config, device: torch.device, shape: tuple[int, ...], sample
     """Our training state and batches, sped up as training would be."""
     prepare_device(device)
     state = build_state(config, shape, device)
-    batches = Batches(samples, config.batch_size, config.seed, device)
+    share = distributed.own_share(config.batch_size)
+    batches = Batches(samples, config.batch_size, config.seed, device, share)
     speed_up(state, config, 10**6, draw_inputs(state, config, batches), update_networks)
     return state, batches
 

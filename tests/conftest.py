@@ -24,10 +24,12 @@ def seeded():
 
 @pytest.fixture(scope="session")
 def processes():
-    """Starts processes from a server that has imported torch already."""
+    """Starts processes from a server that has imported torch already, with what its optimizers
+    and its deterministic mode load on first use."""
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["test_distributed", "test_faults"])
+    modules = ["torch._dynamo", "torch._inductor", "test_distributed", "test_faults"]
+    context.set_forkserver_preload(modules)
     return context
 
 
