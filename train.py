@@ -419,7 +419,17 @@ class Saver:
         self.saved_step = state.step  # what is on disk already, or nothing at step 0
 
     def save(self, seconds: float) -> None:
-        self.state.seconds = seconds
+        self.check()
+        self.write(seconds)
+
+    def save_at_last(self, seconds: float) -> None:
+        """Save the end unless that is done; there is no next interval to wait for."""
+        self.check()
+        while self.saved_step != self.state.step:
+            self.write(seconds)
+
+    def check(self) -> None:
+        """End training where the state is none to go on from."""
         networks = (self.state.critic, self.state.generator)
         finite = all(weight.isfinite().all() for net in networks for weight in net.parameters())
         check_finite({"a weight": 0.0 if finite else math.nan}, self.state)
@@ -429,6 +439,9 @@ class Saver:
                 "should not be possible: is the same code and hardware under each? The last "
                 "checkpoint is untouched."
             )
+
+    def write(self, seconds: float) -> None:
+        self.state.seconds = seconds
         if tell_failure("checkpoint", self.run.save, self.state.to_checkpoint()):
             self.failures, self.saved_step = 0, self.state.step
             return
@@ -439,11 +452,6 @@ class Saver:
                 f"could, of step {self.saved_step}, is still in {self.run.path}, and the same "
                 "command goes on from it"
             )
-
-    def save_at_last(self, seconds: float) -> None:
-        """Save the end unless that is done; there is no next interval to wait for."""
-        while self.saved_step != self.state.step:
-            self.save(seconds)
 
 
 def tell_failure(what: str, write: Callable, *arguments) -> bool:

@@ -1,5 +1,6 @@
 """Several ranks train one model: as one would, together, and not past another's failure."""
 
+import errno
 import os
 import signal
 import socket
@@ -255,6 +256,24 @@ def test_an_error_on_one_rank_ends_all_with_its_message(processes, picture_folde
     assert "another rank has failed" in first
     assert second.startswith("error on rank 1: out of memory with --batch-size 8")
     assert read_checkpoint(tmp_path / "r" / "checkpoint.pt")["step"] == 2
+
+
+def fill_the_disk(arguments):
+    def save(run, state):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    RunDir.save = save
+    return train.main(arguments)
+
+
+@pytest.mark.parametrize("steps", [100000, 3])  # in training, and at its end
+def test_a_full_disk_of_the_first_rank_ends_all(steps, processes, picture_folder, tmp_path):
+    arguments = arguments_for(picture_folder, tmp_path / "r", "--steps", steps)
+    assert end_of(start_ranks(processes, tmp_path, fill_the_disk, arguments))[0] == 1
+    first, second = errors_of(tmp_path)
+    assert first.count("the checkpoint could not be written") == 3
+    assert "3 times in a row" in first
+    assert not second.startswith("error")
 
 
 @pytest.mark.parametrize(
