@@ -98,8 +98,10 @@ class Compute:
 
         return computed
 
-    def compile(self, backend: str = "inductor") -> None:
-        for name in ("samples", "critic_loss", "generator_loss"):
+    def compile(self, backend: str = "inductor", critic_only: bool = False) -> None:
+        for name in (
+            ("critic_loss",) if critic_only else ("critic_loss", "samples", "generator_loss")
+        ):
             function = torch.compile(getattr(self, name), fullgraph=True, backend=backend)
             setattr(self, name, function)
 
@@ -120,13 +122,17 @@ def speed_up(state, config, steps: float, inputs: StepInputs, step: Callable) ->
         not config.max_seconds or config.max_seconds >= COMPILE_REPAID_SECONDS
     )
     if config.compile == "on" or (config.compile == "auto" and worth_it):
-        compile_losses(state, device, rehearsal)
+        # What ranks exchange within the generator cannot be compiled.
+        exchanging = config.sync_batch_norm and distributed.ranks() > 1
+        compile_losses(state, device, rehearsal, critic_only=exchanging)
     one_rank = distributed.ranks() == 1  # a graph would have to hold the collectives too
     if config.compile != "off" and device.type == "cuda" and one_rank:
         record_step(state, inputs, lambda *values: step(state, config, StepInputs(*values)))
 
 
-def compile_losses(state, device: torch.device, rehearsal: Callable) -> None:
+def compile_losses(
+    state, device: torch.device, rehearsal: Callable, critic_only: bool = False
+) -> None:
     if not can_compile(device):
         needed = {"cuda": "Triton", "cpu": "a C++ compiler"}.get(device.type, "support for it")
         print(f"not compiled, as {needed} is missing: training goes on, slower")
@@ -134,7 +140,7 @@ def compile_losses(state, device: torch.device, rehearsal: Callable) -> None:
     print("compiling the losses, once ...", end=" ", flush=True)
     start, eager = time.perf_counter(), state.compute
     state.compute = Compute(eager.method, eager.precision)
-    state.compute.compile()
+    state.compute.compile(critic_only=critic_only)
     try:
         rehearsal()
         print(f"took {time.perf_counter() - start:.0f} s", flush=True)

@@ -90,6 +90,11 @@ class Config:
         64, "dcgan: channels of the critic's first stage; dense: hidden units", COUNT
     )
     noise_dim: int = option(128, "numbers of noise that make one sample", COUNT)
+    categories: int = option(
+        0,
+        "how many of them are not numbers, but make one choice among as many",
+        between(0, 1_000_000, high_open=False),
+    )
     generator_norm: str = option("batch", ", ".join(NORMS), one_of(NORMS))
     sync_batch_norm: bool = option(
         False, "with several ranks: the generator's batch normalisation uses all ranks' samples"
@@ -158,6 +163,11 @@ class Config:
             raise ValueError("give either steps or epochs, and not both")
         if not (self.steps or self.epochs or self.max_seconds):
             raise ValueError("steps, epochs or max_seconds must be greater than 0")
+        if self.categories > self.noise_dim:
+            raise ValueError(
+                f"categories = {self.categories}: there are only {self.noise_dim} numbers of noise "
+                "(noise_dim) to choose among"
+            )
         if self.generator_norm == "batch" and 1 in (self.batch_size, self.generator_batch):
             raise ValueError("batch normalisation (generator_norm) needs a batch_size of 2 or more")
         if self.critic_norm == "batch" and METHODS[self.method].per_sample:

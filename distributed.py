@@ -7,6 +7,7 @@ without torchrun there is one rank, and nothing here does anything.
 """
 
 import hashlib
+import io
 import os
 import socket
 import sys
@@ -21,8 +22,8 @@ import torch.distributed as dist
 import torch.distributed.nn.functional  # all_reduce with a gradient
 from torch import Tensor, nn
 
-# The first rank may download data for hours while others wait. A rank that dies is noticed at
-# once in any case, as its connections close.
+# The first rank may download data for hours while others wait. A process that dies is noticed at
+# once, as its connections close; a machine that loses its power only by torchrun on the others.
 PATIENCE = timedelta(days=1)
 STARTS_WITHIN = 600  # seconds from the first rank's start to the last one's
 
@@ -78,6 +79,8 @@ def store_of_this_start() -> dist.Store:
     host = os.environ["MASTER_ADDR"]
     torchruns = dist.TCPStore(host, int(os.environ["MASTER_PORT"]), is_master=False)
     if is_first():
+        global _starts
+        _starts = torchruns.add("starts", 1)
         store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
         torchruns.set("port", str(store.port))
         return store
@@ -103,9 +106,12 @@ def leave(code: int) -> NoReturn:
     sys.exit(code)
 
 
+_starts = 0  # of all ranks by one torchrun, as the first rank counts them
+
+
 def restarted() -> bool:
     """Whether torchrun has started the same command again after a failure (--max-restarts)."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    return max(_starts - 1, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))) > 0
 
 
 def own_device(device: torch.device) -> torch.device:
@@ -162,8 +168,11 @@ def together() -> Iterator[None]:
     """A collective; what it raises when a rank is gone becomes a PeerFailed."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
-        raise PeerFailed(f"rank {rank()} ends, as another rank has failed") from error
+        reason = (str(error).splitlines() or [""])[0]
+        raise PeerFailed(f"rank {rank()} ends, as another rank has failed ({reason})") from error
 
 
 @torch.no_grad()
@@ -206,14 +215,18 @@ def agree(*values: float) -> tuple[float, ...]:
     return tuple(largest.tolist())
 
 
-def from_first(make: Callable):
-    """What the function returns on the first rank, on all; data of any kind."""
+def from_first(make: Callable[[], dict]) -> dict:
+    """What the function returns on the first rank, on all: tensors, which come to the CPU, and
+    plain data."""
     if ranks() == 1:
         return make()
-    content = [make() if is_first() else None]
+    buffer = io.BytesIO()
+    if is_first():
+        torch.save(make(), buffer)
+    content = [buffer.getvalue()]
     with together():
         dist.broadcast_object_list(content, device=torch.device("cpu"))
-    return content[0]
+    return torch.load(io.BytesIO(content[0]), map_location="cpu", weights_only=True)
 
 
 @contextmanager
@@ -270,20 +283,18 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
             return super().forward(values)
         others = [0, *range(2, values.dim())]
         count = ranks() * values.numel() / values.shape[1]
+        shape = (-1, *[1] * (values.dim() - 2))
         whole = values.float()
-        sums = torch.stack([whole.sum(others), whole.square().sum(others)])
         with together():
-            sums = dist.nn.functional.all_reduce(sums)
-        mean, square = sums / count
-        variance = square - mean.square()
+            mean = dist.nn.functional.all_reduce(whole.sum(others)) / count
+            centred = whole - mean.view(shape)
+            variance = dist.nn.functional.all_reduce(centred.square().sum(others)) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
-        shape = (-1, *[1] * (values.dim() - 2))
         scale = self.weight * (variance + self.eps).rsqrt()
-        shift = self.bias - mean * scale
-        return (whole * scale.view(shape) + shift.view(shape)).to(values.dtype)
+        return (centred * scale.view(shape) + self.bias.view(shape)).to(values.dtype)
 
 
 def synchronise_batch_norms(network: nn.Module) -> None:

@@ -281,6 +281,8 @@ class Preparation:
         """The finished array, which may have been made while this process waited."""
         listing = self.source.list()
         finished, part = self.said(self.finished), self.said(self.unfinished)
+        if finished and part and part.file == finished.file:  # it was finished, and not tidied up
+            part = None
         if self.is_current(finished, listing):
             return finished
         self.remove_all_but(finished, part)

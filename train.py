@@ -9,6 +9,7 @@ import math
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
 import torch
 from PIL.Image import Image
 from torch import Tensor, nn
@@ -287,10 +289,10 @@ class TrainingFailed(RuntimeError):
     """Training cannot go on; the last good checkpoint is left as it was."""
 
 
-def fail(message: str) -> NoReturn:
+def fail(message: str, kind: type[Exception] = TrainingFailed) -> NoReturn:
     """End training on all ranks, each of which has found the same; the first says why."""
     if distributed.is_first():
-        raise TrainingFailed(message)
+        raise kind(message)
     raise distributed.PeerFailed(f"rank {distributed.rank()} ends with the first one")
 
 
@@ -442,12 +444,14 @@ class Saver:
 
     def write(self, seconds: float) -> None:
         self.state.seconds = seconds
-        if tell_failure("checkpoint", self.run.save, self.state.to_checkpoint()):
+        written = tell_failure("checkpoint", self.run.save, self.state.to_checkpoint())
+        (failed,) = distributed.agree(not written)  # the first rank's, which others wait for
+        if not failed:
             self.failures, self.saved_step = 0, self.state.step
             return
         self.failures += 1
         if self.failures >= FAILED_SAVES:
-            raise TrainingFailed(
+            fail(
                 f"no checkpoint could be written {self.failures} times in a row; the last one that "
                 f"could, of step {self.saved_step}, is still in {self.run.path}, and the same "
                 "command goes on from it"
@@ -535,6 +539,7 @@ def set_up(config: Config, fresh: bool) -> tuple[Dataset, TrainState, RunDir | N
     try:
         with distributed.in_turn():
             dataset, state = build_all(config)
+        check_same_data(dataset, config)
         run = open_run(config, state, fresh) if distributed.is_first() else NoRunDir(config)
     except (ValueError, OSError) as error:
         raise BadInput(str(error)) from error
@@ -557,15 +562,26 @@ def build_all(config: Config) -> tuple[Dataset, TrainState]:
     return dataset, build_state(config, dataset.sample_shape, device)
 
 
+def check_same_data(dataset: Dataset, config: Config) -> None:
+    """BadInput where some of the samples differ between ranks, or their number."""
+    some = np.linspace(0, len(dataset.samples) - 1, 100).astype(int)
+    number = torch.tensor(len(dataset.samples))
+    if not distributed.all_equal([number, dataset.take(some)]):
+        message = f"the ranks do not find the same pictures in {config.dataset}: are their copies "
+        fail(message + "of the folder the same, and left alone meanwhile?", BadInput)
+
+
 def check_shares(config: Config) -> None:
     """ValueError where batches do not divide among the ranks, or leave too little to each."""
     for size in (config.batch_size, config.generator_batch or config.batch_size):
         share = distributed.own_share(size)
-        alone = share.stop - share.start == 1 and not config.sync_batch_norm
-        if alone and config.generator_norm == "batch":
+        own_statistics = config.critic_norm == "batch" or (
+            config.generator_norm == "batch" and not config.sync_batch_norm
+        )
+        if share.stop - share.start == 1 and own_statistics:
             raise ValueError(
                 f"a batch of {size} leaves each rank one sample, and batch normalisation needs "
-                "two: use a larger --batch-size, or --sync-batch-norm"
+                "two: use a larger --batch-size, or for the generator's --sync-batch-norm"
             )
 
 
@@ -583,8 +599,8 @@ def open_run(config: Config, state: TrainState, fresh: bool) -> RunDir:
             before = checkpoint.get("ranks", 1)
             if before != distributed.ranks():
                 print(
-                    f"the checkpoint is of {before} ranks, and {distributed.ranks()} go on: the "
-                    "same training within rounding, but not byte for byte"
+                    f"the checkpoint is of {before} ranks, and {distributed.ranks()} go on: not "
+                    "byte for byte the same training"
                 )
         run.start_log(state.step)
         until_failure.pop_all()
@@ -666,6 +682,10 @@ def announce(config: Config, dataset: Dataset, state: TrainState, steps: float) 
 
 if __name__ == "__main__":
     try:
-        distributed.leave(main())
+        code = main()
     except KeyboardInterrupt:  # before training, or the second during it
-        distributed.leave(128 + signal.SIGINT)
+        code = 128 + signal.SIGINT
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    distributed.leave(code)

@@ -37,9 +37,11 @@ class DCGANGenerator(nn.Module):
         width: int = 64,
         generator_norm: str = "batch",
         upsampling: str = "transposed",
+        categories: int = 0,
     ):
         super().__init__()
         self.sample_shape, self.noise_dim = tuple(sample_shape), noise_dim
+        self.categories = categories
         channels, height, image_width = image_shape(sample_shape)
         widths = stage_widths(width, count_halvings(height, image_width))[::-1]
         base = (widths[0], height >> len(widths), image_width >> len(widths))
@@ -54,7 +56,7 @@ class DCGANGenerator(nn.Module):
         self.apply(dcgan_initialisation)
 
     def forward(self, noise: Tensor) -> Tensor:
-        return self.layers(noise)
+        return self.layers(choose(noise, self.categories))
 
 
 class DCGANCritic(nn.Module):
@@ -192,9 +194,11 @@ class ResidualGenerator(nn.Module):
         noise_dim: int = 128,
         width: int = 64,
         generator_norm: str = "batch",
+        categories: int = 0,
     ):
         super().__init__()
         self.sample_shape, self.noise_dim = tuple(sample_shape), noise_dim
+        self.categories = categories
         channels, height, image_width = image_shape(sample_shape)
         stages = count_halvings(height, image_width)
         levels = residual_levels(width, stages)[::-1]
@@ -206,7 +210,7 @@ class ResidualGenerator(nn.Module):
         residual_initialisation(self)
 
     def forward(self, noise: Tensor) -> Tensor:
-        return self.layers(noise)
+        return self.layers(choose(noise, self.categories))
 
 
 class ResidualCritic(nn.Module):
@@ -322,9 +326,11 @@ class DenseGenerator(nn.Module):
         width: int = 512,
         generator_norm: str = "none",
         pyramid: int = 1,
+        categories: int = 0,
     ):
         super().__init__()
         self.sample_shape, self.noise_dim = tuple(sample_shape), noise_dim
+        self.categories = categories
         sum_up = PyramidSum(self.sample_shape, pyramid)
         output = nn.Linear(width, sum_up.features)
         layers = [*hidden_layers(noise_dim, width, generator_norm), output, sum_up]
@@ -335,7 +341,7 @@ class DenseGenerator(nn.Module):
         dcgan_initialisation(output)  # small, so that no tanh is saturated at first
 
     def forward(self, noise: Tensor) -> Tensor:
-        return self.layers(noise)
+        return self.layers(choose(noise, self.categories))
 
 
 class PyramidSum(nn.Module):
@@ -399,6 +405,20 @@ def hidden_layers(features: int, width: int, norm: str, critic: bool = False) ->
 
 
 # ---------------------------------------------------------------- both
+
+
+def choose(noise: Tensor, categories: int) -> Tensor:
+    """The first so many numbers of each noise `(B, noise_dim)` become a choice among as many:
+    the largest becomes sqrt(categories), the others 0, so that their mean square stays 1.
+
+    A continuous generator of connected noise makes connected samples: between two kinds of
+    samples, some that are neither (Khayatkhoei et al. 2018). A choice lets it jump (as the one-hot
+    part of the noise in Mukherjee et al. 2019).
+    """
+    if not categories:
+        return noise
+    chosen = F.one_hot(noise[:, :categories].argmax(1), categories) * categories**0.5
+    return torch.cat([chosen.to(noise.dtype), noise[:, categories:]], 1)
 
 
 def normalisation(

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -109,12 +110,16 @@ DENSE = ["--model", "dense", "--width", 16, "--flip", "--generator-batch", 12]
 DENSE += ["--precision", "fp32", "--sample-every", 20, "--checkpoint-every", 10, "--steps", 20]
 
 
+def compile_only_by_tracing():
+    make = compute.Compute.compile
+    compute.Compute.compile = lambda self, **more: make(self, backend="aot_eager", **more)
+    compute.can_compile = lambda device: True
+
+
 def train_all(folder, runs, ports, compiled):
     """Every method in one process, as each start costs seconds."""
-    if compiled:  # traced whole, as with the compiler, but not translated
-        make = compute.Compute.compile
-        compute.Compute.compile = lambda self: make(self, backend="aot_eager")
-        compute.can_compile = lambda device: True
+    if compiled:
+        compile_only_by_tracing()
     for method, port in ports.items():
         torch.compiler.reset()
         os.environ["MASTER_PORT"] = str(port)
@@ -160,14 +165,23 @@ def test_the_ranks_shares_make_up_one_ranks_batches(ranks, cpu, random):
     assert torch.equal(shares.flatten(0, 2), whole(3, 2))  # several batches at once
 
 
+def train_traced(arguments):
+    compile_only_by_tracing()
+    return train.main(arguments)
+
+
 def test_synchronised_statistics_are_those_of_one_rank(processes, picture_folder, tmp_path):
     options = ["--steps", 4, "--lr", "1e-3", "--precision", "fp32"]
     assert run_main(picture_folder, tmp_path / "one", *options) == 0
-    for sync in ("sync", "no-sync"):
-        arguments = arguments_for(picture_folder, tmp_path / sync, *options, f"--{sync}-batch-norm")
-        started = start_ranks(processes, tmp_path, train.main, arguments)
+    runs = {"eager": "--sync-batch-norm", "no-sync": "--no-sync-batch-norm"}
+    runs |= {"compiled": "--sync-batch-norm"}
+    for name, flag in runs.items():
+        compiled = ["--compile", "on" if name == "compiled" else "off"]
+        arguments = arguments_for(picture_folder, tmp_path / name, *options, flag, *compiled)
+        started = start_ranks(processes, tmp_path, train_traced, arguments)
         assert end_of(started) == [0, 0], errors_of(tmp_path)
-    assert_close_networks(tmp_path / "one", tmp_path / "sync", 1e-3)
+    for name in ("eager", "compiled"):
+        assert_close_networks(tmp_path / "one", tmp_path / name, 1e-3)
     with pytest.raises(AssertionError):  # statistics of half a batch are others
         assert_close_networks(tmp_path / "one", tmp_path / "no-sync", 1e-3)
 
@@ -194,7 +208,7 @@ def try_collectives(folder):
         with distributed.alone():
             results["alone"] = distributed.ranks()
         results["mean"] = distributed.mean({"a": torch.tensor(rank + 0.0), "b": torch.tensor(1.0)})
-        results["from_first"] = distributed.from_first(lambda: f"made by {rank}")
+        results["from_first"] = distributed.from_first(lambda: {"by": torch.tensor(rank)})
         turns = folder / "turns"
         with distributed.in_turn():
             time.sleep(0.2 * (1 - rank))
@@ -216,7 +230,7 @@ def test_collectives(processes, tmp_path):
         assert results["running_mean"].tolist() == [2, 2, 2]
         assert results["alone"] == 1
         assert results["mean"] == {"a": 0.5, "b": 1.0}
-        assert results["from_first"] == "made by 0"
+        assert results["from_first"] == {"by": 0}
         # The first rank's clock, anybody's signals.
         assert results["situation"] == {"over": 0, "stop": 15, "save": True, "share_done": 0.25}
     assert (tmp_path / "turns").read_text() == "0 1 "
@@ -266,10 +280,61 @@ def fill_the_disk(arguments):
     return train.main(arguments)
 
 
+def find_other_data(folder, arguments):
+    """The second rank has a picture of its own."""
+    if distributed.rank() == 1:
+        arguments[arguments.index("--dataset") + 1] = folder
+    return train.main(arguments)
+
+
+def test_ranks_that_find_other_data_are_refused(processes, picture_folder, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(picture_folder, other)
+    shutil.copy(other / "1.png", other / "0.png")
+    arguments = arguments_for(picture_folder, tmp_path / "r", "--steps", 2)
+    codes = end_of(start_ranks(processes, tmp_path, find_other_data, str(other), arguments))
+    assert codes == [2, 1]
+    assert "do not find the same pictures" in errors_of(tmp_path)[0]
+
+
+class FakeQuality:
+    """Measures on the first rank alone, and takes its time."""
+
+    def __init__(self, config, dataset, run, state):
+        assert distributed.is_first()
+
+    def measure(self):
+        time.sleep(0.2)
+        return 1.5
+
+
+def measure_in_no_time(arguments):
+    train.Quality, train.check_measurable = FakeQuality, lambda dataset: None
+    return train.main(arguments)
+
+
+def test_measuring_finishing_and_beginning_with_others_weights(processes, picture_folder, tmp_path):
+    arguments = arguments_for(picture_folder, tmp_path / "r", "--steps", 5, "--eval-every", 3)
+    for _ in ("trained", "finished already"):
+        started = start_ranks(processes, tmp_path, measure_in_no_time, arguments)
+        assert end_of(started) == [0, 0], errors_of(tmp_path)
+    rows = contents(tmp_path / "r")[0]
+    measured = {row["step"]: row["frechet_distance"] for row in rows if row["frechet_distance"]}
+    assert measured == {"3": "1.5", "5": "1.5"}
+    more = arguments_for(
+        picture_folder, tmp_path / "more", "--steps", 1, "--init-from", tmp_path / "r",
+        "--lr", 1e-12, "--ema", 0,
+    )  # fmt: skip
+    assert end_of(start_ranks(processes, tmp_path, train.main, more)) == [0, 0]
+    states = [read_checkpoint(tmp_path / run / "checkpoint.pt") for run in ("r", "more")]
+    for name, weight in states[0]["critic"].items():
+        torch.testing.assert_close(weight, states[1]["critic"][name])
+
+
 @pytest.mark.parametrize("steps", [100000, 3])  # in training, and at its end
 def test_a_full_disk_of_the_first_rank_ends_all(steps, processes, picture_folder, tmp_path):
     arguments = arguments_for(picture_folder, tmp_path / "r", "--steps", steps)
-    assert end_of(start_ranks(processes, tmp_path, fill_the_disk, arguments))[0] == 1
+    assert end_of(start_ranks(processes, tmp_path, fill_the_disk, arguments)) == [1, 1]
     first, second = errors_of(tmp_path)
     assert first.count("the checkpoint could not be written") == 3
     assert "3 times in a row" in first

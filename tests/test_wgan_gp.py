@@ -14,6 +14,7 @@ from wgan_gp import (
     ResidualBlock,
     ResidualCritic,
     ResidualGenerator,
+    choose,
     choose_device,
     count_halvings,
     fits_dcgan,
@@ -233,3 +234,29 @@ def test_a_dense_generator_with_a_pyramid_makes_every_size(size):
 def test_a_pyramid_of_points_is_refused():
     with pytest.raises(ValueError, match="a pyramid needs images"):
         DenseGenerator((2,), pyramid=2)
+
+
+# ---------------------------------------------------------------- categories
+
+
+def test_the_largest_of_the_first_numbers_is_the_choice():
+    noise = torch.randn(20_000, 5)
+    chosen = choose(noise, 3)
+    assert torch.equal(chosen[:, 3:], noise[:, 3:])
+    assert torch.equal(chosen[:, :3].argmax(1), noise[:, :3].argmax(1))
+    assert sorted(set(chosen[:, :3].flatten().tolist())) == pytest.approx([0, 3**0.5])
+    torch.testing.assert_close(chosen[:, :3].square().sum(1), torch.full((20_000,), 3.0))
+    shares = chosen[:, :3].bool().float().mean(0)
+    torch.testing.assert_close(shares, torch.full((3,), 1 / 3), atol=0.02, rtol=0)
+    assert choose(noise, 0) is noise
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_generator_of_choices_alone_makes_as_many_samples(model):
+    generator = MODELS[model].generator((1, 16, 16), noise_dim=4, width=8, categories=4).eval()
+    assert generator.state_dict().keys() == (
+        MODELS[model].generator((1, 16, 16), noise_dim=4, width=8).state_dict().keys()
+    )
+    with torch.no_grad():
+        samples = generator(torch.randn(200, 4))
+    assert len(torch.unique(samples.flatten(1).mul(1e4).round(), dim=0)) == 4
