@@ -492,7 +492,8 @@ POINTS = {
 # papers' settings still show blots.
 GLYPHS = {
     "settings": {
-        "width": 32, "upsampling": "nearest", "batch_size": 32, "steps": 2500, "lr_decay": True,
+        "width": 32, "upsampling": "nearest", "batch_size": 32, "steps": 2800, "lr_decay": True,
+        "noise_dim": 264, "categories": 200,
     },
     "recipes": {
         "wgan-gp": {"n_critic": 2, "lr": 2e-3, "gp_weight": 1.0, "critic_norm": "layer"},
