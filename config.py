@@ -216,6 +216,13 @@ def resolve(file: dict, flags: dict) -> Config:
     return config
 
 
+def restore(stored: dict) -> Config:
+    """The configuration that a run has written. An option that was added since is at its default,
+    whatever suits the data set by now."""
+    added = {name: entry.default for name, entry in FIELDS.items() if name not in REPLACES}
+    return resolve(added | stored, {})
+
+
 def expand(layer: dict) -> dict:
     """A layer of values, checked, its shorthands written out."""
     layer = {name: checked(name, value) for name, value in layer.items()}

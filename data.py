@@ -493,7 +493,7 @@ POINTS = {
 GLYPHS = {
     "settings": {
         "width": 32, "upsampling": "nearest", "batch_size": 32, "steps": 2800, "lr_decay": True,
-        "noise_dim": 264, "categories": 200,
+        "categories": 20,
     },
     "recipes": {
         "wgan-gp": {"n_critic": 2, "lr": 2e-3, "gp_weight": 1.0, "critic_norm": "layer"},

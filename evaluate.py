@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 import metrics
 import plots
-from config import Config, Parser, resolve
+from config import Config, Parser, restore
 from data import Dataset, Rows, load_dataset
 from files import write_whole
 from generate import generate, load_generator
@@ -232,7 +232,7 @@ def evaluate(arguments) -> dict:
     device = choose_device(arguments.device)
     generator = load_generator(arguments.source, arguments.weights, arguments.device)
     checkpoint = read_any_checkpoint(arguments.source)
-    config = resolve(checkpoint["config"], {})
+    config = restore(checkpoint["config"])
     dataset = load_dataset(config.dataset, config.data_root, config.image_size, config.grey)
     if dataset.sample_shape != generator.sample_shape:
         raise ValueError(

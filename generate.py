@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import plots
-from config import Parser, resolve
+from config import Parser, restore
 from data import floats_to_bytes, seeded_generator
 from files import write_whole
 from rundir import read_any_checkpoint
@@ -40,7 +40,7 @@ def load_generator(path: str | Path, weights: str = "average", device: str = "au
     """
     checkpoint = read_any_checkpoint(str(path))
     try:
-        config = resolve(checkpoint["config"], {})
+        config = restore(checkpoint["config"])
         network = MODELS[config.model].generator
         generator = network(tuple(checkpoint["sample_shape"]), **config.arguments_for(network))
         generator.load_state_dict(checkpoint["average" if weights == "average" else "generator"])

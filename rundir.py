@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 
 import plots
-from config import Config, changes, read_toml, resolve
+from config import Config, changes, read_toml, restore
 from files import lock_folder, write_temporary, write_whole
 
 LOG_COLUMNS = (
@@ -72,7 +72,7 @@ class RunDir:
         self.lock = lock_run(self.path)
         try:
             if stored.is_file() and has_checkpoint(config.run):  # else there is nothing to spoil
-                self.check_unchanged(vars(resolve(read_toml(str(stored)), {})))
+                self.check_unchanged(vars(restore(read_toml(str(stored)))))
             write_whole(stored, config.to_toml().encode())
         except (ValueError, OSError):
             self.lock.close()

@@ -13,6 +13,7 @@ from config import (
     changes,
     parse_command_line,
     resolve,
+    restore,
 )
 from data import DATASETS
 from utils import METHODS
@@ -185,3 +186,16 @@ def test_a_limit_in_time_takes_the_place_of_a_default_number_of_steps_but_not_of
     assert resolve(vars(both), {}) == both
     with pytest.raises(ValueError, match="max_seconds = 3: must be 0, or at least 10"):
         parse("--max-seconds", "3")
+
+
+def test_a_stored_run_keeps_the_defaults_of_options_that_were_added_since():
+    stored = vars(resolve({}, {}))
+    del stored["categories"]
+    assert resolve(stored, {}).categories == DATASETS["glyphs"].settings["categories"] > 0
+    assert restore(stored).categories == 0
+    assert vars(restore(stored)) == {**stored, "categories": 0}
+
+
+def test_there_are_no_more_categories_than_numbers_of_noise():
+    with pytest.raises(ValueError, match="categories = 9: there are only 8 numbers of noise"):
+        resolve({"categories": 9, "noise_dim": 8}, {})
