@@ -209,6 +209,10 @@ def resolve(file: dict, flags: dict) -> Config:
         layers += [settings, recipes.get(method, {})]
     layers += [file, flags]
     values = {name: value for layer in layers for name, value in expand(layer).items()}
+    if "categories" not in given and values.get("categories", 0) > values.get(
+        "noise_dim", math.inf
+    ):
+        values["categories"] = 0  # a setting for more noise than was asked for
     config = Config(**values)
     if not config.run:
         dataset = Path(config.dataset).resolve().name

@@ -269,7 +269,7 @@ def test_the_critics_weights_want_no_gradient_in_the_generators_update(cpu):
 
 def test_compiling_leaves_the_state_as_it_was(picture_folder, tmp_path, monkeypatch):
     """A run whose losses ran once before the first step equals one in which they did not."""
-    monkeypatch.setattr(Compute, "compile", lambda self: None)
+    monkeypatch.setattr(Compute, "compile", lambda self, critic_only: None)
     monkeypatch.setattr(compute, "can_compile", lambda device: True)
     for compile_ in ("on", "off"):
         options = ["--compile", compile_, "--steps", 4]
@@ -279,7 +279,7 @@ def test_compiling_leaves_the_state_as_it_was(picture_folder, tmp_path, monkeypa
 
 @pytest.mark.parametrize("fault", ["absent", "broken"])
 def test_training_goes_on_without_a_compiler(fault, picture_folder, tmp_path, monkeypatch, capsys):
-    def broken(self):
+    def broken(self, critic_only):
         def call(*arguments):
             raise RuntimeError("the compiler fell over\nand more")
 
@@ -299,7 +299,7 @@ def test_training_goes_on_without_a_compiler(fault, picture_folder, tmp_path, mo
 
 def test_auto_compiles_long_runs_only(monkeypatch, picture_folder, tmp_path, capsys):
     monkeypatch.setattr(compute, "can_compile", lambda device: True)
-    monkeypatch.setattr(Compute, "compile", lambda self: None)
+    monkeypatch.setattr(Compute, "compile", lambda self, critic_only: None)
     for repaid, said in ((5, True), (6, True), (7, False)):  # 3 steps of 2 critic updates
         monkeypatch.setattr(compute, "COMPILE_REPAID", repaid)
         run = tmp_path / str(repaid)

@@ -199,3 +199,5 @@ def test_a_stored_run_keeps_the_defaults_of_options_that_were_added_since():
 def test_there_are_no_more_categories_than_numbers_of_noise():
     with pytest.raises(ValueError, match="categories = 9: there are only 8 numbers of noise"):
         resolve({"categories": 9, "noise_dim": 8}, {})
+    assert resolve({"noise_dim": 8}, {}).categories == 0  # the data set's 20 give way
+    assert resolve({"noise_dim": 20}, {}).categories == 20
