@@ -28,7 +28,7 @@ def processes():
     and its deterministic mode load on first use."""
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     context = multiprocessing.get_context("forkserver")
-    modules = ["torch._dynamo", "torch._inductor", "test_distributed", "test_faults"]
+    modules = ["torch._dynamo", "torch._inductor", "test_distributed", "test_faults", "test_train"]
     context.set_forkserver_preload(modules)
     return context
 

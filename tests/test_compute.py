@@ -75,7 +75,7 @@ def test_generated_code_equals_eager():
     torch.compiler.reset()
     expected = gradients(small_state("wgan-gp", "dcgan"))
     state = small_state("wgan-gp", "dcgan")
-    state.compute.compile()
+    state.compute.compile(critic_only=True)  # with the penalty; each costs ten seconds
     assert close(gradients(state), expected, 1e-4)
 
 

@@ -416,23 +416,28 @@ def test_training_stops_when_a_number_is_not_finite(
     assert len(checkpoints) == (1 if interval == "--checkpoint-every" else 0)
 
 
+def main_into(output, arguments):
+    """The command in a process of its own, and what it says in a file."""
+    torch.set_num_threads(1)
+    sys.stdout = open(output, "w", buffering=1)
+    sys.exit(main(arguments))
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows cannot send a process SIGTERM")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_run_saves_and_goes_on_exactly(number, picture_folder, tmp_path):
+def test_a_stopped_run_saves_and_goes_on_exactly(number, processes, picture_folder, tmp_path):
     arguments = ["--dataset", picture_folder, "--image-size", "16", *SMALL, "--device", "cpu"]
     arguments = [*map(str, arguments), "--sample-every", "100000", "--log-every", "100000"]
-    command = [sys.executable, str(ROOT / "train.py"), *arguments, "--run", str(tmp_path / "r")]
-    process = subprocess.Popen(
-        [*command, "--steps", "1000000"], stdout=subprocess.PIPE, text=True, cwd=tmp_path
-    )
-    process.stdout.readline()  # the line that announces the run
-    while not (tmp_path / "r" / "samples" / "000000.png").exists():
-        time.sleep(0.05)
-    time.sleep(1)
-    process.send_signal(number)
-    output = process.communicate(timeout=60)[0]
-    assert process.returncode == 128 + number
-    assert "the same command goes on from there" in output
+    arguments += ["--checkpoint-every", "20"]
+    endless = [*arguments, "--run", str(tmp_path / "r"), "--steps", "1000000"]
+    process = processes.Process(target=main_into, args=(tmp_path / "output", endless))
+    process.start()
+    while not (tmp_path / "r" / "checkpoint.pt").exists():
+        time.sleep(0.01)
+    os.kill(process.pid, number)
+    process.join(60)
+    assert process.exitcode == 128 + number
+    assert "the same command goes on from there" in (tmp_path / "output").read_text()
     step = read_checkpoint(tmp_path / "r" / "checkpoint.pt")["step"]
     assert step > 0
     for run in ("r", "whole"):
