@@ -99,9 +99,8 @@ class Compute:
         return computed
 
     def compile(self, backend: str = "inductor", critic_only: bool = False) -> None:
-        for name in (
-            ("critic_loss",) if critic_only else ("critic_loss", "samples", "generator_loss")
-        ):
+        others = () if critic_only else ("samples", "generator_loss")
+        for name in ("critic_loss", *others):
             function = torch.compile(getattr(self, name), fullgraph=True, backend=backend)
             setattr(self, name, function)
 

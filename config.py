@@ -209,9 +209,8 @@ def resolve(file: dict, flags: dict) -> Config:
         layers += [settings, recipes.get(method, {})]
     layers += [file, flags]
     values = {name: value for layer in layers for name, value in expand(layer).items()}
-    if "categories" not in given and values.get("categories", 0) > values.get(
-        "noise_dim", math.inf
-    ):
+    noise_dim = values.get("noise_dim", FIELDS["noise_dim"].default)
+    if "categories" not in given and values.get("categories", 0) > noise_dim:
         values["categories"] = 0  # a setting for more noise than was asked for
     config = Config(**values)
     if not config.run:

@@ -21,6 +21,7 @@ import torch
 
 import distributed
 from config import Config
+from decoding import usable_cores
 from train import build_state, train_step
 from wgan_gp import choose_device
 
@@ -29,12 +30,7 @@ TURNS = 3  # starts of each count of ranks; figures are medians
 
 def rank_counts(device: torch.device) -> list[int]:
     """1, 2, 4, ... up to the devices, or on a CPU up to the cores, that there are."""
-    if device.type == "cuda":
-        most = torch.cuda.device_count()
-    elif hasattr(os, "sched_getaffinity"):
-        most = len(os.sched_getaffinity(0))
-    else:
-        most = os.cpu_count() or 1
+    most = torch.cuda.device_count() if device.type == "cuda" else usable_cores()
     return [2**power for power in range(most.bit_length())]
 
 
