@@ -29,7 +29,8 @@ import distributed
 from compute import prepare_device, speed_up
 from config import Config, Parser, resolve
 from data import Batches, parse_image_size
-from race import plot_quality, quality, run_plain_script, show_quality
+from files import write_whole
+from race import LOOPS, MARKS, PLAIN, plot_quality, quality, run_plain_script, show_quality
 from scaling import run_as_rank, scaling, show_scaling
 from textbook import Textbook, from_loader, from_memory
 from train import build_state, draw_inputs, train_step, update_networks
@@ -419,12 +420,14 @@ def make_parser() -> Parser:
     parser.add_argument("--table", action="store_true", help="the cases of the README's table")
     parser.add_argument("--growth", action="store_true", help="how time and memory grow")
     parser.add_argument("--scaling", action="store_true", help="speed with 1, 2, 4, ... ranks")
-    parser.add_argument("--quality", action="store_true", help="samples after 60, 120, 300 s")
-    parser.add_argument("--up-to", type=int, default=300, help="of these, for --quality")
-    parser.add_argument("--seed", type=int, default=0, help="for --quality")
+    parser.add_argument("--quality", action="store_true", help="how good samples are, how soon")
+    parser.add_argument("--marks", default=",".join(map(str, MARKS)), help="after seconds")
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each, the first of seed 0")
+    parser.add_argument("--loops", default=",".join(LOOPS), help="plain, or recipes' names")
     parser.add_argument("--plot", metavar="PNG", help="draw the figures of --quality")
     parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
-    parser.add_argument("--alone", choices=(*ALONE, "plain", "rank"), help=argparse.SUPPRESS)
+    parser.add_argument("--alone", choices=(*ALONE, PLAIN, "rank"), help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     return parser
 
 
@@ -433,10 +436,10 @@ def main(argv: list[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else argv
     try:
         options = make_parser().parse_args(argv)
-        if options.json:
-            Path(options.json).touch()  # before the minutes of timing, not after them
+        for target in filter(None, (options.json, options.plot)):
+            Path(target).touch()  # before the minutes of timing, not after them
         config, shape = configuration(options)
-        if options.alone == "plain":
+        if options.alone == PLAIN:
             run_plain_script(options)
             return 0
         if options.alone == "rank":
@@ -455,7 +458,8 @@ def main(argv: list[str] | None = None) -> int:
             )
             show_scaling(result)
         elif options.quality:
-            result = {"machine": machine(choose_device(options.device))} | quality(options)
+            about = {"machine": machine(choose_device(options.device))}
+            result = about | quality(options, lambda part: write_json(options, about | part))
             show_quality(result)
             if options.plot:
                 plot_quality(result, Path(options.plot))
@@ -463,12 +467,16 @@ def main(argv: list[str] | None = None) -> int:
             show_table(result := table(options))
         else:
             show(result := compare(config, shape, options, given))
-        if options.json:
-            Path(options.json).write_text(json.dumps(result, indent=2) + "\n")
+        write_json(options, result)
     except (ValueError, OSError, subprocess.CalledProcessError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def write_json(options, result: dict) -> None:
+    if options.json:
+        write_whole(Path(options.json), (json.dumps(result, indent=2) + "\n").encode())
 
 
 def configuration(options) -> tuple[Config, tuple[int, ...]]:
@@ -476,8 +484,8 @@ def configuration(options) -> tuple[Config, tuple[int, ...]]:
     size = parse_image_size(options.image_size)
     if not size or options.channels not in (1, 3):
         raise ValueError("--image-size must be a size such as 64, and --channels 1 or 3")
-    if not 0 < options.seconds <= 3600 or options.seed < 0:
-        raise ValueError("--seconds must lie between 0 and 3600, and --seed must not be negative")
+    if not 0 < options.seconds <= 3600 or options.seeds < 1:
+        raise ValueError("--seconds must lie between 0 and 3600, and --seeds be at least 1")
     names = ("method", "model", "width", "batch_size", "n_critic", "precision", "compile", "device")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     return resolve(given | {"dataset": "images"}, {}), (options.channels, *size)

@@ -1,14 +1,16 @@
 """How good are samples after how long? The part of `benchmark.py --quality`.
 
 Fréchet distances on Fashion-MNIST after so many seconds, everything included, from the start
-of a process on: of the dense script that people copy, and of our recipes.
+of a process on: of the dense script that people copy, and of recipes.
 """
 
 import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -22,31 +24,52 @@ from rundir import png
 from textbook import PLAIN_DENSE, PlainDenseCritic, PlainDenseGenerator, Textbook, from_loader
 from wgan_gp import choose_device
 
-QUALITY_MARKS = (60, 120, 300)  # seconds since the start of a process
-QUALITY_RECIPES = ("fashion-mnist-best", "fashion-mnist-dcgan")
+MARKS = (60, 120, 300)  # seconds since the start of a process
+PLAIN = "plain"  # the dense script of `textbook.py`
+LOOPS = (PLAIN, "fashion-mnist-best", "fashion-mnist-dcgan")
+RECIPES = Path(__file__).with_name("configs")
 BENCHMARK = Path(__file__).with_name("benchmark.py")
 
 
-def quality(options) -> dict:
-    """The distances by loop and mark; each recipe is run once for every mark, as its rates end
-    there."""
-    environment = ["--device", options.device, "--seed", str(options.seed)]
-    result: dict = {"seed": options.seed}
-    marks = [mark for mark in QUALITY_MARKS if mark <= options.up_to]
-    command = [sys.executable, str(BENCHMARK), *environment, "--up-to", str(options.up_to)]
-    output = subprocess.run(
-        [*command, "--alone", "plain"], check=True, stdout=subprocess.PIPE, text=True
-    ).stdout
-    result["loops"] = {"plain dense script": json.loads(output.splitlines()[-1])}
+def quality(options, keep: Callable[[dict], None]) -> dict:
+    """The distances by loop, seed and mark; `keep` is called after each measurement.
+
+    A recipe is run once for every mark, as its rates end there.
+    """
+    marks, loops = parse_marks(options.marks), parse_loops(options.loops)
+    result: dict = {"seeds": options.seeds, "loops": {loop: {} for loop in loops}}
     evaluator = fashion_evaluator(options)
-    for recipe in QUALITY_RECIPES:
-        result["loops"][recipe] = {
-            mark: evaluator.frechet_distance(
-                samples_of_recipe(recipe, mark, environment, evaluator.count)
-            )
-            for mark in marks
-        }
+    for seed in range(options.seeds):
+        environment = ["--device", options.device, "--seed", str(seed)]
+        for loop in loops:
+            measured = result["loops"][loop][seed] = {}
+            if loop == PLAIN:
+                measured |= distances_of_plain_script(options, environment)
+                keep(result)
+                continue
+            for mark in marks:
+                samples = samples_of_recipe(loop, mark, environment, evaluator.count)
+                measured[mark] = evaluator.frechet_distance(samples)
+                keep(result)
     return result
+
+
+def parse_marks(text: str) -> list[int]:
+    """ "60,300" to numbers, the least first; ValueError where it is not such a list."""
+    marks = {int(part) if part.strip().isdigit() else 0 for part in text.split(",")}
+    if min(marks) < 1:
+        raise ValueError(f"--marks takes seconds such as {','.join(map(str, MARKS))}, not {text!r}")
+    return sorted(marks)
+
+
+def parse_loops(text: str) -> list[str]:
+    """Names to a list; ValueError for a name that is no recipe for Fashion-MNIST."""
+    loops = [part.strip() for part in text.split(",")]
+    known = [PLAIN, *sorted(path.stem for path in RECIPES.glob("fashion-mnist-*.toml"))]
+    for loop in loops:
+        if loop not in known:
+            raise ValueError(f"--loops: there is no {loop!r}; there is {', '.join(known)}")
+    return loops
 
 
 def fashion_evaluator(options):
@@ -56,16 +79,24 @@ def fashion_evaluator(options):
     return Evaluator(dataset, "datasets", choose_device(options.device), features="classifier")
 
 
+def distances_of_plain_script(options, environment: list[str]) -> dict[int, float]:
+    command = [sys.executable, str(BENCHMARK), *environment, "--alone", PLAIN]
+    command += ["--marks", options.marks, "--workers", str(options.workers)]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    measured = json.loads(output.splitlines()[-1])
+    return {int(mark): distance for mark, distance in measured.items()}
+
+
 def samples_of_recipe(recipe: str, seconds: int, environment: list[str], count: int) -> Tensor:
     """What a recipe generates after so many seconds from the start of the command to its end."""
     from generate import generate, load_generator
 
-    here = Path(__file__).parent
+    train = Path(__file__).with_name("train.py")
     with tempfile.TemporaryDirectory() as folder:
         run = folder + "/run"
-        command = [sys.executable, str(here / "train.py"), "--run", run, *environment]
-        command += ["--config", str(here / "configs" / f"{recipe}.toml")]
-        subprocess.run([*command, "--max-seconds", str(seconds)], check=True)
+        command = [sys.executable, str(train), "--run", run, *environment]
+        command += ["--config", str(RECIPES / f"{recipe}.toml"), "--max-seconds", str(seconds)]
+        subprocess.run(command, check=True)
         return generate(load_generator(run), count)
 
 
@@ -79,9 +110,7 @@ def run_plain_script(options) -> None:
     feed = from_loader(dataset.samples, config.batch_size, options.workers)
     script = Textbook(config, *(network.to(device) for network in networks), feed)
     evaluator, paused, measured = None, 0.0, {}
-    for mark in QUALITY_MARKS:
-        if mark > options.up_to:
-            break
+    for mark in parse_marks(options.marks):
         while seconds_since_start() - paused < mark:
             script.step()
         begin = seconds_since_start()
@@ -96,21 +125,37 @@ def run_plain_script(options) -> None:
     print(json.dumps(measured))
 
 
+def by_mark(seeds: dict[int, dict[int, float]]) -> dict[int, list[float]]:
+    """The distances of one loop, of all seeds after each mark."""
+    marks = sorted(next(iter(seeds.values())))
+    return {mark: [measured[mark] for measured in seeds.values()] for mark in marks}
+
+
 def show_quality(result: dict) -> None:
-    marks = list(next(iter(result["loops"].values())))
-    print(f"\n{result['machine']}; seed {result['seed']}; Fréchet distance, Fashion-MNIST\n")
+    """A table of medians over the seeds, and the least and the greatest beside them."""
+    rows = {name: by_mark(seeds) for name, seeds in result["loops"].items()}
+    marks = list(next(iter(rows.values())))
+    print(f"\n{result['machine']}; {result['seeds']} seed(s); Fréchet distance, Fashion-MNIST\n")
     print("| after | " + " | ".join(f"{mark} s" for mark in marks) + " |")
     print("|---|" + "---|" * len(marks))
-    for name, measured in result["loops"].items():
-        print(f"| {name} | " + " | ".join(f"{value:.1f}" for value in measured.values()) + " |")
+    for name, measured in rows.items():
+        print(f"| {name} | " + " | ".join(map(median_and_range, measured.values())) + " |")
+
+
+def median_and_range(values: list[float]) -> str:
+    middle = f"{median(values):.1f}"
+    return middle if len(values) == 1 else f"{middle} ({min(values):.1f} to {max(values):.1f})"
 
 
 def plot_quality(result: dict, target: Path) -> None:
     figure = new_figure(6, 4)
     axes = figure.add_subplot()
-    for name, measured in result["loops"].items():
-        seconds = [int(mark) for mark in measured]
-        axes.plot(seconds, list(measured.values()), marker="o", label=name)
+    for name, seeds in result["loops"].items():
+        measured = by_mark(seeds)
+        label = "plain dense script" if name == PLAIN else name
+        axes.plot(list(measured), list(map(median, measured.values())), marker="o", label=label)
+        lowest, highest = (list(map(end, measured.values())) for end in (min, max))
+        axes.fill_between(list(measured), lowest, highest, alpha=0.2)
     axes.set(xlabel="seconds from the start of the process", ylabel="Fréchet distance", ylim=0)
     axes.grid(alpha=0.3)
     axes.legend()

@@ -1,10 +1,12 @@
 """The benchmark compares like with like: its textbook loop is right, and its counts are."""
 
 import json
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import benchmark
@@ -112,12 +114,48 @@ def test_the_plain_script_is_measured_at_each_mark(monkeypatch, capsys, tmp_path
     monkeypatch.setattr(race, "seconds_since_start", lambda: next(clock))
     steps, step = [], Textbook.step
     monkeypatch.setattr(Textbook, "step", lambda self: steps.append(1) or step(self))
-    monkeypatch.setattr(race, "QUALITY_MARKS", (2, 5, 9))
-    assert main(["--alone", "plain", "--up-to", "5", "--device", "cpu"]) == 0
+    assert main(["--alone", "plain", "--marks", "5,2", "--device", "cpu"]) == 0
     measured = json.loads(capsys.readouterr().out)
     assert list(measured) == ["2", "5"]
     assert all(value > 0 for value in measured.values())
     assert len(steps) == 3  # at 0, 1 and 5, of which a second went into measuring
+
+
+def test_quality_is_the_median_over_seeds_kept_after_each_run(monkeypatch, capsys, tmp_path):
+    """With distances that follow from seed and time: the table, the plot, and what an
+    interruption leaves."""
+    plain = {0: 70, 1: 90, 2: 50}
+    runs = []
+
+    def samples_of_recipe(recipe, seconds, environment, count):
+        runs.append((recipe, seconds, int(environment[-1])))
+        return torch.tensor(1000 / seconds + int(environment[-1]))
+
+    class Evaluator:
+        count = 10
+        frechet_distance = staticmethod(float)
+
+    def distances_of_plain_script(options, environment):
+        return {10: 2.0 * plain[int(environment[-1])], 20: plain[int(environment[-1])]}
+
+    monkeypatch.setattr(race, "fashion_evaluator", lambda options: Evaluator)
+    monkeypatch.setattr(race, "samples_of_recipe", samples_of_recipe)
+    monkeypatch.setattr(race, "distances_of_plain_script", distances_of_plain_script)
+    loops = "plain,fashion-mnist-best"
+    arguments = ["--quality", "--marks", "20,10", "--seeds", "3", "--loops", loops]
+    arguments += ["--json", str(tmp_path / "q.json"), "--plot", str(tmp_path / "q.png")]
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "| plain | 140.0 (100.0 to 180.0) | 70.0 (50.0 to 90.0) |" in shown
+    assert "| fashion-mnist-best | 101.0 (100.0 to 102.0) | 51.0 (50.0 to 52.0) |" in shown
+    assert runs == [("fashion-mnist-best", mark, seed) for seed in range(3) for mark in (10, 20)]
+    assert Image.open(tmp_path / "q.png").size[0] > 300
+
+    monkeypatch.setattr(race, "samples_of_recipe", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        main(arguments)
+    kept = json.loads((tmp_path / "q.json").read_text())
+    assert kept["loops"]["plain"] == {"0": {"10": 140.0, "20": 70}}
 
 
 @pytest.mark.parametrize(
@@ -129,7 +167,10 @@ def test_the_plain_script_is_measured_at_each_mark(monkeypatch, capsys, tmp_path
         (["--image-size", "30"], "use --image-size"),
         (["--seconds", "soon"], "invalid float"),
         (["--seconds", "inf"], "--seconds must lie between"),
-        (["--quality", "--seed", "-1"], "--seed must not be negative"),
+        (["--quality", "--seeds", "0"], "--seeds be at least 1"),
+        (["--quality", "--marks", "60,soon"], "--marks takes seconds such as 60,120,300"),
+        (["--quality", "--loops", "plain,best"], "there is no 'best'; there is plain, fashion"),
+        (["--quality", "--plot", "no/such/folder/x.png"], "no/such/folder"),
         (["--json", "no/such/folder/x.json", "--growth"], "no/such/folder"),
     ],
 )
