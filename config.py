@@ -106,6 +106,10 @@ class Config:
         1, "dense: sizes whose sum is the picture, each half as large as the one before",
         between(1, 8, high_open=False),
     )  # fmt: skip
+    patches: int = option(
+        0, "dense: features that the critic finds in each patch of 8x8 pixels; 0: it sees pixels",
+        between(0, 10_000, high_open=False),
+    )  # fmt: skip
 
     batch_size: int = option(64, "samples in one update", COUNT)
     steps: int = option(2000, "generator updates to train for", NOT_NEGATIVE, harmless=True)

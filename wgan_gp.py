@@ -112,7 +112,7 @@ def image_shape(
     if len(sample_shape) != 3:
         raise ValueError(
             f"{needed} images, and these samples are points of {sample_shape[0]} "
-            "coordinates: use --model dense --pyramid 1"
+            "coordinates: use --model dense --pyramid 1 --patches 0"
         )
     return sample_shape
 
@@ -333,7 +333,8 @@ class DenseGenerator(nn.Module):
         self.categories = categories
         sum_up = PyramidSum(self.sample_shape, pyramid)
         output = nn.Linear(width, sum_up.features)
-        layers = [*hidden_layers(noise_dim, width, generator_norm), output, sum_up]
+        sizes = (noise_dim, width, width, width)
+        layers = [*hidden_layers(sizes, generator_norm), output, sum_up]
         if len(sample_shape) == 3:
             layers.append(nn.Tanh())
         self.layers = nn.Sequential(*layers)
@@ -373,16 +374,55 @@ class PyramidSum(nn.Module):
 
 
 class DenseCritic(nn.Module):
-    """Three hidden layers of ReLU (Gulrajani et al. 2017, toy data): samples to scores `(B,)`."""
+    """Three hidden layers of ReLU (Gulrajani et al. 2017, toy data): samples to scores `(B,)`.
 
-    def __init__(self, sample_shape: tuple[int, ...], width: int = 512, critic_norm: str = "none"):
+    With `patches`, the first of them looks at small patches of an image, and finds as many
+    features in each.
+    """
+
+    def __init__(
+        self,
+        sample_shape: tuple[int, ...],
+        width: int = 512,
+        critic_norm: str = "none",
+        patches: int = 0,
+    ):
         super().__init__()
-        layers = [nn.Flatten(), *hidden_layers(prod(sample_shape), width, critic_norm, True)]
+        if patches:
+            first = Patches(sample_shape, patches)
+            layers = [first, LeakyReLU(0.2), nn.Flatten()]
+            layers += hidden_layers((first.features, width, width), critic_norm, critic=True)
+        else:
+            sizes = (prod(sample_shape), width, width, width)
+            layers = [nn.Flatten(), *hidden_layers(sizes, critic_norm, critic=True)]
         self.layers = nn.Sequential(*layers, nn.Linear(width, 1))
         self.apply(he_initialisation)
 
     def forward(self, samples: Tensor) -> Tensor:
         return self.layers(samples).squeeze(1)
+
+
+class Patches(nn.Module):
+    """Features of overlapping patches, 8x8 pixels large and 4 apart: images `(B, C, H, W)` to
+    `(B, rows, columns, features_of_each)`. The border is padded with zeros.
+
+    The numbers of `nn.Conv2d(C, features_of_each, 8, stride=4, padding=2)`, as one matrix
+    product: a CPU is slow at convolutions of few channels.
+    """
+
+    def __init__(self, sample_shape: tuple[int, ...], features_of_each: int):
+        super().__init__()
+        channels, height, width = image_shape(sample_shape, "patches need")
+        self.padding = (2, 2 + -width % 4, 2, 2 + -height % 4)  # left, right, top, bottom
+        self.features = ceil(height / 4) * ceil(width / 4) * features_of_each
+        self.linear = nn.Linear(channels * 8 * 8, features_of_each)
+
+    def forward(self, images: Tensor) -> Tensor:
+        blocks = F.pad(images, self.padding).unflatten(3, (-1, 4)).unflatten(2, (-1, 4))
+        blocks = blocks.permute(0, 2, 4, 1, 3, 5).flatten(3)  # (B, rows + 1, columns + 1, C * 16)
+        upper, lower = blocks[:, :-1], blocks[:, 1:]
+        corners = [upper[:, :, :-1], upper[:, :, 1:], lower[:, :, :-1], lower[:, :, 1:]]
+        return self.linear(torch.cat(corners, 3))
 
 
 def he_initialisation(module: nn.Module) -> None:
@@ -396,11 +436,12 @@ def he_initialisation(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def hidden_layers(features: int, width: int, norm: str, critic: bool = False) -> list[nn.Module]:
+def hidden_layers(sizes: tuple[int, ...], norm: str, critic: bool = False) -> list[nn.Module]:
+    """Dense layers from each size to the next, normalised and activated."""
     layers: list[nn.Module] = []
-    for before in (features, width, width):
+    for before, after in pairwise(sizes):
         activation = LeakyReLU(0.0) if critic else nn.ReLU()
-        layers += [nn.Linear(before, width), normalisation(norm, width, (), critic), activation]
+        layers += [nn.Linear(before, after), normalisation(norm, after, (), critic), activation]
     return layers
 
 

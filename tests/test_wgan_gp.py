@@ -10,6 +10,7 @@ from wgan_gp import (
     DCGANGenerator,
     DenseCritic,
     DenseGenerator,
+    Patches,
     PyramidSum,
     ResidualBlock,
     ResidualCritic,
@@ -234,6 +235,43 @@ def test_a_dense_generator_with_a_pyramid_makes_every_size(size):
 def test_a_pyramid_of_points_is_refused():
     with pytest.raises(ValueError, match="a pyramid needs images"):
         DenseGenerator((2,), pyramid=2)
+
+
+# ---------------------------------------------------------------- the dense critic's patches
+
+
+@pytest.mark.parametrize("size", [(28, 28), (9, 17), (3, 2)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_patches_are_a_convolution(size, layout):
+    images = torch.randn(2, 3, *size).to(memory_format=layout)
+    layer = Patches((3, *size), features_of_each=5)
+    found = layer(images)
+    # Of a kernel's 8x8 pixels, the matrix has each quarter's together, channel by channel.
+    kernels = layer.linear.weight.view(5, 2, 2, 3, 4, 4).permute(0, 3, 1, 4, 2, 5)
+    expected = torch.nn.functional.conv2d(
+        torch.nn.functional.pad(images, layer.padding),
+        kernels.reshape(5, 3, 8, 8),
+        layer.linear.bias,
+        stride=4,
+    )
+    torch.testing.assert_close(found, expected.permute(0, 2, 3, 1))
+    assert layer.features == found[0].numel()
+
+
+def test_a_critic_of_patches_scores_every_image_by_itself():
+    critic = DenseCritic((1, 12, 12), width=8, patches=3)
+    images = torch.randn(4, 1, 12, 12)
+    scores = critic(images)
+    assert scores.shape == (4,)
+    torch.testing.assert_close(critic(images[1:2]), scores[1:2])
+    moved = images.clone()
+    moved[:, :, 11, 11] += 1  # the last pixel lies in a patch, too
+    assert (critic(moved) != scores).all()
+
+
+def test_patches_of_points_are_refused():
+    with pytest.raises(ValueError, match="patches need images"):
+        DenseCritic((2,), patches=4)
 
 
 # ---------------------------------------------------------------- categories
