@@ -107,7 +107,7 @@ class Config:
         between(1, 8, high_open=False),
     )  # fmt: skip
     patches: int = option(
-        0, "dense: features that the critic finds in each patch of 8x8 pixels; 0: it sees pixels",
+        0, "dense: features of each 8x8 patch that the networks see and draw; 0: plain pixels",
         between(0, 10_000, high_open=False),
     )  # fmt: skip
 

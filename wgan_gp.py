@@ -317,6 +317,8 @@ class DenseGenerator(nn.Module):
     """Three hidden layers of ReLU (Gulrajani et al. 2017, toy data), for images or points.
 
     noise `(B, noise_dim)` to samples `(B, *sample_shape)`; images end in a tanh, points do not.
+    With `patches`, an image's finest details are drawn by a further layer, in small patches with
+    so many features each; `pyramid` adds coarser ones.
     """
 
     def __init__(
@@ -326,12 +328,13 @@ class DenseGenerator(nn.Module):
         width: int = 512,
         generator_norm: str = "none",
         pyramid: int = 1,
+        patches: int = 0,
         categories: int = 0,
     ):
         super().__init__()
         self.sample_shape, self.noise_dim = tuple(sample_shape), noise_dim
         self.categories = categories
-        sum_up = PyramidSum(self.sample_shape, pyramid)
+        sum_up = PyramidSum(self.sample_shape, pyramid, patches)
         output = nn.Linear(width, sum_up.features)
         sizes = (noise_dim, width, width, width)
         layers = [*hidden_layers(sizes, generator_norm), output, sum_up]
@@ -339,7 +342,10 @@ class DenseGenerator(nn.Module):
             layers.append(nn.Tanh())
         self.layers = nn.Sequential(*layers)
         self.apply(he_initialisation)
-        dcgan_initialisation(output)  # small, so that no tanh is saturated at first
+        with torch.no_grad():  # small where it makes pixels, so that no tanh is saturated at first
+            output.weight[sum_up.hidden :].normal_(0.0, 0.02)
+            if patches:
+                sum_up.finest.linear.weight.normal_(0.0, 0.02)
 
     def forward(self, noise: Tensor) -> Tensor:
         return self.layers(choose(noise, self.categories))
@@ -351,9 +357,11 @@ class PyramidSum(nn.Module):
 
     Any picture can be made with one level; but with several, neighbouring pixels share weights,
     so that shapes are learned sooner than grain (as in a Laplacian pyramid, Denton et al. 2015).
+    With `patches`, the first values are not the whole picture's pixels but the features, `hidden`
+    in all, of the patches that it is made of.
     """
 
-    def __init__(self, sample_shape: tuple[int, ...], levels: int):
+    def __init__(self, sample_shape: tuple[int, ...], levels: int, patches: int = 0):
         super().__init__()
         self.shapes = [sample_shape]
         if levels > 1:
@@ -362,13 +370,17 @@ class PyramidSum(nn.Module):
                 (channels, max(1, height >> level), max(1, width >> level))
                 for level in range(1, levels)
             ]
-        self.features = sum(map(prod, self.shapes))
+        self.finest = PatchSum(sample_shape, patches) if patches else None
+        self.hidden = self.finest.features if patches else 0
+        self.sizes = [prod(shape) for shape in self.shapes]
+        self.sizes[0] = self.hidden or self.sizes[0]
+        self.features = sum(self.sizes)
 
     def forward(self, values: Tensor) -> Tensor:
-        parts = values.split([prod(shape) for shape in self.shapes], dim=1)
-        levels = [part.unflatten(1, shape) for part, shape in zip(parts, self.shapes, strict=True)]
-        whole = levels[0]
-        for level in levels[1:]:
+        first, *parts = values.split(self.sizes, dim=1)
+        whole = self.finest(first) if self.finest else first.unflatten(1, self.shapes[0])
+        for part, shape in zip(parts, self.shapes[1:], strict=True):
+            level = part.unflatten(1, shape)
             whole = whole + F.interpolate(level, size=whole.shape[2:], mode="bilinear")
         return whole
 
@@ -402,9 +414,12 @@ class DenseCritic(nn.Module):
         return self.layers(samples).squeeze(1)
 
 
+PATCH_STEP = 4  # pixels from one patch to the next; patches are twice as large, and so overlap
+
+
 class Patches(nn.Module):
-    """Features of overlapping patches, 8x8 pixels large and 4 apart: images `(B, C, H, W)` to
-    `(B, rows, columns, features_of_each)`. The border is padded with zeros.
+    """Images `(B, C, H, W)` to features of their 8x8 patches, `(B, rows, columns,
+    features_of_each)`; beyond the border there are zeros.
 
     The numbers of `nn.Conv2d(C, features_of_each, 8, stride=4, padding=2)`, as one matrix
     product: a CPU is slow at convolutions of few channels.
@@ -413,16 +428,48 @@ class Patches(nn.Module):
     def __init__(self, sample_shape: tuple[int, ...], features_of_each: int):
         super().__init__()
         channels, height, width = image_shape(sample_shape, "patches need")
-        self.padding = (2, 2 + -width % 4, 2, 2 + -height % 4)  # left, right, top, bottom
-        self.features = ceil(height / 4) * ceil(width / 4) * features_of_each
-        self.linear = nn.Linear(channels * 8 * 8, features_of_each)
+        right, bottom = 2 + -width % PATCH_STEP, 2 + -height % PATCH_STEP
+        self.padding = (2, right, 2, bottom)
+        self.features = prod(patch_grid(height, width)) * features_of_each
+        self.linear = nn.Linear(channels * (2 * PATCH_STEP) ** 2, features_of_each)
 
     def forward(self, images: Tensor) -> Tensor:
-        blocks = F.pad(images, self.padding).unflatten(3, (-1, 4)).unflatten(2, (-1, 4))
-        blocks = blocks.permute(0, 2, 4, 1, 3, 5).flatten(3)  # (B, rows + 1, columns + 1, C * 16)
-        upper, lower = blocks[:, :-1], blocks[:, 1:]
+        blocks = F.pad(images, self.padding).unflatten(3, (-1, PATCH_STEP))
+        blocks = blocks.unflatten(2, (-1, PATCH_STEP)).permute(0, 2, 4, 1, 3, 5).flatten(3)
+        upper, lower = blocks[:, :-1], blocks[:, 1:]  # (B, rows, columns + 1, C * 16)
         corners = [upper[:, :, :-1], upper[:, :, 1:], lower[:, :, :-1], lower[:, :, 1:]]
         return self.linear(torch.cat(corners, 3))
+
+
+class PatchSum(nn.Module):
+    """The way back: features `(B, rows * columns * features_of_each)`, before their activation,
+    to images `(B, C, H, W)`, the sum of the patches that a linear layer draws from them.
+
+    But for the biases, the numbers of `nn.ConvTranspose2d(features_of_each, C, 8, stride=4,
+    padding=2)` after a ReLU. Overlapping patches leave no seams.
+    """
+
+    def __init__(self, sample_shape: tuple[int, ...], features_of_each: int):
+        super().__init__()
+        self.sample_shape = channels, height, width = image_shape(sample_shape, "patches need")
+        self.grid = (*patch_grid(height, width), features_of_each)
+        self.features = prod(self.grid)
+        self.linear = nn.Linear(features_of_each, channels * (2 * PATCH_STEP) ** 2)
+
+    def forward(self, features: Tensor) -> Tensor:
+        channels, height, width = self.sample_shape
+        corners = self.linear(F.relu(features.unflatten(1, self.grid))).chunk(4, dim=3)
+        # Each corner of a patch is a block of 4x4 pixels; the padding moves it to its place.
+        places = ((0, 1, 0, 1), (1, 0, 0, 1), (0, 1, 1, 0), (1, 0, 1, 0))
+        moved = [F.pad(c, (0, 0, *place)) for c, place in zip(corners, places, strict=True)]
+        blocks = sum(moved).unflatten(3, (channels, PATCH_STEP, PATCH_STEP))
+        images = blocks.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+        return images[:, :, 2 : 2 + height, 2 : 2 + width]
+
+
+def patch_grid(height: int, width: int) -> tuple[int, int]:
+    """How many patches lie below and beside each other."""
+    return ceil(height / PATCH_STEP), ceil(width / PATCH_STEP)
 
 
 def he_initialisation(module: nn.Module) -> None:

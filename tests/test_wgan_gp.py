@@ -11,6 +11,7 @@ from wgan_gp import (
     DenseCritic,
     DenseGenerator,
     Patches,
+    PatchSum,
     PyramidSum,
     ResidualBlock,
     ResidualCritic,
@@ -237,7 +238,7 @@ def test_a_pyramid_of_points_is_refused():
         DenseGenerator((2,), pyramid=2)
 
 
-# ---------------------------------------------------------------- the dense critic's patches
+# ---------------------------------------------------------------- the dense networks' patches
 
 
 @pytest.mark.parametrize("size", [(28, 28), (9, 17), (3, 2)])
@@ -258,6 +259,34 @@ def test_patches_are_a_convolution(size, layout):
     assert layer.features == found[0].numel()
 
 
+@pytest.mark.parametrize("size", [(28, 28), (9, 17), (3, 2)])
+def test_drawing_patches_is_a_transposed_convolution(size):
+    layer = PatchSum((3, *size), features_of_each=5)
+    torch.nn.init.zeros_(layer.linear.bias)
+    features = torch.randn(2, layer.features)
+    kernels = layer.linear.weight.T.view(5, 2, 2, 3, 4, 4).permute(0, 3, 1, 4, 2, 5)
+    whole = torch.nn.functional.conv_transpose2d(
+        features.view(2, *layer.grid).permute(0, 3, 1, 2).relu(),
+        kernels.reshape(5, 3, 8, 8),
+        stride=4,
+    )
+    expected = whole[:, :, 2 : 2 + size[0], 2 : 2 + size[1]]
+    torch.testing.assert_close(layer(features), expected)
+
+
+def test_a_generator_of_patches_adds_coarser_levels():
+    generator = DenseGenerator((1, 12, 12), 5, width=8, pyramid=2, patches=3)
+    generator.layers[-1] = torch.nn.Identity()  # no tanh
+    for parameter in generator.parameters():
+        torch.nn.init.zeros_(parameter)
+    sum_up = generator.layers[-2]
+    sum_up.finest.linear.bias.data.fill_(1.0)  # every patch is white
+    generator.layers[-3].bias.data[-36:] = 0.5  # the level of 6x6
+    image = generator(torch.randn(1, 5))[0, 0]
+    assert image[5, 5].item() == 4.5  # four patches meet in every pixel within
+    assert image[0, 0].item() == 1.5 and image[0, 5].item() == 2.5  # one in a corner
+
+
 def test_a_critic_of_patches_scores_every_image_by_itself():
     critic = DenseCritic((1, 12, 12), width=8, patches=3)
     images = torch.randn(4, 1, 12, 12)
@@ -269,9 +298,10 @@ def test_a_critic_of_patches_scores_every_image_by_itself():
     assert (critic(moved) != scores).all()
 
 
-def test_patches_of_points_are_refused():
+@pytest.mark.parametrize("network", [DenseCritic, DenseGenerator])
+def test_patches_of_points_are_refused(network):
     with pytest.raises(ValueError, match="patches need images"):
-        DenseCritic((2,), patches=4)
+        network((2,), patches=4)
 
 
 # ---------------------------------------------------------------- categories
