@@ -10,6 +10,7 @@ with the data, the batch and the picture; `--quality` how good samples are after
 
 import argparse
 import json
+import os
 import platform
 import re
 import statistics
@@ -421,13 +422,15 @@ def make_parser() -> Parser:
     parser.add_argument("--growth", action="store_true", help="how time and memory grow")
     parser.add_argument("--scaling", action="store_true", help="speed with 1, 2, 4, ... ranks")
     parser.add_argument("--quality", action="store_true", help="how good samples are, how soon")
-    parser.add_argument("--marks", default=",".join(map(str, MARKS)), help="after seconds")
-    parser.add_argument("--seeds", type=int, default=1, help="runs of each, the first of seed 0")
-    parser.add_argument("--loops", default=",".join(LOOPS), help="plain, or recipes' names")
-    parser.add_argument("--plot", metavar="PNG", help="draw the figures of --quality")
     parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
+    group = parser.add_argument_group("with --quality")
+    marks, loops = ",".join(map(str, MARKS)), ",".join(LOOPS)
+    group.add_argument("--marks", default=marks, help=f"after so many seconds ({marks})")
+    group.add_argument("--loops", default=loops, help=f"the script, and recipes ({loops})")
+    group.add_argument("--seeds", type=int, default=1, help="how many runs of each (1)")
+    group.add_argument("--seed", type=int, default=0, help="the first run's (0)")
+    group.add_argument("--plot", metavar="PNG", help="draw the figures")
     parser.add_argument("--alone", choices=(*ALONE, PLAIN, "rank"), help=argparse.SUPPRESS)
-    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     return parser
 
 
@@ -436,8 +439,7 @@ def main(argv: list[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else argv
     try:
         options = make_parser().parse_args(argv)
-        for target in filter(None, (options.json, options.plot)):
-            Path(target).touch()  # before the minutes of timing, not after them
+        check_targets(options)  # before the minutes of timing, not after them
         config, shape = configuration(options)
         if options.alone == PLAIN:
             run_plain_script(options)
@@ -474,9 +476,24 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def check_targets(options) -> None:
+    """ValueError where the files asked for could not be written in the end."""
+    if options.plot and not options.quality:
+        raise ValueError("--plot draws the figures of --quality: give that, too")
+    for target in map(Path, filter(None, (options.json, options.plot))):
+        special = target.exists() and not target.is_file()  # a pipe or a terminal
+        if target.is_dir() or not os.access(target if special else target.parent, os.W_OK):
+            raise ValueError(f"{target} cannot be written: name a file in a folder that can be")
+
+
 def write_json(options, result: dict) -> None:
-    if options.json:
-        write_whole(Path(options.json), (json.dumps(result, indent=2) + "\n").encode())
+    if not options.json:
+        return
+    target, text = Path(options.json), json.dumps(result, indent=2) + "\n"
+    if target.exists() and not target.is_file():  # a pipe or a terminal
+        target.write_text(text)
+    else:
+        write_whole(target, text.encode())
 
 
 def configuration(options) -> tuple[Config, tuple[int, ...]]:
@@ -484,8 +501,10 @@ def configuration(options) -> tuple[Config, tuple[int, ...]]:
     size = parse_image_size(options.image_size)
     if not size or options.channels not in (1, 3):
         raise ValueError("--image-size must be a size such as 64, and --channels 1 or 3")
-    if not 0 < options.seconds <= 3600 or options.seeds < 1:
-        raise ValueError("--seconds must lie between 0 and 3600, and --seeds be at least 1")
+    if not 0 < options.seconds <= 3600:
+        raise ValueError("--seconds must lie between 0 and 3600")
+    if options.seeds < 1 or options.seed < 0:
+        raise ValueError("--seeds must be at least 1, and --seed must not be negative")
     names = ("method", "model", "width", "batch_size", "n_critic", "precision", "compile", "device")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     return resolve(given | {"dataset": "images"}, {}), (options.channels, *size)

@@ -106,7 +106,7 @@ class Config:
         1, "dense: sizes whose sum is the picture, each half as large as the one before",
         between(1, 8, high_open=False),
     )  # fmt: skip
-    patches: int = option(
+    patch_features: int = option(
         0, "dense: features of each 8x8 patch that the networks see and draw; 0: plain pixels",
         between(0, 10_000, high_open=False),
     )  # fmt: skip
@@ -167,6 +167,12 @@ class Config:
             raise ValueError("give either steps or epochs, and not both")
         if not (self.steps or self.epochs or self.max_seconds):
             raise ValueError("steps, epochs or max_seconds must be greater than 0")
+        networks = (MODELS[self.model].generator, MODELS[self.model].critic)
+        for name in ("pyramid", "patch_features"):
+            used = any(name in inspect.signature(network).parameters for network in networks)
+            value = getattr(self, name)
+            if not used and value != FIELDS[name].default:
+                raise ValueError(f"{name} = {value} does nothing with model {self.model!r}")
         if self.categories > self.noise_dim:
             raise ValueError(
                 f"categories = {self.categories}: there are only {self.noise_dim} numbers of noise "

@@ -15,7 +15,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from config import resolve
+from config import read_toml, resolve
 from data import floats_to_bytes, load_dataset
 from files import write_whole
 from plots import new_figure, to_image
@@ -32,14 +32,19 @@ BENCHMARK = Path(__file__).with_name("benchmark.py")
 
 
 def quality(options, keep: Callable[[dict], None]) -> dict:
-    """The distances by loop, seed and mark; `keep` is called after each measurement.
+    """The distances by loop, seed and mark, None where a run failed.
 
-    A recipe is run once for every mark, as its rates end there.
+    A recipe is run once for every mark, as its rates end there; the plain script is measured at
+    all marks on its way. `keep` is called after each of these runs.
     """
     marks, loops = parse_marks(options.marks), parse_loops(options.loops)
-    result: dict = {"seeds": options.seeds, "loops": {loop: {} for loop in loops}}
+    for recipe in loops:
+        for mark in marks if recipe != PLAIN else ():
+            resolve(read_toml(str(recipe_file(recipe))), {"max_seconds": mark})  # fails early
+    result: dict = {"marks": marks, "seeds": options.seeds}
+    result["loops"] = {loop: {} for loop in loops}
     evaluator = fashion_evaluator(options)
-    for seed in range(options.seeds):
+    for seed in range(options.seed, options.seed + options.seeds):
         environment = ["--device", options.device, "--seed", str(seed)]
         for loop in loops:
             measured = result["loops"][loop][seed] = {}
@@ -48,15 +53,19 @@ def quality(options, keep: Callable[[dict], None]) -> dict:
                 keep(result)
                 continue
             for mark in marks:
-                samples = samples_of_recipe(loop, mark, environment, evaluator.count)
-                measured[mark] = evaluator.frechet_distance(samples)
+                measured[mark] = None
+                try:
+                    samples = samples_of_recipe(loop, mark, environment, evaluator.count)
+                    measured[mark] = evaluator.frechet_distance(samples)
+                except subprocess.CalledProcessError as error:  # it has said why
+                    print(f"{loop}, {mark} s, seed {seed}: exit code {error.returncode}")
                 keep(result)
     return result
 
 
 def parse_marks(text: str) -> list[int]:
     """ "60,300" to numbers, the least first; ValueError where it is not such a list."""
-    marks = {int(part) if part.strip().isdigit() else 0 for part in text.split(",")}
+    marks = {int(part) if part.strip().isdecimal() else 0 for part in text.split(",")}
     if min(marks) < 1:
         raise ValueError(f"--marks takes seconds such as {','.join(map(str, MARKS))}, not {text!r}")
     return sorted(marks)
@@ -64,12 +73,16 @@ def parse_marks(text: str) -> list[int]:
 
 def parse_loops(text: str) -> list[str]:
     """Names to a list; ValueError for a name that is no recipe for Fashion-MNIST."""
-    loops = [part.strip() for part in text.split(",")]
+    loops = list(dict.fromkeys(part.strip() for part in text.split(",")))
     known = [PLAIN, *sorted(path.stem for path in RECIPES.glob("fashion-mnist-*.toml"))]
     for loop in loops:
         if loop not in known:
             raise ValueError(f"--loops: there is no {loop!r}; there is {', '.join(known)}")
     return loops
+
+
+def recipe_file(name: str) -> Path:
+    return RECIPES / f"{name}.toml"
 
 
 def fashion_evaluator(options):
@@ -95,7 +108,7 @@ def samples_of_recipe(recipe: str, seconds: int, environment: list[str], count: 
     with tempfile.TemporaryDirectory() as folder:
         run = folder + "/run"
         command = [sys.executable, str(train), "--run", run, *environment]
-        command += ["--config", str(RECIPES / f"{recipe}.toml"), "--max-seconds", str(seconds)]
+        command += ["--config", str(recipe_file(recipe)), "--max-seconds", str(seconds)]
         subprocess.run(command, check=True)
         return generate(load_generator(run), count)
 
@@ -125,37 +138,45 @@ def run_plain_script(options) -> None:
     print(json.dumps(measured))
 
 
-def by_mark(seeds: dict[int, dict[int, float]]) -> dict[int, list[float]]:
-    """The distances of one loop, of all seeds after each mark."""
-    marks = sorted(next(iter(seeds.values())))
-    return {mark: [measured[mark] for measured in seeds.values()] for mark in marks}
+def by_mark(result: dict, loop: str) -> dict[int, list[float]]:
+    """The distances of one loop, of all seeds after each mark; without the failed runs."""
+    seeds = result["loops"][loop].values()
+    found = {mark: [measured.get(mark) for measured in seeds] for mark in result["marks"]}
+    return {mark: [d for d in distances if d is not None] for mark, distances in found.items()}
 
 
 def show_quality(result: dict) -> None:
-    """A table of medians over the seeds, and the least and the greatest beside them."""
-    rows = {name: by_mark(seeds) for name, seeds in result["loops"].items()}
-    marks = list(next(iter(rows.values())))
-    print(f"\n{result['machine']}; {result['seeds']} seed(s); Fréchet distance, Fashion-MNIST\n")
+    """A table of medians over the seeds, with the least and the greatest."""
+    marks = result["marks"]
+    print(f"\n{result['machine']}; Fréchet distance, Fashion-MNIST; the median of "
+          f"{result['seeds']} seed(s), and the range\n")  # fmt: skip
     print("| after | " + " | ".join(f"{mark} s" for mark in marks) + " |")
     print("|---|" + "---|" * len(marks))
-    for name, measured in rows.items():
-        print(f"| {name} | " + " | ".join(map(median_and_range, measured.values())) + " |")
+    for loop in result["loops"]:
+        cells = map(median_and_range, by_mark(result, loop).values())
+        print(f"| {shown_name(loop)} | " + " | ".join(cells) + " |")
 
 
 def median_and_range(values: list[float]) -> str:
+    if not values:
+        return "failed"
     middle = f"{median(values):.1f}"
     return middle if len(values) == 1 else f"{middle} ({min(values):.1f} to {max(values):.1f})"
 
 
+def shown_name(loop: str) -> str:
+    return "plain dense script" if loop == PLAIN else loop
+
+
 def plot_quality(result: dict, target: Path) -> None:
+    """Medians over time, and bands from the least to the greatest."""
     figure = new_figure(6, 4)
     axes = figure.add_subplot()
-    for name, seeds in result["loops"].items():
-        measured = by_mark(seeds)
-        label = "plain dense script" if name == PLAIN else name
-        axes.plot(list(measured), list(map(median, measured.values())), marker="o", label=label)
-        lowest, highest = (list(map(end, measured.values())) for end in (min, max))
-        axes.fill_between(list(measured), lowest, highest, alpha=0.2)
+    for loop in result["loops"]:
+        measured = {mark: values for mark, values in by_mark(result, loop).items() if values}
+        marks, values = list(measured), list(measured.values())
+        axes.plot(marks, list(map(median, values)), marker="o", label=shown_name(loop))
+        axes.fill_between(marks, list(map(min, values)), list(map(max, values)), alpha=0.2)
     axes.set(xlabel="seconds from the start of the process", ylabel="Fréchet distance", ylim=0)
     axes.grid(alpha=0.3)
     axes.legend()

@@ -112,7 +112,7 @@ def image_shape(
     if len(sample_shape) != 3:
         raise ValueError(
             f"{needed} images, and these samples are points of {sample_shape[0]} "
-            "coordinates: use --model dense --pyramid 1 --patches 0"
+            "coordinates: use --model dense --pyramid 1 --patch-features 0"
         )
     return sample_shape
 
@@ -317,8 +317,8 @@ class DenseGenerator(nn.Module):
     """Three hidden layers of ReLU (Gulrajani et al. 2017, toy data), for images or points.
 
     noise `(B, noise_dim)` to samples `(B, *sample_shape)`; images end in a tanh, points do not.
-    With `patches`, an image's finest details are drawn by a further layer, in small patches with
-    so many features each; `pyramid` adds coarser ones.
+    With `patch_features`, an image's finest details are drawn by a further layer, in small
+    patches of so many features; `pyramid` adds coarser ones.
     """
 
     def __init__(
@@ -328,13 +328,13 @@ class DenseGenerator(nn.Module):
         width: int = 512,
         generator_norm: str = "none",
         pyramid: int = 1,
-        patches: int = 0,
+        patch_features: int = 0,
         categories: int = 0,
     ):
         super().__init__()
         self.sample_shape, self.noise_dim = tuple(sample_shape), noise_dim
         self.categories = categories
-        sum_up = PyramidSum(self.sample_shape, pyramid, patches)
+        sum_up = PyramidSum(self.sample_shape, pyramid, patch_features)
         output = nn.Linear(width, sum_up.features)
         sizes = (noise_dim, width, width, width)
         layers = [*hidden_layers(sizes, generator_norm), output, sum_up]
@@ -342,10 +342,7 @@ class DenseGenerator(nn.Module):
             layers.append(nn.Tanh())
         self.layers = nn.Sequential(*layers)
         self.apply(he_initialisation)
-        with torch.no_grad():  # small where it makes pixels, so that no tanh is saturated at first
-            output.weight[sum_up.hidden :].normal_(0.0, 0.02)
-            if patches:
-                sum_up.finest.linear.weight.normal_(0.0, 0.02)
+        sum_up.start_small(output)
 
     def forward(self, noise: Tensor) -> Tensor:
         return self.layers(choose(noise, self.categories))
@@ -357,11 +354,11 @@ class PyramidSum(nn.Module):
 
     Any picture can be made with one level; but with several, neighbouring pixels share weights,
     so that shapes are learned sooner than grain (as in a Laplacian pyramid, Denton et al. 2015).
-    With `patches`, the first values are not the whole picture's pixels but the features, `hidden`
-    in all, of the patches that it is made of.
+    With `patch_features`, the first values are not the whole picture's pixels but the features of
+    the patches that it is made of.
     """
 
-    def __init__(self, sample_shape: tuple[int, ...], levels: int, patches: int = 0):
+    def __init__(self, sample_shape: tuple[int, ...], levels: int, patch_features: int = 0):
         super().__init__()
         self.shapes = [sample_shape]
         if levels > 1:
@@ -370,26 +367,37 @@ class PyramidSum(nn.Module):
                 (channels, max(1, height >> level), max(1, width >> level))
                 for level in range(1, levels)
             ]
-        self.finest = PatchSum(sample_shape, patches) if patches else None
-        self.hidden = self.finest.features if patches else 0
         self.sizes = [prod(shape) for shape in self.shapes]
-        self.sizes[0] = self.hidden or self.sizes[0]
+        self.finest: nn.Module = nn.Unflatten(1, sample_shape)
+        if patch_features:
+            self.finest = PatchSum(sample_shape, patch_features)
+            self.sizes[0] = self.finest.features
         self.features = sum(self.sizes)
 
     def forward(self, values: Tensor) -> Tensor:
         first, *parts = values.split(self.sizes, dim=1)
-        whole = self.finest(first) if self.finest else first.unflatten(1, self.shapes[0])
+        whole = self.finest(first)
         for part, shape in zip(parts, self.shapes[1:], strict=True):
             level = part.unflatten(1, shape)
             whole = whole + F.interpolate(level, size=whole.shape[2:], mode="bilinear")
         return whole
 
+    @torch.no_grad()
+    def start_small(self, output: nn.Linear) -> None:
+        """Small weights where pixels are made, by the layer before or by the patches, so that no
+        tanh is saturated at first."""
+        pixels = output.weight
+        if isinstance(self.finest, PatchSum):
+            pixels = pixels[self.finest.features :]
+            self.finest.linear.weight.normal_(0.0, 0.02)
+        pixels.normal_(0.0, 0.02)
+
 
 class DenseCritic(nn.Module):
     """Three hidden layers of ReLU (Gulrajani et al. 2017, toy data): samples to scores `(B,)`.
 
-    With `patches`, the first of them looks at small patches of an image, and finds as many
-    features in each.
+    With `patch_features`, the first of them, then of LeakyReLU and never normalised as in a
+    convolutional critic, finds so many features in each small patch of an image.
     """
 
     def __init__(
@@ -397,11 +405,11 @@ class DenseCritic(nn.Module):
         sample_shape: tuple[int, ...],
         width: int = 512,
         critic_norm: str = "none",
-        patches: int = 0,
+        patch_features: int = 0,
     ):
         super().__init__()
-        if patches:
-            first = Patches(sample_shape, patches)
+        if patch_features:
+            first = Patches(sample_shape, patch_features)
             layers = [first, LeakyReLU(0.2), nn.Flatten()]
             layers += hidden_layers((first.features, width, width), critic_norm, critic=True)
         else:
@@ -419,19 +427,20 @@ PATCH_STEP = 4  # pixels from one patch to the next; patches are twice as large,
 
 class Patches(nn.Module):
     """Images `(B, C, H, W)` to features of their 8x8 patches, `(B, rows, columns,
-    features_of_each)`; beyond the border there are zeros.
+    patch_features)`; beyond the border there are zeros.
 
-    The numbers of `nn.Conv2d(C, features_of_each, 8, stride=4, padding=2)`, as one matrix
-    product: a CPU is slow at convolutions of few channels.
+    The numbers of `nn.Conv2d(C, patch_features, 8, stride=4, padding=2)` on images that were
+    padded below and on the right to multiples of 4, as one matrix product: a CPU is slow at
+    convolutions of few channels.
     """
 
-    def __init__(self, sample_shape: tuple[int, ...], features_of_each: int):
+    def __init__(self, sample_shape: tuple[int, ...], patch_features: int):
         super().__init__()
         channels, height, width = image_shape(sample_shape, "patches need")
         right, bottom = 2 + -width % PATCH_STEP, 2 + -height % PATCH_STEP
         self.padding = (2, right, 2, bottom)
-        self.features = prod(patch_grid(height, width)) * features_of_each
-        self.linear = nn.Linear(channels * (2 * PATCH_STEP) ** 2, features_of_each)
+        self.features = prod(patch_grid(height, width)) * patch_features
+        self.linear = nn.Linear(channels * (2 * PATCH_STEP) ** 2, patch_features)
 
     def forward(self, images: Tensor) -> Tensor:
         blocks = F.pad(images, self.padding).unflatten(3, (-1, PATCH_STEP))
@@ -442,19 +451,19 @@ class Patches(nn.Module):
 
 
 class PatchSum(nn.Module):
-    """The way back: features `(B, rows * columns * features_of_each)`, before their activation,
-    to images `(B, C, H, W)`, the sum of the patches that a linear layer draws from them.
+    """The way back: features `(B, rows * columns * patch_features)`, before their ReLU, to
+    images `(B, C, H, W)`, the sum of the overlapping patches that a linear layer draws from them.
 
-    But for the biases, the numbers of `nn.ConvTranspose2d(features_of_each, C, 8, stride=4,
-    padding=2)` after a ReLU. Overlapping patches leave no seams.
+    But for the biases, and where sides are not multiples of 4, the numbers of
+    `nn.ConvTranspose2d(patch_features, C, 8, stride=4, padding=2)` after a ReLU.
     """
 
-    def __init__(self, sample_shape: tuple[int, ...], features_of_each: int):
+    def __init__(self, sample_shape: tuple[int, ...], patch_features: int):
         super().__init__()
         self.sample_shape = channels, height, width = image_shape(sample_shape, "patches need")
-        self.grid = (*patch_grid(height, width), features_of_each)
+        self.grid = (*patch_grid(height, width), patch_features)
         self.features = prod(self.grid)
-        self.linear = nn.Linear(features_of_each, channels * (2 * PATCH_STEP) ** 2)
+        self.linear = nn.Linear(patch_features, channels * (2 * PATCH_STEP) ** 2)
 
     def forward(self, features: Tensor) -> Tensor:
         channels, height, width = self.sample_shape

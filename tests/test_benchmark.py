@@ -1,6 +1,7 @@
 """The benchmark compares like with like: its textbook loop is right, and its counts are."""
 
 import json
+import subprocess
 from unittest.mock import Mock
 
 import numpy as np
@@ -124,12 +125,15 @@ def test_the_plain_script_is_measured_at_each_mark(monkeypatch, capsys, tmp_path
 def test_quality_is_the_median_over_seeds_kept_after_each_run(monkeypatch, capsys, tmp_path):
     """With distances that follow from seed and time: the table, the plot, and what an
     interruption leaves."""
-    plain = {0: 70, 1: 90, 2: 50}
+    plain = {0: 70, 1: 110, 2: 60}
     runs = []
 
     def samples_of_recipe(recipe, seconds, environment, count):
-        runs.append((recipe, seconds, int(environment[-1])))
-        return torch.tensor(1000 / seconds + int(environment[-1]))
+        seed = int(environment[-1])
+        runs.append((recipe, seconds, seed))
+        if (seconds, seed) == (20, 1):
+            raise subprocess.CalledProcessError(1, "train.py")
+        return torch.tensor(1000 / seconds + seed**2)
 
     class Evaluator:
         count = 10
@@ -146,16 +150,21 @@ def test_quality_is_the_median_over_seeds_kept_after_each_run(monkeypatch, capsy
     arguments += ["--json", str(tmp_path / "q.json"), "--plot", str(tmp_path / "q.png")]
     assert main(arguments) == 0
     shown = capsys.readouterr().out
-    assert "| plain | 140.0 (100.0 to 180.0) | 70.0 (50.0 to 90.0) |" in shown
-    assert "| fashion-mnist-best | 101.0 (100.0 to 102.0) | 51.0 (50.0 to 52.0) |" in shown
+    assert "| plain dense script | 140.0 (120.0 to 220.0) | 70.0 (60.0 to 110.0) |" in shown
+    assert "| fashion-mnist-best | 101.0 (100.0 to 104.0) | 52.0 (50.0 to 54.0) |" in shown
+    assert "fashion-mnist-best, 20 s, seed 1: exit code 1" in shown
     assert runs == [("fashion-mnist-best", mark, seed) for seed in range(3) for mark in (10, 20)]
-    assert Image.open(tmp_path / "q.png").size[0] > 300
+    drawn = np.asarray(Image.open(tmp_path / "q.png").convert("RGB")).reshape(-1, 3)
+    for colour in ((31, 119, 180), (255, 127, 14)):  # a line for each
+        assert (drawn == colour).all(1).sum() > 50
 
-    monkeypatch.setattr(race, "samples_of_recipe", Mock(side_effect=KeyboardInterrupt))
+    ending = Mock(side_effect=[torch.tensor(9.0), KeyboardInterrupt])
+    monkeypatch.setattr(race, "samples_of_recipe", ending)
     with pytest.raises(KeyboardInterrupt):
-        main(arguments)
+        main([*arguments, "--seed", "2"])
     kept = json.loads((tmp_path / "q.json").read_text())
-    assert kept["loops"]["plain"] == {"0": {"10": 140.0, "20": 70}}
+    assert kept["loops"]["plain"] == {"2": {"10": 120.0, "20": 60}}
+    assert kept["loops"]["fashion-mnist-best"] == {"2": {"10": 9.0}}
 
 
 @pytest.mark.parametrize(
@@ -167,10 +176,14 @@ def test_quality_is_the_median_over_seeds_kept_after_each_run(monkeypatch, capsy
         (["--image-size", "30"], "use --image-size"),
         (["--seconds", "soon"], "invalid float"),
         (["--seconds", "inf"], "--seconds must lie between"),
-        (["--quality", "--seeds", "0"], "--seeds be at least 1"),
+        (["--quality", "--seeds", "0"], "--seeds must be at least 1"),
+        (["--quality", "--seed", "-1"], "--seed must not be negative"),
+        (["--quality", "--marks", "5,60"], "max_seconds = 5"),
         (["--quality", "--marks", "60,soon"], "--marks takes seconds such as 60,120,300"),
         (["--quality", "--loops", "plain,best"], "there is no 'best'; there is plain, fashion"),
         (["--quality", "--plot", "no/such/folder/x.png"], "no/such/folder"),
+        (["--quality", "--plot", "."], ". cannot be written"),
+        (["--plot", "x.png"], "--plot draws the figures of --quality"),
         (["--json", "no/such/folder/x.json", "--growth"], "no/such/folder"),
     ],
 )

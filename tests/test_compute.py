@@ -23,14 +23,22 @@ from utils import METHODS, gradient_penalty
 from wgan_gp import MODELS, LeakyReLU
 
 SHAPE = (3, 16, 16)
-EVERY = [(method, model) for method in METHODS for model in MODELS]
+PATCHES = {"model": "dense", "pyramid": 2, "patch_features": 3}
+NETWORKS = {model: {"model": model} for model in MODELS} | {"patches": PATCHES}
+EVERY = [(method, model) for method in METHODS for model in MODELS] + [("wgan-gp", "patches")]
 
 
 def small_state(method, model, precision="fp32"):
-    config = resolve(
-        {"method": method, "model": model, "width": 8, "noise_dim": 4, "precision": precision}, {}
-    )
+    options = {"method": method, "width": 8, "noise_dim": 4, "precision": precision}
+    config = resolve(options | NETWORKS[model], {})
     return build_state(config, SHAPE, torch.device("cpu"))
+
+
+def flags(method, model):
+    options = {"method": method} | NETWORKS[model]
+    return [
+        part for name, value in options.items() for part in ("--" + name.replace("_", "-"), value)
+    ]
 
 
 def gradients(state):
@@ -146,7 +154,7 @@ def test_a_compiled_bfloat16_run_resumes_exactly(picture_folder, tmp_path, capsy
 @pytest.mark.parametrize(("method", "model"), EVERY)
 def test_every_run_resumes_exactly(method, model, precision, picture_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(RunDir, "finish", lambda self: None)  # curves cost more than the steps
-    options = ["--method", method, "--model", model, "--precision", precision, "--flip"]
+    options = [*flags(method, model), "--precision", precision, "--flip"]
     for run, parts in (("whole", [4]), ("halved", [2, 4])):
         for steps in parts:
             assert run_main(picture_folder, tmp_path / run, *options, "--steps", steps) == 0
@@ -157,7 +165,7 @@ def test_every_run_resumes_exactly(method, model, precision, picture_folder, tmp
 @pytest.mark.parametrize("compiled", ["off", "on"])
 @pytest.mark.parametrize(("method", "model"), EVERY)
 def test_deterministic_cuda_runs_resume_exactly(method, model, compiled, picture_folder, tmp_path):
-    options = ["--method", method, "--model", model, "--compile", compiled, "--flip"]
+    options = [*flags(method, model), "--compile", compiled, "--flip"]
     options += ["--device", "cuda", "--deterministic"]
     for run, parts in (("whole", [4]), ("halved", [2, 4])):
         for steps in parts:

@@ -170,6 +170,14 @@ def test_every_recipe_is_valid(path):
     assert config.steps or config.epochs or config.max_seconds
 
 
+@pytest.mark.parametrize("option", ["--pyramid", "--patch-features"])
+def test_an_option_of_other_networks_is_refused(option):
+    name = option[2:].replace("-", "_")
+    with pytest.raises(ValueError, match=f"{name} = 2 does nothing with model 'dcgan'"):
+        parse("--model", "dcgan", option, "2")
+    assert getattr(parse("--model", "dense", option, "2"), name) == 2
+
+
 def test_the_recipes_cover_the_methods_and_models():
     recipes = [parse("--config", path) for path in CONFIGS]
     for dataset, model in (("fashion-mnist", "dcgan"), ("grid", "dense")):

@@ -245,15 +245,16 @@ def test_a_pyramid_of_points_is_refused():
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_patches_are_a_convolution(size, layout):
     images = torch.randn(2, 3, *size).to(memory_format=layout)
-    layer = Patches((3, *size), features_of_each=5)
+    layer = Patches((3, *size), patch_features=5)
     found = layer(images)
     # Of a kernel's 8x8 pixels, the matrix has each quarter's together, channel by channel.
     kernels = layer.linear.weight.view(5, 2, 2, 3, 4, 4).permute(0, 3, 1, 4, 2, 5)
     expected = torch.nn.functional.conv2d(
-        torch.nn.functional.pad(images, layer.padding),
+        torch.nn.functional.pad(images, (0, -size[1] % 4, 0, -size[0] % 4)),
         kernels.reshape(5, 3, 8, 8),
         layer.linear.bias,
         stride=4,
+        padding=2,
     )
     torch.testing.assert_close(found, expected.permute(0, 2, 3, 1))
     assert layer.features == found[0].numel()
@@ -261,7 +262,7 @@ def test_patches_are_a_convolution(size, layout):
 
 @pytest.mark.parametrize("size", [(28, 28), (9, 17), (3, 2)])
 def test_drawing_patches_is_a_transposed_convolution(size):
-    layer = PatchSum((3, *size), features_of_each=5)
+    layer = PatchSum((3, *size), patch_features=5)
     torch.nn.init.zeros_(layer.linear.bias)
     features = torch.randn(2, layer.features)
     kernels = layer.linear.weight.T.view(5, 2, 2, 3, 4, 4).permute(0, 3, 1, 4, 2, 5)
@@ -275,7 +276,7 @@ def test_drawing_patches_is_a_transposed_convolution(size):
 
 
 def test_a_generator_of_patches_adds_coarser_levels():
-    generator = DenseGenerator((1, 12, 12), 5, width=8, pyramid=2, patches=3)
+    generator = DenseGenerator((1, 12, 12), 5, width=8, pyramid=2, patch_features=3)
     generator.layers[-1] = torch.nn.Identity()  # no tanh
     for parameter in generator.parameters():
         torch.nn.init.zeros_(parameter)
@@ -288,7 +289,7 @@ def test_a_generator_of_patches_adds_coarser_levels():
 
 
 def test_a_critic_of_patches_scores_every_image_by_itself():
-    critic = DenseCritic((1, 12, 12), width=8, patches=3)
+    critic = DenseCritic((1, 12, 12), width=8, patch_features=3)
     images = torch.randn(4, 1, 12, 12)
     scores = critic(images)
     assert scores.shape == (4,)
@@ -301,7 +302,7 @@ def test_a_critic_of_patches_scores_every_image_by_itself():
 @pytest.mark.parametrize("network", [DenseCritic, DenseGenerator])
 def test_patches_of_points_are_refused(network):
     with pytest.raises(ValueError, match="patches need images"):
-        network((2,), patches=4)
+        network((2,), patch_features=4)
 
 
 # ---------------------------------------------------------------- categories
