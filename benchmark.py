@@ -481,16 +481,21 @@ def check_targets(options) -> None:
     if options.plot and not options.quality:
         raise ValueError("--plot draws the figures of --quality: give that, too")
     for target in map(Path, filter(None, (options.json, options.plot))):
-        special = target.exists() and not target.is_file()  # a pipe or a terminal
-        if target.is_dir() or not os.access(target if special else target.parent, os.W_OK):
+        written = target if is_stream(target) else target.parent
+        if target.is_dir() or not os.access(written, os.W_OK):
             raise ValueError(f"{target} cannot be written: name a file in a folder that can be")
+
+
+def is_stream(target: Path) -> bool:
+    """Whether it is a pipe or a terminal, say, which must not be replaced by a file."""
+    return target.exists() and not target.is_file()
 
 
 def write_json(options, result: dict) -> None:
     if not options.json:
         return
     target, text = Path(options.json), json.dumps(result, indent=2) + "\n"
-    if target.exists() and not target.is_file():  # a pipe or a terminal
+    if is_stream(target):
         target.write_text(text)
     else:
         write_whole(target, text.encode())

@@ -389,7 +389,7 @@ class PyramidSum(nn.Module):
         pixels = output.weight
         if isinstance(self.finest, PatchSum):
             pixels = pixels[self.finest.features :]
-            self.finest.linear.weight.normal_(0.0, 0.02)
+            dcgan_initialisation(self.finest.linear)
         pixels.normal_(0.0, 0.02)
 
 
