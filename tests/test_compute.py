@@ -74,7 +74,8 @@ def test_compiled_whole_equals_eager(method, model):
     torch.compiler.reset()
     expected = gradients(small_state(method, model))
     state = small_state(method, model)
-    state.compute.compile(backend="aot_eager")  # the tracing, without the code generation
+    # Traced and decomposed as for code generation, which would take ten seconds each.
+    state.compute.compile(backend="aot_eager_decomp_partition")
     assert close(gradients(state), expected, 1e-5)
 
 
@@ -93,10 +94,9 @@ def test_bfloat16_equals_float32_within_its_rounding(method, model):
     found = gradients(state)
     assert found.dtype == torch.float32
     assert all(parameter.dtype == torch.float32 for parameter in state.critic.parameters())
-    # Rounding is 0.4 % here, and turns some activations near zero on or off. Clipping's batch
-    # normalisation divides by small deviations in each of a residual critic's nine layers.
+    # Rounding is 0.4 %, and flips some activations near zero; how many depends on the hardware.
     expected = gradients(small_state(method, model))
-    assert close(found, expected, 0.3 if (method, model) == ("wgan", "residual") else 0.1)
+    assert torch.cosine_similarity(found, expected, dim=0) > 0.95
     assert not torch.equal(found, expected)
 
 

@@ -549,7 +549,8 @@ def test_processes_that_do_not_start_are_an_error(folder, by_processes, monkeypa
 @posix
 def test_ctrl_c_while_preparing_ends_the_command_with_130(folder, tmp_path):
     code = f"""
-import runpy, sys, time
+import runpy, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 sys.path.insert(0, {str(ROOT)!r})
 import pictures
 pictures.open_picture = lambda path: time.sleep(0.3)
