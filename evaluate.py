@@ -19,15 +19,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-import metrics
-import plots
-from config import Config, Parser, restore
-from data import Dataset, Rows, load_dataset
-from files import write_whole
 from generate import generate, load_generator
-from metrics import Classifier
-from rundir import png, read_any_checkpoint
 from utils import unbiased_estimate
+from wgan import plots
+from wgan.config import Config, Parser, restore
+from wgan.data.table import Dataset, Rows, load_dataset
+from wgan.evaluation import metrics
+from wgan.evaluation.metrics import Classifier
+from wgan.files import write_whole
+from wgan.run_folder import png, read_any_checkpoint
 from wgan_gp import MODELS, choose_device
 
 SAMPLES = 10_000

@@ -20,11 +20,11 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-import plots
-from config import Parser, restore
-from data import floats_to_bytes, seeded_generator
-from files import write_whole
-from rundir import read_any_checkpoint
+from wgan import plots
+from wgan.config import Parser, restore
+from wgan.data.table import floats_to_bytes, seeded_generator
+from wgan.files import write_whole
+from wgan.run_folder import read_any_checkpoint
 from wgan_gp import MODELS, choose_device
 
 CHUNK = 100  # samples computed at a time

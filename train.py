@@ -22,11 +22,13 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
-import distributed
-import plots
-from compute import Compute, StepInputs, choose_precision, prepare_device, speed_up
-from config import Config, Parser, add_options, choices_help, parse_command_line
-from data import (
+from generate import generate
+from utils import METHODS, CriticLoss, gradient_norms, interpolate
+from wgan import distributed, plots
+from wgan.acceleration import Compute, StepInputs, choose_precision, prepare_device, speed_up
+from wgan.budget import Budget, Progress, Signals, Situation
+from wgan.config import Config, Parser, add_options, choices_help, parse_command_line
+from wgan.data.table import (
     Batches,
     Dataset,
     bytes_to_floats,
@@ -36,10 +38,7 @@ from data import (
     load_dataset,
     seeded_generator,
 )
-from generate import generate
-from progress import Budget, Progress, Signals, Situation
-from rundir import NoRunDir, RunDir, has_checkpoint, move_aside, read_any_checkpoint
-from utils import METHODS, CriticLoss, gradient_norms, interpolate
+from wgan.run_folder import NoRunDir, RunDir, has_checkpoint, move_aside, read_any_checkpoint
 from wgan_gp import MODELS, choose_device, device_memory
 
 GRID_IMAGES = 64

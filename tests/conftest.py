@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 # Networks this small lose more to a second thread than they gain, in child processes too.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -26,7 +26,9 @@ def seeded():
 def processes():
     """Starts processes from a server that has imported torch already, with what its optimizers
     and its deterministic mode load on first use."""
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        map(str, [ROOT, ROOT / "tests", ROOT / "tests" / "wgan"])
+    )
     context = multiprocessing.get_context("forkserver")
     modules = ["torch._dynamo", "torch._inductor", "test_distributed", "test_faults", "test_train"]
     context.set_forkserver_preload(modules)

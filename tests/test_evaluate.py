@@ -11,12 +11,12 @@ from PIL import Image
 from test_train import SMALL, run_main
 
 import evaluate
-import metrics
 import train
-from data import Dataset
 from evaluate import Evaluator, choose_features, kept_classifier, main
 from generate import load_generator
-from rundir import read_checkpoint
+from wgan.data.table import Dataset
+from wgan.evaluation import metrics
+from wgan.run_folder import read_checkpoint
 
 
 @pytest.fixture(autouse=True)

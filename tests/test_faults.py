@@ -17,11 +17,9 @@ from conftest import ROOT
 from PIL import Image
 from test_train import SMALL, assert_same_run, run_main
 
-import data
-import pictures
-import rundir
 import train
-from config import (
+from wgan import run_folder as rundir
+from wgan.config import (
     FIELDS,
     SHORTHANDS,
     Config,
@@ -30,8 +28,10 @@ from config import (
     parse_command_line,
     resolve,
 )
-from data import load_dataset
-from rundir import read_checkpoint, with_digest
+from wgan.data import images as pictures
+from wgan.data import table as data
+from wgan.data.table import load_dataset
+from wgan.run_folder import read_checkpoint, with_digest
 
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX signals and limits")
 
@@ -207,7 +207,7 @@ def wait_for(condition):
 
 def test_processes_that_draw_the_digits_at_once_do_not_harm_each_other(tmp_path):
     code = (
-        "import data; data.GLYPH_COUNT = 3000;"
+        "from wgan.data import table as data; data.GLYPH_COUNT = 3000;"
         f"print(data.load_dataset('glyphs', {str(tmp_path)!r}).samples.sum())"
     )
     started = [

@@ -7,8 +7,8 @@ from PIL import Image
 from test_train import run_main
 
 from generate import generate, load_generator, main, slerp
-from rundir import read_checkpoint
 from train import main as train_main
+from wgan.run_folder import read_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -17,15 +17,15 @@ import torch
 from conftest import ROOT, LinearCritic, ShiftGenerator
 from PIL import Image
 
-import progress
 import train
-from compute import Compute
-from config import resolve
-from data import Batches
-from metrics import wasserstein_distance
-from rundir import LOG_COLUMNS, read_checkpoint
 from train import TrainState, build_state, critic_step, generator_step, main, train_step
 from utils import METHODS, unbiased_estimate
+from wgan import budget as progress
+from wgan.acceleration import Compute
+from wgan.config import resolve
+from wgan.data.table import Batches
+from wgan.evaluation.metrics import wasserstein_distance
+from wgan.run_folder import LOG_COLUMNS, read_checkpoint
 from wgan_gp import MODELS
 
 # ---------------------------------------------------------------- the steps, on linear problems

@@ -14,12 +14,12 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-import decoding
-import files
-import prepared
-from data import load_dataset
-from pictures import FolderSource, open_picture, picture_to_bytes
-from prepared import Pictures, arrange, prepare
+from wgan import files
+from wgan.data import decoding
+from wgan.data import folder as prepared
+from wgan.data.folder import Pictures, arrange, prepare
+from wgan.data.images import FolderSource, open_picture, picture_to_bytes
+from wgan.data.table import load_dataset
 
 SIZE = (8, 8)
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX signals and rights")
@@ -324,7 +324,8 @@ def test_a_kill_costs_what_was_not_noted_yet(tmp_path):
     code = f"""
 import sys, time
 sys.path.insert(0, {str(ROOT)!r})
-import pathlib, decoding, pictures, prepared
+import pathlib
+from wgan.data import decoding, folder as prepared, images as pictures
 opening = pictures.FolderSource.open
 def slowly(self, name):
     time.sleep(0.02)
@@ -445,7 +446,8 @@ def test_two_processes_at_once_prepare_it_once(folder):
     code = f"""
 import sys, time
 sys.path.insert(0, {str(ROOT)!r})
-import pathlib, pictures, prepared
+import pathlib
+from wgan.data import folder as prepared, images as pictures
 opening = pictures.FolderSource.open
 def slowly(self, name):
     time.sleep(0.05)
@@ -471,7 +473,7 @@ def test_ctrl_c_while_preparing_ends_the_command_with_130(folder, tmp_path):
 import runpy, signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 sys.path.insert(0, {str(ROOT)!r})
-import pictures
+from wgan.data import images as pictures
 pictures.open_picture = lambda path: time.sleep(0.3)
 runpy.run_path({str(ROOT / "train.py")!r}, run_name="__main__")
 """

@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 from torch import nn
 
-import benchmark
-import race
-from benchmark import configuration, flops_of, main
-from config import resolve
-from data import Batches, Dataset, floats_to_bytes
-from textbook import Textbook, from_loader, from_memory
+from benchmarks import quality as race
+from benchmarks import speed as benchmark
+from benchmarks.speed import configuration, flops_of, main
+from benchmarks.textbook import Textbook, from_loader, from_memory
 from train import build_state, critic_step, generator_step
 from utils import METHODS
+from wgan.config import resolve
+from wgan.data.table import Batches, Dataset, floats_to_bytes
 
 SHAPE = (1, 16, 16)
 

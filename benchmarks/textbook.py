@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from config import Config
-from data import bytes_to_floats
+from wgan.config import Config
+from wgan.data.table import bytes_to_floats
 from wgan_gp import LeakyReLU
 
 

@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from compute import PRECISIONS
-from data import DATASETS, parse_image_size
 from utils import DIVERGENCE_POINTS, METHODS
+from wgan.acceleration import PRECISIONS
+from wgan.data.table import DATASETS, parse_image_size
 from wgan_gp import MODELS, NORMS, UPSAMPLINGS
 
 Check = Callable[[object], str | None]  # what is wrong with a value, or None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-import distributed
+from wgan import distributed
 
 SECONDS_BETWEEN_LINES = 5  # where output is not a terminal
 ENDING_SECONDS = 4  # kept for the last checkpoint and pictures where time is limited

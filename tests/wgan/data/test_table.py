@@ -10,8 +10,8 @@ import torch
 from conftest import ROOT
 from PIL import Image
 
-import data
-from data import (
+from wgan.data import table as data
+from wgan.data.table import (
     Batches,
     Dataset,
     bytes_to_floats,

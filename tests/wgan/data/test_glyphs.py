@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from glyphs import draw_glyphs
+from wgan.data.glyphs import draw_glyphs
 
 
 def test_glyphs_depend_on_the_seed_alone():

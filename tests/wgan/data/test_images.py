@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import load_dataset
+from wgan.data.table import load_dataset
 
 RED, GREY = (200, 50, 0), 100
 

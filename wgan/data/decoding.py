@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import UnidentifiedImageError
 
-from pictures import PictureSource, Size, picture_to_bytes
+from wgan.data.images import PictureSource, Size, picture_to_bytes
 
 CHUNK_PICTURES, CHUNK_BYTES = 64, 2**21  # at a time: at most as many, and about as much
 CHUNKS_AHEAD = 8  # for each core, so that none waits while rows are written

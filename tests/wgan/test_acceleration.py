@@ -6,11 +6,6 @@ import torch
 from test_train import assert_same_run, run_main, small_config
 from torch import nn
 
-import compute
-from compute import Compute, StepInputs, can_compile, choose_precision, loss_of_generator
-from config import resolve
-from data import Batches
-from rundir import RunDir
 from train import (
     build_state,
     draw_inputs,
@@ -20,6 +15,11 @@ from train import (
     update_networks,
 )
 from utils import METHODS, gradient_penalty
+from wgan import acceleration as compute
+from wgan.acceleration import Compute, StepInputs, can_compile, choose_precision, loss_of_generator
+from wgan.config import resolve
+from wgan.data.table import Batches
+from wgan.run_folder import RunDir
 from wgan_gp import MODELS, LeakyReLU
 
 SHAPE = (3, 16, 16)

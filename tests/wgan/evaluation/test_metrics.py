@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import wasserstein_distance as scipys_distance
 
-import metrics
+from wgan.evaluation import metrics
 
 
 def gaussian(count, mean, deviation=1.0, seed=0):

@@ -22,9 +22,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glyphs import draw_glyphs
-from pictures import FolderSource, LsunSource, PictureSource, Size, empty_bytes, resize_then_crop
-from prepared import Pictures, prepare, prepared_folder
+from wgan.data.folder import Pictures, prepare, prepared_folder
+from wgan.data.glyphs import draw_glyphs
+from wgan.data.images import (
+    FolderSource,
+    LsunSource,
+    PictureSource,
+    Size,
+    empty_bytes,
+    resize_then_crop,
+)
 
 
 @dataclass(frozen=True)

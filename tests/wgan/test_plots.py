@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from plots import (
+from wgan.plots import (
     TIMELAPSE_FRAMES,
     TIMELAPSE_SIDE,
     curves,
@@ -15,7 +15,7 @@ from plots import (
     scatter,
     timelapse,
 )
-from rundir import LOG_COLUMNS
+from wgan.run_folder import LOG_COLUMNS
 
 
 @pytest.mark.parametrize("channels", [1, 3])

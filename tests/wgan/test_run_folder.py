@@ -5,9 +5,9 @@ import io
 import pytest
 import torch
 
-import rundir
-from config import resolve
-from rundir import LOG_COLUMNS, RunDir, move_aside, read_checkpoint, with_digest
+from wgan import run_folder as rundir
+from wgan.config import resolve
+from wgan.run_folder import LOG_COLUMNS, RunDir, move_aside, read_checkpoint, with_digest
 
 
 @pytest.fixture

@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-import plots
-from config import Config, changes, read_toml, restore
-from files import lock_folder, write_temporary, write_whole
+from wgan import plots
+from wgan.config import Config, changes, read_toml, restore
+from wgan.files import lock_folder, write_temporary, write_whole
 
 LOG_COLUMNS = (
     "step",

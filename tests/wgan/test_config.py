@@ -5,7 +5,8 @@ import tomllib
 import pytest
 from conftest import ROOT
 
-from config import (
+from utils import METHODS
+from wgan.config import (
     FIELDS,
     SHORTHANDS,
     Parser,
@@ -15,8 +16,7 @@ from config import (
     resolve,
     restore,
 )
-from data import DATASETS
-from utils import METHODS
+from wgan.data.table import DATASETS
 from wgan_gp import MODELS
 
 

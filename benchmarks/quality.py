@@ -15,20 +15,26 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from config import read_toml, resolve
-from data import floats_to_bytes, load_dataset
-from files import write_whole
-from plots import new_figure, to_image
-from progress import seconds_since_start
-from rundir import png
-from textbook import PLAIN_DENSE, PlainDenseCritic, PlainDenseGenerator, Textbook, from_loader
+from benchmarks.textbook import (
+    PLAIN_DENSE,
+    PlainDenseCritic,
+    PlainDenseGenerator,
+    Textbook,
+    from_loader,
+)
+from wgan.budget import seconds_since_start
+from wgan.config import read_toml, resolve
+from wgan.data.table import floats_to_bytes, load_dataset
+from wgan.files import write_whole
+from wgan.plots import new_figure, to_image
+from wgan.run_folder import png
 from wgan_gp import choose_device
 
 MARKS = (60, 120, 300)  # seconds since the start of a process
 PLAIN = "plain"  # the dense script of `textbook.py`
 LOOPS = (PLAIN, "fashion-mnist-best", "fashion-mnist-dcgan")
-RECIPES = Path(__file__).with_name("configs")
-BENCHMARK = Path(__file__).with_name("benchmark.py")
+ROOT = Path(__file__).parent.parent
+RECIPES = ROOT / "configs"
 
 
 def quality(options, keep: Callable[[dict], None]) -> dict:
@@ -93,7 +99,7 @@ def fashion_evaluator(options):
 
 
 def distances_of_plain_script(options, environment: list[str]) -> dict[int, float]:
-    command = [sys.executable, str(BENCHMARK), *environment, "--alone", PLAIN]
+    command = [sys.executable, "-m", "benchmarks.speed", *environment, "--alone", PLAIN]
     command += ["--marks", options.marks, "--workers", str(options.workers)]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     measured = json.loads(output.splitlines()[-1])
@@ -104,7 +110,7 @@ def samples_of_recipe(recipe: str, seconds: int, environment: list[str], count: 
     """What a recipe generates after so many seconds from the start of the command to its end."""
     from generate import generate, load_generator
 
-    train = Path(__file__).with_name("train.py")
+    train = ROOT / "train.py"
     with tempfile.TemporaryDirectory() as folder:
         run = folder + "/run"
         command = [sys.executable, str(train), "--run", run, *environment]

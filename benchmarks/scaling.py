@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import distributed
-from config import Config
-from decoding import usable_cores
 from train import build_state, train_step
+from wgan import distributed
+from wgan.config import Config
+from wgan.data.decoding import usable_cores
 from wgan_gp import choose_device
 
 TURNS = 3  # starts of each count of ranks; figures are medians
@@ -63,9 +63,16 @@ def weight_bytes(network: torch.nn.Module) -> int:
 
 def measure(count: int, given: list[str]) -> dict:
     """Start that many ranks, and what their first one measures."""
-    benchmark = Path(__file__).with_name("benchmark.py")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={count}", "--", str(benchmark), *given, "--alone", "rank"]
+    command += [
+        f"--nproc-per-node={count}",
+        "-m",
+        "--",
+        "benchmarks.speed",
+        *given,
+        "--alone",
+        "rank",
+    ]
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder, "measured.json")
         environment = os.environ | {"OMP_NUM_THREADS": "1"}

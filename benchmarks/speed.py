@@ -26,18 +26,27 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-import distributed
-from compute import prepare_device, speed_up
-from config import Config, Parser, resolve
-from data import Batches, parse_image_size
-from files import write_whole
-from race import LOOPS, MARKS, PLAIN, plot_quality, quality, run_plain_script, show_quality
-from scaling import run_as_rank, scaling, show_scaling
-from textbook import Textbook, from_loader, from_memory
+from benchmarks.quality import (
+    LOOPS,
+    MARKS,
+    PLAIN,
+    plot_quality,
+    quality,
+    run_plain_script,
+    show_quality,
+)
+from benchmarks.scaling import run_as_rank, scaling, show_scaling
+from benchmarks.textbook import Textbook, from_loader, from_memory
 from train import build_state, draw_inputs, train_step, update_networks
 from utils import METHODS
+from wgan import distributed
+from wgan.acceleration import prepare_device, speed_up
+from wgan.config import Config, Parser, resolve
+from wgan.data.table import Batches, parse_image_size
+from wgan.files import write_whole
 from wgan_gp import MODELS, choose_device
 
+ROOT = Path(__file__).parent.parent
 ROUNDS = 5  # turns of each loop; figures are medians
 SAMPLES = 10_000  # pictures in the data set, of random bytes
 WARM_UP = 3  # steps before any is timed
@@ -147,8 +156,8 @@ def where_time_goes(run: Callable[[], object], device: torch.device) -> dict[str
 
 def memory_alone(loop: str, arguments: list[str]) -> int:
     """Peak memory, in bytes, of a process that runs that loop and no other."""
-    command = [sys.executable, __file__, *arguments, "--alone", loop]
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    command = [sys.executable, "-m", "benchmarks.speed", *arguments, "--alone", loop]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout
     return int(output.splitlines()[-1])
 
 
@@ -186,7 +195,7 @@ def process_memory(what: str) -> int:
 
 def startup_seconds(device: str) -> float:
     """From the start of `python train.py`, not compiled, to its first step's line in the log."""
-    command = [sys.executable, str(Path(__file__).with_name("train.py")), "--compile", "off"]
+    command = [sys.executable, str(ROOT / "train.py"), "--compile", "off"]
     command += ["--steps", "1", "--log-every", "1", "--device", device]
     with tempfile.TemporaryDirectory() as folder:
         command += ["--run", folder + "/run"]

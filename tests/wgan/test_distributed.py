@@ -17,14 +17,14 @@ from conftest import ROOT
 from test_train import OFTEN, SMALL, assert_same_run, contents, run_main
 from torch import nn
 
-import compute
-import distributed
 import train
-from data import Batches
-from progress import Situation
-from rundir import RunDir, read_checkpoint
 from train import NETWORKS
 from utils import METHODS
+from wgan import acceleration as compute
+from wgan import distributed
+from wgan.budget import Situation
+from wgan.data.table import Batches
+from wgan.run_folder import RunDir, read_checkpoint
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available() or os.name == "nt",
@@ -388,7 +388,8 @@ def test_another_number_of_ranks_goes_on_and_says_so(processes, picture_folder, 
 
 KILLED = """
 import os, signal
-import distributed, train
+import train
+from wgan import distributed
 make = train.train_step
 
 def step_or_die(state, *more):

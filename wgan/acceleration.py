@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-import distributed
 from utils import generator_loss
+from wgan import distributed
 
 PRECISIONS = ("auto", "fp32", "bf16")
 COMPILE_REPAID = 2000  # critic updates that save more time than compiling costs

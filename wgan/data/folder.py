@@ -31,9 +31,9 @@ from typing import BinaryIO
 import numpy as np
 from tqdm import tqdm
 
-from decoding import Failure, decode
-from files import wait_for_lock, write_whole
-from pictures import Listing, PictureSource, Size, empty_bytes
+from wgan.data.decoding import Failure, decode
+from wgan.data.images import Listing, PictureSource, Size, empty_bytes
+from wgan.files import wait_for_lock, write_whole
 
 VERSION = 1  # count it up when the pictures' bytes change, and old arrays are made anew
 SECONDS_BETWEEN_SYNCS = 2.0  # as much work is lost by a kill

@@ -1,0 +1,1 @@
+"""The machinery behind the scripts: everything that is not the algorithm."""
