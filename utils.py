@@ -1,8 +1,8 @@
-"""The mathematics of Wasserstein GANs, and the three methods that keep a critic Lipschitz.
+"""The mathematics of Wasserstein GANs, and the methods that keep a critic Lipschitz.
 
 Everything here is deterministic: random numbers are drawn by the caller and passed in.
-Networks may compute in bfloat16; means, norms and powers are taken in float32.
-Shapes: samples are `(B, ...)`, scores `(B,)`, input gradients `(B, D)`, `mix` `(B,)`.
+Networks may compute in bfloat16; means, norms and powers are computed in float32.
+Shapes: samples `(B, ...)`, scores `(B,)`, input gradients `(B, D)`, `mix` `(B,)`.
 
 The critic f maximises E f(real) - E f(fake); the generator minimises -E f(fake).
 
@@ -29,17 +29,17 @@ Critic = Callable[[Tensor], Tensor]
 def wasserstein_estimate(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
     """E f(real) - E f(fake): the critic's estimate of the Wasserstein-1 distance, a scalar.
 
-    It is a distance only as far as f is 1-Lipschitz (Arjovsky et al. 2017, equation 2).
+    It estimates the distance only if f is 1-Lipschitz (Arjovsky et al. 2017, equation 2).
     """
     return real_scores.float().mean() - fake_scores.float().mean()
 
 
 def unbiased_estimate(estimate: float, gp_weight: float) -> float:
-    """The distance W that a converged WGAN-GP critic's estimate stands for.
+    """The distance W that corresponds to the estimate of a converged WGAN-GP critic.
 
-    The penalty lets the slope of f exceed 1: where it is s everywhere between the two
-    distributions, s W - lambda (s - 1)^2 is greatest at s = 1 + W / (2 lambda), and the
-    estimate is s W = W + W^2 / (2 lambda). This is that equation, solved for W.
+    The penalty allows the slope of f to exceed 1. If the slope is s everywhere between the two
+    distributions, s W - lambda (s - 1)^2 is maximal at s = 1 + W / (2 lambda), and the estimate
+    is s W = W + W^2 / (2 lambda). This function solves that equation for W.
     """
     return math.sqrt(gp_weight**2 + 2 * gp_weight * max(0.0, estimate)) - gp_weight
 
@@ -52,16 +52,17 @@ def generator_loss(fake_scores: Tensor) -> Tensor:
 def interpolate(real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
     """Points on the lines between pairs: mix * real + (1 - mix) * fake, `mix` `(B,)` in [0, 1].
 
-    One number a sample, not one a pixel (Gulrajani et al. 2017, algorithm 1, line 6).
+    There is one mixing weight per sample, not per pixel (Gulrajani et al. 2017, algorithm 1,
+    line 6).
     """
     return torch.lerp(fake, real, mix.view(-1, *[1] * (real.dim() - 1)))
 
 
 def input_gradients(critic: Critic, samples: Tensor) -> Tensor:
-    """The gradient of each sample's score by that sample: `(B, ...)` to `(B, D)`, float32.
+    """Gradient of each sample's score with respect to that sample: `(B, ...)` to `(B, D)`, float32.
 
-    Row i is right only if score i depends on sample i alone, hence no batch normalisation.
-    The result can be differentiated again by the critic's parameters.
+    Row i is correct only if score i depends on sample i alone, which excludes batch normalisation.
+    The result can be differentiated again with respect to the critic's parameters.
     """
     scores, pull_back = torch.func.vjp(critic, samples)
     (gradients,) = pull_back(torch.ones_like(scores))
@@ -69,9 +70,9 @@ def input_gradients(critic: Critic, samples: Tensor) -> Tensor:
 
 
 def gradient_norms(critic: Critic, samples: Tensor) -> Tensor:
-    """The Euclidean norm of each sample's input gradient, over all its values: `(B,)`.
+    """Euclidean norm of each sample's input gradient, over all its values: `(B,)`.
 
-    `vector_norm` has the gradient 0 at 0, where a square root's would be infinite.
+    The gradient of `vector_norm` at 0 is 0; that of a square root would be infinite.
     """
     return torch.linalg.vector_norm(input_gradients(critic, samples), dim=1)
 
@@ -79,8 +80,8 @@ def gradient_norms(critic: Critic, samples: Tensor) -> Tensor:
 def gradient_penalty(critic: Critic, samples: Tensor) -> Tensor:
     """E (|grad f(x)| - 1)^2 over the given points x, a scalar.
 
-    The points are mixes of real and fake (Gulrajani et al. 2017, equation 3; the weight
-    lambda is left to the caller).
+    The points are interpolates of real and fake samples (Gulrajani et al. 2017, equation 3). The
+    caller multiplies by the weight lambda.
     """
     return (gradient_norms(critic, samples) - 1).square().mean()
 
@@ -98,7 +99,7 @@ def divergence_penalty(critic: Critic, samples: Tensor, k: float, p: float) -> T
 def clip_weights(critic: nn.Module, bound: float) -> None:
     """Clamp every parameter to [-bound, bound] (Arjovsky et al. 2017, algorithm 1, line 7).
 
-    It comes after the optimizer's step.
+    Call it after the optimizer's step.
     """
     for parameter in critic.parameters():
         parameter.clamp_(-bound, bound)
@@ -108,27 +109,52 @@ def clip_weights(critic: nn.Module, bound: float) -> None:
 
 
 class CriticLoss(NamedTuple):
-    """What a critic update minimises, and the two parts to log; all scalars.
+    """What a critic update minimises, and its two parts for the log; all scalars.
 
-    `loss = penalty - wasserstein`, the penalty with its weight.
+    `loss = penalty - wasserstein`; the penalty includes its weight.
     """
 
     loss: Tensor
     wasserstein: Tensor
     penalty: Tensor
 
+    def detach(self) -> "CriticLoss":
+        return CriticLoss(*(value.detach() for value in self))
+
 
 @dataclass(frozen=True)
-class WeightClipping:
-    """WGAN: a compact set of weights makes the critic K-Lipschitz for some K.
+class Method:
+    """How a critic is kept Lipschitz, with both networks' losses.
 
-    Arjovsky et al. 2017, algorithm 1. Its networks carry batch normalisation, which is why
-    real and fake are scored in two passes here, each with statistics of its own.
+    A method is a subclass and an entry in `METHODS`. Its fields are its options, declared in
+    wgan/config.py under the same names; `settings` are the values of options that its paper uses.
+    `per_sample`: the loss uses the input gradient of each sample by itself, which excludes batch
+    normalisation in the critic.
+    """
+
+    per_sample: ClassVar[bool] = False
+    settings: ClassVar[dict] = {}
+
+    def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, mix: Tensor) -> CriticLoss:
+        raise NotImplementedError
+
+    def generator_loss(self, critic: Critic, fake: Tensor) -> Tensor:
+        return generator_loss(critic(fake))
+
+    def after_critic_step(self, critic: nn.Module) -> None:
+        """Called after each update of the critic."""
+
+
+@dataclass(frozen=True)
+class WeightClipping(Method):
+    """WGAN: bounded weights make the critic K-Lipschitz for some K (Arjovsky et al. 2017).
+
+    The paper's networks use batch normalisation, so real and fake samples are scored in two
+    passes, each with its own batch statistics.
     """
 
     clip: float
 
-    per_sample: ClassVar[bool] = False
     settings: ClassVar[dict] = {
         "optimizer": "rmsprop",
         "lr": 5e-5,
@@ -146,8 +172,8 @@ class WeightClipping:
 
 
 @dataclass(frozen=True)
-class GradientPenalty:
-    """WGAN-GP: gradients of norm 1 where real and fake are mixed (Gulrajani et al. 2017)."""
+class GradientPenalty(Method):
+    """WGAN-GP: gradient norm 1 between real and fake samples (Gulrajani et al. 2017)."""
 
     gp_weight: float
 
@@ -166,16 +192,14 @@ class GradientPenalty:
         penalty = self.gp_weight * gradient_penalty(critic, interpolate(real, fake, mix))
         return CriticLoss(penalty - distance, distance, penalty)
 
-    def after_critic_step(self, critic: nn.Module) -> None:
-        pass
-
 
 @dataclass(frozen=True)
-class WassersteinDivergence:
-    """WGAN-div: the divergence itself, without any Lipschitz constraint (Wu et al. 2018).
+class WassersteinDivergence(Method):
+    """WGAN-div: the Wasserstein divergence, without a Lipschitz constraint (Wu et al. 2018).
 
-    The paper's f is low on real data; ours is its negative, so that all three methods agree.
-    k, p, the rates and n_critic: the paper's and its authors' code's, see configs/README.md.
+    The paper's f is low on real data. Ours is its negative, so that all methods agree in sign.
+    k and p are the paper's, the rates and n_critic those of its authors' code; configs/README.md
+    lists where the two differ.
     """
 
     div_k: float
@@ -200,9 +224,6 @@ class WassersteinDivergence:
         penalty = divergence_penalty(critic, points, self.div_k, self.div_p)
         return CriticLoss(penalty - distance, distance, penalty)
 
-    def after_critic_step(self, critic: nn.Module) -> None:
-        pass
-
 
 def estimate_in_one_pass(critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
     """`wasserstein_estimate` from one pass over both batches, which is faster than two."""
@@ -215,7 +236,7 @@ DIVERGENCE_POINTS = {
     "fake": lambda real, fake, mix: fake,
 }
 
-METHODS = {
+METHODS: dict[str, type[Method]] = {
     "wgan": WeightClipping,
     "wgan-gp": GradientPenalty,
     "wgan-div": WassersteinDivergence,

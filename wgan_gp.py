@@ -1,12 +1,12 @@
 """The networks, and the device they run on.
 
-A generator maps noise `(B, noise_dim)` to samples `(B, *sample_shape)`; a critic maps
-samples to one unbounded score each, `(B,)`. A sample shape is `(C, H, W)` for images,
-whose values lie in [-1, 1], and `(D,)` for points. `MODELS` names the pairs that belong
-together: a further architecture is one generator class, one critic class, one entry.
+A generator maps noise `(B, noise_dim)` to samples `(B, *sample_shape)`; a critic maps samples to
+one unbounded score each, `(B,)`. The sample shape is `(C, H, W)` for images, with values in
+[-1, 1], and `(D,)` for points. `MODELS` lists the pairs of networks: a new architecture is one
+generator class, one critic class and one entry. The keyword parameters of their constructors are
+the model's options, declared in wgan/config.py under the same names.
 """
 
-import os
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import ceil, prod
@@ -19,15 +19,46 @@ NORMS = ("none", "layer", "instance", "batch")
 UPSAMPLINGS = ("transposed", "nearest")
 
 
+class Generator(nn.Module):
+    """Base class of the generators: noise `(B, noise_dim)` to samples `(B, *sample_shape)`.
+
+    Subclasses assign `layers`. With `categories` = N, the first N noise dimensions are used as a
+    one-hot choice among N categories.
+    """
+
+    layers: nn.Module
+
+    def __init__(self, sample_shape: tuple[int, ...], noise_dim: int, categories: int):
+        super().__init__()
+        self.sample_shape, self.noise_dim = tuple(sample_shape), noise_dim
+        self.categories = categories
+
+    def forward(self, noise: Tensor) -> Tensor:
+        return self.layers(one_hot_categories(noise, self.categories))
+
+
+class Critic(nn.Module):
+    """Base class of the critics: samples `(B, *sample_shape)` to scores `(B,)`.
+
+    Subclasses assign `layers`. There is no sigmoid at the end: a critic's score is not a
+    probability (Arjovsky et al. 2017, section 3).
+    """
+
+    layers: nn.Module
+
+    def forward(self, samples: Tensor) -> Tensor:
+        return self.layers(samples).squeeze(1)
+
+
 # ---------------------------------------------------------------- DCGAN
 
 
-class DCGANGenerator(nn.Module):
+class DCGANGenerator(Generator):
     """Convolutional generator (Radford et al. 2016, figure 1): project, then double the size.
 
-    noise `(B, noise_dim)` to images `(B, C, H, W)` in [-1, 1], for every size that
-    `count_halvings` accepts. `upsampling="nearest"` repeats pixels and convolves, which
-    cannot leave the checkerboard that transposed convolutions do (Odena et al. 2016).
+    Noise `(B, noise_dim)` to images `(B, C, H, W)` in [-1, 1], for every size that
+    `count_halvings` accepts. `upsampling="nearest"` repeats pixels and convolves, which avoids
+    the checkerboard artefacts of transposed convolutions (Odena et al. 2016).
     """
 
     def __init__(
@@ -39,9 +70,7 @@ class DCGANGenerator(nn.Module):
         upsampling: str = "transposed",
         categories: int = 0,
     ):
-        super().__init__()
-        self.sample_shape, self.noise_dim = tuple(sample_shape), noise_dim
-        self.categories = categories
+        super().__init__(sample_shape, noise_dim, categories)
         channels, height, image_width = image_shape(sample_shape)
         widths = stage_widths(width, count_halvings(height, image_width))[::-1]
         base = (widths[0], height >> len(widths), image_width >> len(widths))
@@ -49,21 +78,17 @@ class DCGANGenerator(nn.Module):
         layers = [nn.Linear(noise_dim, prod(base), bias=bias), nn.Unflatten(1, base)]
         for before, after in pairwise(widths):
             layers += [normalisation(generator_norm, before, base[1:]), nn.ReLU(inplace=True)]
-            layers += doubling(upsampling, before, after, bias)
+            layers += upsample_layers(upsampling, before, after, bias)
         layers += [normalisation(generator_norm, widths[-1], base[1:]), nn.ReLU(inplace=True)]
-        layers += [*doubling(upsampling, widths[-1], channels, bias=True), nn.Tanh()]
+        layers += [*upsample_layers(upsampling, widths[-1], channels, bias=True), nn.Tanh()]
         self.layers = nn.Sequential(*layers)
         self.apply(dcgan_initialisation)
 
-    def forward(self, noise: Tensor) -> Tensor:
-        return self.layers(choose(noise, self.categories))
 
-
-class DCGANCritic(nn.Module):
+class DCGANCritic(Critic):
     """Convolutional critic (Radford et al. 2016): halve the size, double the channels, score.
 
-    Images `(B, C, H, W)` to scores `(B,)`. There is no sigmoid at the end: a critic's
-    score is not a probability (Arjovsky et al. 2017, section 3).
+    Images `(B, C, H, W)` to scores `(B,)`.
     """
 
     def __init__(self, sample_shape: tuple[int, ...], width: int = 64, critic_norm: str = "none"):
@@ -85,16 +110,13 @@ class DCGANCritic(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.apply(dcgan_initialisation)
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images).squeeze(1)
-
 
 class LeakyReLU(nn.Module):
-    """x where x > 0, slope * x elsewhere, as a product with a mask that carries no gradient.
+    """x if x > 0, else slope * x, computed as a product with a mask that carries no gradient.
 
-    The values and gradients are `nn.LeakyReLU`'s. Its second derivative is zero almost
-    everywhere, but a penalty's backward pass through `nn.LeakyReLU` would carry those zeros
-    back through the whole critic, two of twelve forward passes' worth of work.
+    Values and gradients equal those of `nn.LeakyReLU`. The second derivative is zero almost
+    everywhere, but a penalty's backward pass through `nn.LeakyReLU` would propagate these zeros
+    through the whole critic, at the cost of two of twelve forward passes.
     """
 
     def __init__(self, slope: float):
@@ -106,31 +128,30 @@ class LeakyReLU(nn.Module):
 
 
 def image_shape(
-    sample_shape: tuple[int, ...], needed: str = "convolutions need"
+    sample_shape: tuple[int, ...], remedy: str = "--model dense"
 ) -> tuple[int, int, int]:
-    """The `(C, H, W)` of a sample; ValueError for points, which have no rows and columns."""
+    """Return the `(C, H, W)` of a sample; ValueError for points, which have no height and width."""
     if len(sample_shape) != 3:
         raise ValueError(
-            f"{needed} images, and these samples are points of {sample_shape[0]} "
-            "coordinates: use --model dense --pyramid 1 --patch-features 0"
+            f"points with {sample_shape[0]} coordinates have no height and width: use {remedy}"
         )
     return sample_shape
 
 
 def count_halvings(height: int, width: int) -> int:
-    """How many stages a DCGAN has: halvings until the shorter side is 4 to 7 pixels.
+    """Number of stages of a DCGAN: halvings until the shorter side is 4 to 7 pixels.
 
-    ValueError, with the nearest sizes that work, where a side cannot be halved so often.
+    ValueError, naming the nearest sizes that work, if a side cannot be halved that often.
     """
+    stages = halvings(min(height, width))
     if not fits_dcgan(height, width):
-        stages = max(1, halvings(min(height, width)))
-        nearest = [round_to_dcgan(height, width, up) for up in (False, True)]
-        names = " or ".join(f"{h}x{w}" for h, w in nearest if fits_dcgan(h, w))
+        names = " or ".join(f"{h}x{w}" for h, w in nearest_dcgan_sizes(height, width))
         raise ValueError(
-            f"convolutions for {height}x{width} images would halve both sides {stages} time(s), so "
-            f"they must be multiples of {2**stages}, and at least 8: use --image-size {names}"
+            f"convolutions for {height}x{width} images would halve both sides {max(1, stages)} "
+            f"time(s), so they must be multiples of {2 ** max(1, stages)}, and at least 8: use "
+            f"--image-size {names}"
         )
-    return halvings(min(height, width))
+    return stages
 
 
 def halvings(side: int) -> int:
@@ -142,27 +163,29 @@ def fits_dcgan(height: int, width: int) -> bool:
     return stages > 0 and height % 2**stages == 0 and width % 2**stages == 0
 
 
-def round_to_dcgan(height: int, width: int, up: bool) -> tuple[int, int]:
-    """The nearest size that works, no smaller (`up`) or no larger; rounding can change the
-    number of stages, hence the loop."""
-    while not fits_dcgan(height, width):
-        step = 2 ** max(1, halvings(min(height, width)))
-        rounded = tuple(
-            max(8, ceil(side / step) * step) if up else side // step * step
-            for side in (height, width)
-        )
-        if rounded == (height, width):
-            break
-        height, width = rounded
-    return height, width
+def nearest_dcgan_sizes(height: int, width: int) -> list[tuple[int, int]]:
+    """The nearest smaller and the nearest larger size that `fits_dcgan`, if they exist."""
+    nearest = []
+    for round_side in (
+        lambda side, unit: side // unit * unit,
+        lambda s, unit: ceil(s / unit) * unit,
+    ):
+        rounded = [
+            (round_side(height, 2**stages), round_side(width, 2**stages)) for stages in range(1, 17)
+        ]
+        fitting = [size for size in rounded if fits_dcgan(*size)]
+        nearest += sorted(fitting, key=lambda size: abs(size[0] - height) + abs(size[1] - width))[
+            :1
+        ]
+    return nearest
 
 
 def stage_widths(width: int, stages: int) -> list[int]:
-    """Channels after each of the critic's stages: doubled by each, up to eight times `width`."""
+    """Channels after each of the critic's stages: each doubles them, up to eight times `width`."""
     return [width * 2 ** min(stage, 3) for stage in range(stages)]
 
 
-def doubling(upsampling: str, before: int, after: int, bias: bool) -> list[nn.Module]:
+def upsample_layers(upsampling: str, before: int, after: int, bias: bool) -> list[nn.Module]:
     """Layers that double height and width: `(B, before, H, W)` to `(B, after, 2H, 2W)`."""
     if upsampling == "transposed":
         return [nn.ConvTranspose2d(before, after, 4, 2, 1, bias=bias)]
@@ -180,12 +203,12 @@ def dcgan_initialisation(module: nn.Module) -> None:
 # ---------------------------------------------------------------- residual
 
 
-class ResidualGenerator(nn.Module):
-    """Residual generator of Gulrajani et al. 2017 (appendix F for 32x32), sizes as a DCGAN's.
+class ResidualGenerator(Generator):
+    """Residual generator of Gulrajani et al. 2017 (appendix F), for the image sizes of a DCGAN.
 
-    noise `(B, noise_dim)` to images `(B, C, H, W)` in [-1, 1]. All blocks are `width` wide up
-    to three doublings of the size, as the paper's for CIFAR-10; beyond, as its for 64x64,
-    they begin with 8 times `width`.
+    Noise `(B, noise_dim)` to images `(B, C, H, W)` in [-1, 1]. With up to three doublings of the
+    size, all blocks have `width` channels, as in the paper's network for CIFAR-10; with more, the
+    first has 8 times `width`, as in its network for 64x64.
     """
 
     def __init__(
@@ -196,9 +219,7 @@ class ResidualGenerator(nn.Module):
         generator_norm: str = "batch",
         categories: int = 0,
     ):
-        super().__init__()
-        self.sample_shape, self.noise_dim = tuple(sample_shape), noise_dim
-        self.categories = categories
+        super().__init__(sample_shape, noise_dim, categories)
         channels, height, image_width = image_shape(sample_shape)
         stages = count_halvings(height, image_width)
         levels = residual_levels(width, stages)[::-1]
@@ -209,15 +230,13 @@ class ResidualGenerator(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv2d(levels[-1], channels, 3, 1, 1), nn.Tanh())
         residual_initialisation(self)
 
-    def forward(self, noise: Tensor) -> Tensor:
-        return self.layers(choose(noise, self.categories))
 
-
-class ResidualCritic(nn.Module):
+class ResidualCritic(Critic):
     """Residual critic of Gulrajani et al. 2017: images `(B, C, H, W)` to scores `(B,)`.
 
-    Up to three halvings: two blocks that halve the size, two that keep it, and a mean over
-    all positions (appendix F); beyond: a block for every halving, then all positions.
+    With up to three halvings: two blocks that halve the size, two that keep it, and a mean over
+    all positions (appendix F). With more: one block per halving, then a linear layer over all
+    positions.
     """
 
     def __init__(self, sample_shape: tuple[int, ...], width: int = 64, critic_norm: str = "none"):
@@ -244,14 +263,11 @@ class ResidualCritic(nn.Module):
         self.layers = nn.Sequential(*layers, LeakyReLU(0.0), *head, nn.Linear(features, 1))
         residual_initialisation(self)
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images).squeeze(1)
-
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut; `resize` is "up" (nearest), "down" (mean) or "".
+    """Two 3x3 convolutions and a shortcut; `resize` is "up" (nearest), "down" (mean) or "".
 
-    A critic's `first` block takes images, which are not activated beforehand.
+    The `first` block of a critic takes images, so it has no activation before its convolution.
     """
 
     def __init__(
@@ -278,7 +294,7 @@ class ResidualBlock(nn.Module):
             *(*activated(inner), nn.Conv2d(inner, after, 3, 1, 1), shrink),
         )
         same = before == after and not resize
-        # Resizing and a 1x1 convolution may change places; this order costs least.
+        # Resizing and a 1x1 convolution commute; this order costs least.
         self.shortcut = (
             nn.Identity() if same else nn.Sequential(shrink, nn.Conv2d(before, after, 1), grow)
         )
@@ -287,18 +303,18 @@ class ResidualBlock(nn.Module):
         return self.path(x) + self.shortcut(x)
 
 
-CONSTANT_STAGES = 3  # halvings up to which all residual blocks are equally wide
+CONSTANT_STAGES = 3  # with more halvings, the widths of residual blocks differ
 
 
 def residual_levels(width: int, stages: int) -> list[int]:
-    """Channels at each size, from the whole picture's to the smallest: `stages` + 1 of them."""
+    """Channels at each of the `stages` + 1 sizes, from the full image to the smallest."""
     if stages <= CONSTANT_STAGES:
         return [width] * (stages + 1)
     return [width * 2 ** min(level, 3) for level in range(stages + 1)]
 
 
 def residual_initialisation(network: nn.Module) -> None:
-    """He's weights in the blocks' 3x3 convolutions, Glorot's elsewhere, as the authors' code."""
+    """He weights in the blocks' 3x3 convolutions, Glorot weights elsewhere (the authors' code)."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.xavier_uniform_(module.weight)
@@ -313,12 +329,12 @@ def residual_initialisation(network: nn.Module) -> None:
 # ---------------------------------------------------------------- dense
 
 
-class DenseGenerator(nn.Module):
-    """Three hidden layers of ReLU (Gulrajani et al. 2017, toy data), for images or points.
+class DenseGenerator(Generator):
+    """Three hidden layers with ReLU (Gulrajani et al. 2017, toy data), for images or points.
 
-    noise `(B, noise_dim)` to samples `(B, *sample_shape)`; images end in a tanh, points do not.
-    With `patch_features`, an image's finest details are drawn by a further layer, in small
-    patches of so many features; `pyramid` adds coarser ones.
+    Noise `(B, noise_dim)` to samples `(B, *sample_shape)`; images end in a tanh, points do not.
+    The image is a sum over `pyramid` resolutions. With `patch_features` = N, the finest of them
+    consists of overlapping patches that a linear layer computes from N features each.
     """
 
     def __init__(
@@ -331,38 +347,32 @@ class DenseGenerator(nn.Module):
         patch_features: int = 0,
         categories: int = 0,
     ):
-        super().__init__()
-        self.sample_shape, self.noise_dim = tuple(sample_shape), noise_dim
-        self.categories = categories
-        sum_up = PyramidSum(self.sample_shape, pyramid, patch_features)
-        output = nn.Linear(width, sum_up.features)
+        super().__init__(sample_shape, noise_dim, categories)
+        pyramid_sum = PyramidSum(self.sample_shape, pyramid, patch_features)
+        output = nn.Linear(width, pyramid_sum.features)
         sizes = (noise_dim, width, width, width)
-        layers = [*hidden_layers(sizes, generator_norm), output, sum_up]
+        layers = [*hidden_layers(sizes, generator_norm), output, pyramid_sum]
         if len(sample_shape) == 3:
             layers.append(nn.Tanh())
         self.layers = nn.Sequential(*layers)
         self.apply(he_initialisation)
-        sum_up.start_small(output)
-
-    def forward(self, noise: Tensor) -> Tensor:
-        return self.layers(choose(noise, self.categories))
+        pyramid_sum.start_small(output)
 
 
 class PyramidSum(nn.Module):
-    """Flat values `(B, features)` to images: the sum of a picture of the whole size, one of half
-    the size made larger, one of a quarter, ..., `levels` in all. Points have one level.
+    """Flat values `(B, features)` to images `(B, C, H, W)`: the sum of `levels` images, each half
+    the size of the previous one and resized to full size. Points have one level.
 
-    Any picture can be made with one level; but with several, neighbouring pixels share weights,
-    so that shapes are learned sooner than grain (as in a Laplacian pyramid, Denton et al. 2015).
-    With `patch_features`, the first values are not the whole picture's pixels but the features of
-    the patches that it is made of.
+    One level can represent any image. With several, neighbouring pixels share weights, so that
+    shapes are learned before fine detail (as in a Laplacian pyramid, Denton et al. 2015). With
+    `patch_features`, the first level's values are patch features instead of pixels.
     """
 
     def __init__(self, sample_shape: tuple[int, ...], levels: int, patch_features: int = 0):
         super().__init__()
         self.shapes = [sample_shape]
         if levels > 1:
-            channels, height, width = image_shape(sample_shape, "a pyramid needs")
+            channels, height, width = image_shape(sample_shape, "--pyramid 1")
             self.shapes += [
                 (channels, max(1, height >> level), max(1, width >> level))
                 for level in range(1, levels)
@@ -384,8 +394,8 @@ class PyramidSum(nn.Module):
 
     @torch.no_grad()
     def start_small(self, output: nn.Linear) -> None:
-        """Small weights where pixels are made, by the layer before or by the patches, so that no
-        tanh is saturated at first."""
+        """Give small values to the weights that produce pixels, which belong to the `output` layer
+        or to the patches, so that no tanh is saturated at first."""
         pixels = output.weight
         if isinstance(self.finest, PatchSum):
             pixels = pixels[self.finest.features :]
@@ -393,11 +403,11 @@ class PyramidSum(nn.Module):
         pixels.normal_(0.0, 0.02)
 
 
-class DenseCritic(nn.Module):
-    """Three hidden layers of ReLU (Gulrajani et al. 2017, toy data): samples to scores `(B,)`.
+class DenseCritic(Critic):
+    """Three hidden layers with ReLU (Gulrajani et al. 2017, toy data): samples to scores `(B,)`.
 
-    With `patch_features`, the first of them, then of LeakyReLU and never normalised as in a
-    convolutional critic, finds so many features in each small patch of an image.
+    With `patch_features` = N, the first hidden layer computes N features of each small patch of an
+    image. It then uses LeakyReLU without normalisation, like the first layer of a DCGAN critic.
     """
 
     def __init__(
@@ -418,25 +428,22 @@ class DenseCritic(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(width, 1))
         self.apply(he_initialisation)
 
-    def forward(self, samples: Tensor) -> Tensor:
-        return self.layers(samples).squeeze(1)
 
-
-PATCH_STEP = 4  # pixels from one patch to the next; patches are twice as large, and so overlap
+PATCH_STEP = 4  # pixels from one patch to the next; patches are twice as large, so they overlap
 
 
 class Patches(nn.Module):
     """Images `(B, C, H, W)` to features of their 8x8 patches, `(B, rows, columns,
-    patch_features)`; beyond the border there are zeros.
+    patch_features)`, with zero padding.
 
-    The numbers of `nn.Conv2d(C, patch_features, 8, stride=4, padding=2)` on images that were
-    padded below and on the right to multiples of 4, as one matrix product: a CPU is slow at
-    convolutions of few channels.
+    Computes `nn.Conv2d(C, patch_features, 8, stride=4, padding=2)` of images padded at the bottom
+    and on the right to multiples of 4. It is written as one matrix product, because convolutions
+    with few channels are slow on a CPU.
     """
 
     def __init__(self, sample_shape: tuple[int, ...], patch_features: int):
         super().__init__()
-        channels, height, width = image_shape(sample_shape, "patches need")
+        channels, height, width = image_shape(sample_shape, "--patch-features 0")
         right, bottom = 2 + -width % PATCH_STEP, 2 + -height % PATCH_STEP
         self.padding = (2, right, 2, bottom)
         self.features = prod(patch_grid(height, width)) * patch_features
@@ -451,16 +458,17 @@ class Patches(nn.Module):
 
 
 class PatchSum(nn.Module):
-    """The way back: features `(B, rows * columns * patch_features)`, before their ReLU, to
-    images `(B, C, H, W)`, the sum of the overlapping patches that a linear layer draws from them.
+    """The transpose of `Patches`: features `(B, rows * columns * patch_features)`, before their
+    ReLU, to images `(B, C, H, W)`, the sum of overlapping patches.
 
-    But for the biases, and where sides are not multiples of 4, the numbers of
-    `nn.ConvTranspose2d(patch_features, C, 8, stride=4, padding=2)` after a ReLU.
+    Computes `nn.ConvTranspose2d(patch_features, C, 8, stride=4, padding=2)` after a ReLU, except
+    for the biases and for sides that are not multiples of 4.
     """
 
     def __init__(self, sample_shape: tuple[int, ...], patch_features: int):
         super().__init__()
-        self.sample_shape = channels, height, width = image_shape(sample_shape, "patches need")
+        channels, height, width = image_shape(sample_shape, "--patch-features 0")
+        self.sample_shape = channels, height, width
         self.grid = (*patch_grid(height, width), patch_features)
         self.features = prod(self.grid)
         self.linear = nn.Linear(patch_features, channels * (2 * PATCH_STEP) ** 2)
@@ -468,7 +476,7 @@ class PatchSum(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         channels, height, width = self.sample_shape
         corners = self.linear(F.relu(features.unflatten(1, self.grid))).chunk(4, dim=3)
-        # Each corner of a patch is a block of 4x4 pixels; the padding moves it to its place.
+        # Each corner of a patch is a block of 4x4 pixels; the padding moves it into place.
         places = ((0, 1, 0, 1), (1, 0, 0, 1), (0, 1, 1, 0), (1, 0, 1, 0))
         moved = [F.pad(c, (0, 0, *place)) for c, place in zip(corners, places, strict=True)]
         blocks = sum(moved).unflatten(3, (channels, PATCH_STEP, PATCH_STEP))
@@ -477,15 +485,15 @@ class PatchSum(nn.Module):
 
 
 def patch_grid(height: int, width: int) -> tuple[int, int]:
-    """How many patches lie below and beside each other."""
+    """Number of rows and columns of patches."""
     return ceil(height / PATCH_STEP), ceil(width / PATCH_STEP)
 
 
 def he_initialisation(module: nn.Module) -> None:
-    """Weights that keep the signal's size through ReLU layers, biases zero (He et al. 2015).
+    """Weights that preserve the signal's scale through ReLU layers, biases zero (He et al. 2015).
 
-    As in the code of Gulrajani et al. 2017. PyTorch's own default shrinks the signal in each
-    layer, so that the noise hardly reaches a generator's samples at first.
+    As in the code of Gulrajani et al. 2017. PyTorch's default shrinks the signal in each layer, so
+    that a generator's first samples would hardly depend on the noise.
     """
     if isinstance(module, nn.Linear):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -493,7 +501,7 @@ def he_initialisation(module: nn.Module) -> None:
 
 
 def hidden_layers(sizes: tuple[int, ...], norm: str, critic: bool = False) -> list[nn.Module]:
-    """Dense layers from each size to the next, normalised and activated."""
+    """Dense layers from each size to the next, each with normalisation and activation."""
     layers: list[nn.Module] = []
     for before, after in pairwise(sizes):
         activation = LeakyReLU(0.0) if critic else nn.ReLU()
@@ -501,16 +509,16 @@ def hidden_layers(sizes: tuple[int, ...], norm: str, critic: bool = False) -> li
     return layers
 
 
-# ---------------------------------------------------------------- both
+# ---------------------------------------------------------------- shared
 
 
-def choose(noise: Tensor, categories: int) -> Tensor:
-    """The first so many numbers of each noise `(B, noise_dim)` become a choice among as many:
-    the largest becomes sqrt(categories), the others 0, so that their mean square stays 1.
+def one_hot_categories(noise: Tensor, categories: int) -> Tensor:
+    """Use the first N = `categories` dimensions of the noise `(B, noise_dim)` as a one-hot choice.
 
-    A continuous generator of connected noise makes connected samples: between two kinds of
-    samples, some that are neither (Khayatkhoei et al. 2018). A choice lets it jump (as the one-hot
-    part of the noise in Mukherjee et al. 2019).
+    The largest of them becomes sqrt(N), the others 0, so that their mean square remains 1. A
+    continuous generator maps connected noise to connected samples, including some between two
+    modes (Khayatkhoei et al. 2018). A discrete choice lets it jump between modes, like the one-hot
+    part of the noise in Mukherjee et al. 2019.
     """
     if not categories:
         return noise
@@ -521,10 +529,10 @@ def choose(noise: Tensor, categories: int) -> Tensor:
 def normalisation(
     kind: str, channels: int, size: tuple[int, ...], critic: bool = False
 ) -> nn.Module:
-    """The normalisation named `kind` after a layer; an empty `size` means a dense layer.
+    """The normalisation called `kind` after a layer; an empty `size` means a dense layer.
 
-    A critic's batch normalisation keeps no running statistics: a critic only ever trains.
-    Layer normalisation of images is over channels, height and width (`GroupNorm(1, ...)`).
+    A critic's batch normalisation keeps no running statistics, as a critic is only used in
+    training. Layer normalisation of images is over channels, height and width (`GroupNorm(1, C)`).
     """
     if kind == "none":
         return nn.Identity()
@@ -543,9 +551,9 @@ def normalisation(
 
 @dataclass(frozen=True)
 class Model:
-    """A generator and a critic that belong together, and the option values that suit them.
+    """A generator and a critic class, and option values that suit them.
 
-    Each class takes the sample's shape, and as keywords the options that it names.
+    Both classes take the sample shape first; their keyword parameters are the model's options.
     """
 
     generator: type[nn.Module]
@@ -574,32 +582,21 @@ MODELS = {
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device called `name`; `auto` is CUDA where there is one, else Apple's MPS, else the CPU.
+    """The device called `name`, always with an index on CUDA. "auto" is CUDA if available, then
+    Apple's MPS, then the CPU; "cuda" is the first CUDA device.
 
-    ValueError, naming what is there, for a device that is not.
+    ValueError, listing the available devices, for one that does not exist.
     """
-    present = available_devices()
-    if name == "auto":
-        return torch.device(present[0])
-    # A bare "cuda" is the current one of several.
-    if name not in present and name not in {device.split(":")[0] for device in present}:
-        raise ValueError(f"no device {name!r} here; there is: auto, {', '.join(present)}")
-    return torch.device(name)
+    available = available_devices()
+    for device in available:
+        if name in ("auto", device, device.split(":")[0]):
+            return torch.device(device)
+    raise ValueError(f"no device {name!r}; available devices: auto, {', '.join(available)}")
 
 
 def available_devices() -> list[str]:
-    """Names of the devices of this machine, the one to prefer first."""
+    """Names of this machine's devices, the preferred one first."""
     devices = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():
         devices.append("mps")
     return [*devices, "cpu"]
-
-
-def device_memory(device: torch.device) -> int | None:
-    """Bytes of memory that the device has in all, or None where that cannot be asked."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
-        return None

@@ -1,1 +1,1 @@
-"""Programs that measure: `python -m benchmarks.speed`."""
+"""Benchmarks: `python -m benchmarks.speed`, `benchmarks.quality`, `benchmarks.scaling`."""

@@ -1,7 +1,7 @@
-"""The training loop that people copy, written plainly: what `benchmark.py` compares with.
+"""The training loop of common tutorials, written plainly, as the baseline of the benchmarks.
 
 Eager, float32, contiguous; separate passes for real, fake and mixed samples;
-`autograd.grad(..., create_graph=True)`; an `.item()` after each update. Right, and slow.
+`autograd.grad(..., create_graph=True)`; an `.item()` after each update. Correct, and slow.
 """
 
 from collections.abc import Iterator
@@ -13,72 +13,91 @@ import torch
 from torch import Tensor, nn
 
 from wgan.config import Config
-from wgan.data.table import bytes_to_floats
+from wgan.data import to_float_images
 from wgan_gp import LeakyReLU
 
 
 class Textbook:
-    """A WGAN loop as tutorials write it, over copies of two networks. `step()` is `n_critic`
-    critic updates and one of the generator."""
+    """A WGAN loop as in tutorials, over copies of two networks.
+
+    `real` yields batches of images `(B, C, H, W)` in [-1, 1]. `step()` performs `n_critic` critic
+    updates and one generator update. ValueError for a method without an entry in `PENALTIES`.
+    """
 
     def __init__(
         self, config: Config, generator: nn.Module, critic: nn.Module, real: Iterator[Tensor]
     ):
+        if config.method not in PENALTIES:
+            raise ValueError(f"the textbook loop does not implement the method {config.method}")
         self.config, self.real = config, real
+        self.penalty = PENALTIES[config.method]
         self.device = next(critic.parameters()).device
         contiguous = {"memory_format": torch.contiguous_format}
         self.generator = plain_activations(deepcopy(generator)).to(**contiguous)
         self.critic = plain_activations(deepcopy(critic)).to(**contiguous)
-        self.optimizers = [
-            torch.optim.RMSprop(network.parameters(), lr=rate)
-            if config.optimizer == "rmsprop"
-            else torch.optim.Adam(network.parameters(), lr=rate, betas=config.betas)
-            for network, rate in (
-                (self.generator, config.lr_generator),
-                (self.critic, config.lr_critic),
-            )
-        ]
+        self.generator_optimizer = self.optimizer(self.generator, config.lr_generator)
+        self.critic_optimizer = self.optimizer(self.critic, config.lr_critic)
+
+    def optimizer(self, network: nn.Module, rate: float) -> torch.optim.Optimizer:
+        if self.config.optimizer == "rmsprop":
+            return torch.optim.RMSprop(network.parameters(), lr=rate)
+        return torch.optim.Adam(network.parameters(), lr=rate, betas=self.config.betas)
 
     def step(self) -> None:
-        optimizer_generator, optimizer_critic = self.optimizers
         for _ in range(self.config.n_critic):
             real = next(self.real).to(self.device)
             fake = self.generator(self.noise()).detach()
-            optimizer_critic.zero_grad()
+            self.critic_optimizer.zero_grad()
             loss = self.critic(fake).mean() - self.critic(real).mean()
-            loss = loss + self.penalty(real, fake)
+            mix = self.mix(len(real)).view(-1, *[1] * (real.dim() - 1))
+            loss = loss + self.penalty(self.config, self.critic, mix * real + (1 - mix) * fake)
             loss.backward()
-            optimizer_critic.step()
+            self.critic_optimizer.step()
             if self.config.method == "wgan":
                 for parameter in self.critic.parameters():
                     parameter.data.clamp_(-self.config.clip, self.config.clip)
             loss.item()
-        optimizer_generator.zero_grad()
+        self.generator_optimizer.zero_grad()
         loss = -self.critic(self.generator(self.noise())).mean()
         loss.backward()
-        optimizer_generator.step()
+        self.generator_optimizer.step()
         loss.item()
 
     def noise(self) -> Tensor:
         return torch.randn(self.config.batch_size, self.config.noise_dim, device=self.device)
 
-    def penalty(self, real: Tensor, fake: Tensor) -> Tensor | float:
-        if self.config.method == "wgan":
-            return 0.0
-        mix = torch.rand(len(real), *[1] * (real.dim() - 1), device=self.device)
-        mixed = (mix * real + (1 - mix) * fake).requires_grad_(True)
-        scores = self.critic(mixed)
-        gradients = torch.autograd.grad(
-            scores, mixed, torch.ones_like(scores), create_graph=True, retain_graph=True
-        )[0].flatten(1)
-        if self.config.method == "wgan-gp":
-            return self.config.gp_weight * ((gradients.norm(2, dim=1) - 1) ** 2).mean()
-        squares = (gradients**2).sum(1)
-        return self.config.div_k * (squares ** (self.config.div_p / 2)).mean()
+    def mix(self, count: int) -> Tensor:
+        return torch.rand(count, device=self.device)
+
+
+def no_penalty(config: Config, critic: nn.Module, mixed: Tensor) -> float:
+    return 0.0
+
+
+def gradient_penalty(config: Config, critic: nn.Module, mixed: Tensor) -> Tensor:
+    norms = input_gradients(critic, mixed).norm(2, dim=1)
+    return config.gp_weight * ((norms - 1) ** 2).mean()
+
+
+def divergence_penalty(config: Config, critic: nn.Module, mixed: Tensor) -> Tensor:
+    squares = (input_gradients(critic, mixed) ** 2).sum(1)
+    return config.div_k * (squares ** (config.div_p / 2)).mean()
+
+
+def input_gradients(critic: nn.Module, mixed: Tensor) -> Tensor:
+    mixed.requires_grad_(True)
+    scores = critic(mixed)
+    gradients = torch.autograd.grad(
+        scores, mixed, torch.ones_like(scores), create_graph=True, retain_graph=True
+    )
+    return gradients[0].flatten(1)
+
+
+PENALTIES = {"wgan": no_penalty, "wgan-gp": gradient_penalty, "wgan-div": divergence_penalty}
 
 
 def plain_activations(network: nn.Module) -> nn.Module:
-    """The network with PyTorch's own LeakyReLU in place of ours."""
+    """Replace this project's LeakyReLU by PyTorch's, in place."""
     for module in network.modules():
         for name, child in module.named_children():
             if isinstance(child, LeakyReLU):
@@ -86,39 +105,40 @@ def plain_activations(network: nn.Module) -> nn.Module:
     return network
 
 
-def from_memory(samples: np.ndarray, size: int, device: torch.device) -> Iterator[Tensor]:
-    resident = torch.from_numpy(samples).to(device)
+# ---------------------------------------------------------------- batches
+
+
+def from_memory(images: np.ndarray, batch_size: int, device: torch.device) -> Iterator[Tensor]:
+    """Random batches in [-1, 1] of images `(N, C, H, W)` uint8 that are kept on the device."""
+    resident = torch.from_numpy(images).to(device)
     while True:
-        yield bytes_to_floats(resident[torch.randint(len(resident), (size,), device=device)])
+        indices = torch.randint(len(resident), (batch_size,), device=device)
+        yield to_float_images(resident[indices])
 
 
-def from_loader(samples: np.ndarray, size: int, workers: int) -> Iterator[Tensor]:
-    """PIL images through torchvision's transforms and a DataLoader, as tutorials feed them."""
+def from_loader(images: np.ndarray, batch_size: int, workers: int) -> Iterator[Tensor]:
+    """The same through PIL, torchvision's transforms and a DataLoader, as in tutorials."""
     from PIL import Image
     from torchvision import transforms
 
-    to_floats = transforms.Compose(
-        [
-            transforms.ToTensor(),
-            transforms.Normalize([0.5] * samples.shape[1], [0.5] * samples.shape[1]),
-        ]
-    )
+    half = [0.5] * images.shape[1]
+    to_tensor = transforms.Compose([transforms.ToTensor(), transforms.Normalize(half, half)])
 
-    class Pictures(torch.utils.data.Dataset):
+    class Images(torch.utils.data.Dataset):
         def __len__(self) -> int:
-            return len(samples)
+            return len(images)
 
         def __getitem__(self, index: int) -> Tensor:
-            return to_floats(Image.fromarray(samples[index].transpose(1, 2, 0).squeeze()))
+            return to_tensor(Image.fromarray(images[index].transpose(1, 2, 0).squeeze()))
 
     loader = torch.utils.data.DataLoader(
-        Pictures(), size, shuffle=True, drop_last=True, num_workers=workers
+        Images(), batch_size, shuffle=True, drop_last=True, num_workers=workers
     )
     while True:
         yield from loader
 
 
-# ---------------------------------------------------------------- the dense networks people copy
+# ---------------------------------------------------------------- the dense networks of tutorials
 
 
 class PlainDenseGenerator(nn.Module):
@@ -151,7 +171,7 @@ class PlainDenseCritic(nn.Module):
         return self.layers(samples).squeeze(1)
 
 
-PLAIN_DENSE = {  # the settings that come with them
+PLAIN_DENSE = {  # the settings that tutorials use with them
     "method": "wgan-gp",
     "optimizer": "adam",
     "lr": 2e-4,

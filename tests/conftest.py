@@ -76,11 +76,11 @@ class ShiftGenerator(nn.Module):
 
 
 @pytest.fixture(scope="session")
-def picture_folder(tmp_path_factory):
-    """A data set that costs nothing: 40 small colour pictures, red above and blue below."""
+def image_folder(tmp_path_factory):
+    """A data set that costs nothing: 40 small colour images, red above and blue below."""
     from PIL import Image
 
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     random = np.random.default_rng(0)
     for index in range(40):
         pixels = random.integers(0, 40, (16, 16, 3)).astype(np.uint8)

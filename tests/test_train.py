@@ -1,31 +1,37 @@
-"""The training steps against closed forms, and whole runs through the command line."""
+"""The training steps against closed forms, and whole runs."""
 
-import csv
 import math
 import os
-import re
 import signal
-import subprocess
 import sys
 import time
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT, LinearCritic, ShiftGenerator
+from helpers import (
+    OFTEN,
+    SMALL,
+    assert_same_run,
+    assert_same_state,
+    contents,
+    run_main,
+    small_config,
+)
 from PIL import Image
 
 import train
-from train import TrainState, build_state, critic_step, generator_step, main, train_step
+from train import critic_step, generator_step, main, train_step
 from utils import METHODS, unbiased_estimate
-from wgan import budget as progress
-from wgan.acceleration import Compute
-from wgan.config import resolve
-from wgan.data.table import Batches
+from wgan import generate, load_generator
+from wgan.checkpoints import read_checkpoint
+from wgan.config import read_toml
+from wgan.data import DATASETS, Batches, Dataset, RowReader
 from wgan.evaluation.metrics import wasserstein_distance
-from wgan.run_folder import LOG_COLUMNS, read_checkpoint
+from wgan.losses import build_losses
+from wgan.run_folder import LOG_COLUMNS
+from wgan.state import TrainState, build_method, build_state
 from wgan_gp import MODELS
 
 # ---------------------------------------------------------------- the steps, on linear problems
@@ -33,16 +39,18 @@ from wgan_gp import MODELS
 SHIFT = torch.tensor([3.0, -1.0])
 
 
-def linear_state(method, critic=(0.0, 0.0), shift=(0.0, 0.0), rate=0.01, **options):
+def linear_state(name, critic=(0.0, 0.0), shift=(0.0, 0.0), rate=0.01, **options):
     """A linear critic against a generator that is only a shift, in our own training state."""
     critic, generator = LinearCritic(critic), ShiftGenerator(shift)
+    method = build_method(small_config(method=name, dataset="mnist", **options))
     return TrainState(
         generator=generator,
         critic=critic,
-        average=ShiftGenerator(shift).eval(),
+        ema=ShiftGenerator(shift).eval(),
         critic_optimizer=torch.optim.SGD(critic.parameters(), rate),
         generator_optimizer=torch.optim.SGD(generator.parameters(), rate),
-        compute=Compute(METHODS[method](**options)),
+        method=method,
+        losses=build_losses(method, torch.float32, torch.device("cpu")),
         sample_shape=(2,),
     )
 
@@ -63,19 +71,19 @@ def test_gradient_penalty_settles_where_theory_says(weight):
 
 
 @pytest.mark.parametrize("weight", [1.0, 10.0])
-def test_a_dense_critics_estimate_is_the_exact_distance_once_its_bias_is_taken_off(weight, cpu):
-    options = {"method": "wgan-gp", "model": "dense", "width": 64, "noise_dim": 2}
-    config = resolve(options | {"gp_weight": weight, "precision": "fp32", "lr": 2e-3}, {})
+def test_a_dense_critics_estimate_is_the_exact_distance_once_its_bias_is_removed(weight, cpu):
+    options = {"model": "dense", "width": 64, "noise_dim": 2, "precision": "fp32", "lr": 2e-3}
+    config = small_config(dataset="mnist", gp_weight=weight, **options)
     state = build_state(config, (2,), cpu)
     state.generator = ShiftGenerator((0.0, 0.0))  # the noise itself
-    random = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
     estimates = []
     for _ in range(600):
-        real, noise = torch.randn(2, 256, 2, generator=random)
-        losses = critic_step(state, real + SHIFT, noise, torch.rand(256, generator=random))
+        real, noise = torch.randn(2, 256, 2, generator=rng)
+        losses = critic_step(state, real + SHIFT, noise, torch.rand(256, generator=rng))
         estimates.append(losses.wasserstein.item())
     biased = np.mean(estimates[-100:])
-    points = torch.randn(2, 500, 2, generator=random)
+    points = torch.randn(2, 500, 2, generator=rng)
     exact = wasserstein_distance(points[0] + SHIFT, points[1])
     assert exact == pytest.approx(SHIFT.norm().item(), rel=0.1)
     assert unbiased_estimate(biased, weight) == pytest.approx(exact, rel=0.1)
@@ -84,8 +92,7 @@ def test_a_dense_critics_estimate_is_the_exact_distance_once_its_bias_is_taken_o
 
 @pytest.mark.parametrize(("k", "p"), [(2.0, 6.0), (1.0, 2.0)])
 def test_divergence_settles_where_theory_says(k, p):
-    state = linear_state("wgan-div", div_k=k, div_p=p, div_points="mixed")
-    weights = train_critic(state, 1000)
+    weights = train_critic(linear_state("wgan-div", div_k=k, div_p=p), 1000)
     length = (SHIFT.norm() / (k * p)) ** (1 / (p - 1))
     torch.testing.assert_close(weights, length * SHIFT / SHIFT.norm(), rtol=1e-3, atol=1e-3)
 
@@ -95,29 +102,22 @@ def test_clipping_settles_in_a_corner():
     torch.testing.assert_close(weights, 0.05 * SHIFT.sign())
 
 
-METHOD_OPTIONS = {
-    "wgan": {"clip": 0.5},
-    "wgan-gp": {"gp_weight": 10.0},
-    "wgan-div": {"div_k": 2.0, "div_p": 6.0, "div_points": "mixed"},
-}
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_the_generator_moves_onto_the_data(method):
-    state = linear_state(method, rate=0.05, **METHOD_OPTIONS[method])
-    random = torch.Generator().manual_seed(0)
-    start = SHIFT.norm()
+    options = {"clip": 0.5} if method == "wgan" else {}  # the paper's 0.01 would take too long
+    state = linear_state(method, rate=0.05, **options)
+    rng = torch.Generator().manual_seed(0)
     for _ in range(400):
         for _ in range(5):
-            real = torch.randn(256, 2, generator=random) + SHIFT
-            noise, mix = torch.randn(256, 2, generator=random), torch.rand(256, generator=random)
+            real = torch.randn(256, 2, generator=rng) + SHIFT
+            noise, mix = torch.randn(256, 2, generator=rng), torch.rand(256, generator=rng)
             critic_step(state, real, noise, mix)
-        generator_step(state, torch.randn(256, 2, generator=random))
-    assert (state.generator.shift.detach() - SHIFT).norm() < 0.1 * start
+        generator_step(state, torch.randn(256, 2, generator=rng))
+    assert (state.generator.shift.detach() - SHIFT).norm() < 0.1 * SHIFT.norm()
 
 
-def test_a_critic_update_leaves_the_generator_alone_and_the_other_way_round():
-    state = linear_state("wgan-gp", critic=(1.0, 2.0), gp_weight=10.0)
+def test_a_critic_update_leaves_the_generator_alone_and_vice_versa():
+    state = linear_state("wgan-gp", critic=(1.0, 2.0))
     before = state.generator.shift.clone()
     critic_step(state, torch.randn(8, 2), torch.randn(8, 2), torch.rand(8))
     assert torch.equal(state.generator.shift, before)
@@ -126,6 +126,20 @@ def test_a_critic_update_leaves_the_generator_alone_and_the_other_way_round():
     generator_step(state, torch.randn(8, 2))
     assert torch.equal(state.critic.weights, before)
     assert torch.equal(state.critic.weights.grad, gradient)
+
+
+def test_no_gradients_of_the_critics_weights_are_computed_in_the_generators_update():
+    state = linear_state("wgan-gp")
+    required = []
+
+    def spy(generator, critic, noise):
+        required.extend(parameter.requires_grad for parameter in critic.parameters())
+        return generator(noise).mean()
+
+    state.losses = state.losses._replace(generator=spy)
+    generator_step(state, torch.randn(4, 2))
+    assert required and not any(required)
+    assert all(parameter.requires_grad for parameter in state.critic.parameters())
 
 
 def test_weights_are_clipped_after_the_optimizers_step():
@@ -143,34 +157,36 @@ def test_gradient_clipping_bounds_the_update():
 # ---------------------------------------------------------------- whole steps
 
 
-def small_config(**options):
-    return resolve({"width": 8, "noise_dim": 4, "batch_size": 8, "n_critic": 3} | options, {})
-
-
 def small_batches(config, random, shape=(1, 16, 16)):
     samples = random.integers(0, 256, (32, *shape)).astype(np.uint8)
-    return Batches(samples, config.batch_size, config.seed, torch.device("cpu"))
+    reader = RowReader.from_array(samples)
+    return Batches(reader, config.batch_size, config.seed, torch.device("cpu"))
 
 
-def test_a_step_is_n_critic_critic_updates_with_fresh_noise_and_data_then_the_generator(
-    random, cpu, monkeypatch
-):
-    config = small_config()
-    calls = []
-    real_critic_step, real_generator_step = train.critic_step, train.generator_step
+@pytest.fixture
+def calls(monkeypatch):
+    """The calls of the two updates, with their arguments."""
+    found = []
+    updates = train.critic_step, train.generator_step
 
     def spy_critic(state, real, noise, *rest):
-        calls.append(("critic", real.clone(), noise.clone()))
-        return real_critic_step(state, real, noise, *rest)
+        found.append(("critic", real.clone(), noise.clone()))
+        return updates[0](state, real, noise, *rest)
 
     def spy_generator(state, noise, *rest):
-        calls.append(("generator", None, noise.clone()))
-        return real_generator_step(state, noise, *rest)
+        found.append(("generator", None, noise.clone()))
+        return updates[1](state, noise, *rest)
 
     monkeypatch.setattr(train, "critic_step", spy_critic)
     monkeypatch.setattr(train, "generator_step", spy_generator)
-    state = build_state(config, (1, 16, 16), cpu)
-    batches = small_batches(config, random)
+    return found
+
+
+def test_a_step_is_n_critic_critic_updates_with_fresh_noise_and_data_then_the_generator(
+    random, cpu, calls
+):
+    config = small_config(n_critic=3)
+    state, batches = build_state(config, (1, 16, 16), cpu), small_batches(config, random)
     for _ in range(2):
         train_step(state, config, batches)
     assert [name for name, _, _ in calls] == (["critic"] * 3 + ["generator"]) * 2
@@ -178,343 +194,162 @@ def test_a_step_is_n_critic_critic_updates_with_fresh_noise_and_data_then_the_ge
     assert len({real.sum().item() for _, real, _ in calls if real is not None}) == 6
 
 
-def test_flips_mirror_about_half_of_the_samples(random, cpu):
-    config = small_config(flip=True)
+def test_a_steps_randomness_depends_on_the_seed_and_the_step_alone(random, cpu):
+    config = small_config()
     state, batches = build_state(config, (1, 16, 16), cpu), small_batches(config, random)
-    coins = []
-    for state.step in range(20):
-        coins.append(train.draw_inputs(state, config, batches).mirrored.float().mean().item())
-    assert 0.4 < np.mean(coins) < 0.6
-    assert len(set(coins)) > 1
+    drawn = []
+    for state.step in (5, 6, 5):
+        torch.manual_seed(state.step + len(drawn))  # the global generator has no influence
+        drawn.append(train.sample_inputs(state, config, batches))
+    for first, other, again in zip(*drawn, strict=True):
+        assert torch.equal(first, again)
+        assert first.numel() == 1 or not torch.equal(first, other)
 
 
-def test_mirrored_samples_reach_the_critic_mirrored(random, cpu, monkeypatch):
-    seen, critic_step = [], train.critic_step
-
-    def spy(state, real, *rest):
-        seen.append(real)
-        return critic_step(state, real, *rest)
-
-    monkeypatch.setattr(train, "critic_step", spy)
+def test_flipped_samples_reach_the_critic_mirrored(random, cpu, calls):
     batches = small_batches(small_config(), random)
     for flip in (False, True):
         config = small_config(flip=flip, n_critic=1)
         state = build_state(config, (1, 16, 16), cpu)
-        inputs = train.draw_inputs(state, config, batches)
-        train.update_networks(state, config, inputs)
-    straight, mirrored = seen
-    coins = inputs.mirrored[0]
-    assert coins.any() and not coins.all()
-    assert torch.equal(mirrored[coins], straight[coins].flip(3))
-    assert torch.equal(mirrored[~coins], straight[~coins])
+        inputs = train.sample_inputs(state, config, batches)
+        train.all_updates(state, config, inputs)
+    straight, mirrored = (real for name, real, _ in calls if name == "critic")
+    flip = inputs.flip[0]
+    assert flip.any() and not flip.all()
+    assert torch.equal(mirrored[flip], straight[flip].flip(3))
+    assert torch.equal(mirrored[~flip], straight[~flip])
 
 
-def test_the_average_follows_its_formula(cpu):
-    state = build_state(small_config(), (1, 16, 16), cpu)
-    start = [value.clone() for value in state.average.state_dict().values()]
-    with torch.no_grad():
-        for value in state.generator.state_dict().values():  # weights and running statistics
-            value.add_(1)
-
-    def check(distance):  # how far every value has come from its start, of 1
-        for old, new in zip(start, state.average.state_dict().values(), strict=True):
-            whole = not new.is_floating_point()  # batch normalisation's count is copied
-            torch.testing.assert_close(new, old + (1 if whole else distance), rtol=0, atol=1e-5)
-
-    def move(decay, step):
-        weight = torch.tensor(train.average_weight(decay, step))
-        train.update_average(state.average, state.generator, weight)
-
-    move(0.9, step=1000)
-    check(0.1)
-    move(0.9, step=0)  # 1 / 10 in the first step
-    check(1 - 0.9 * 0.1)
-    move(0.0, step=1000)
-    check(1)
+def test_the_generators_batch_may_be_larger(random, cpu):
+    config = small_config(generator_batch=16, n_critic=3)
+    state, batches = build_state(config, (1, 16, 16), cpu), small_batches(config, random)
+    inputs = train.sample_inputs(state, config, batches)
+    assert (inputs.noise.shape, inputs.generator_noise.shape) == ((3, 8, 4), (16, 4))
+    train_step(state, config, batches)
 
 
-def test_rates_decay_linearly_to_zero_and_differ_for_the_two_networks(cpu):
-    config = small_config(lr_critic=4e-3, lr_generator=1e-3, lr_decay=True)
-    state = build_state(config, (1, 16, 16), cpu)
-    for share_done, factor in ((0, 1), (0.5, 0.5), (0.99, 0.01)):
-        train.set_rates(state, config, share_done)
-        assert state.critic_optimizer.param_groups[0]["lr"] == pytest.approx(4e-3 * factor)
-        assert state.generator_optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * factor)
-    train.set_rates(state, replace(config, lr_decay=False), 0.5)
-    assert state.critic_optimizer.param_groups[0]["lr"] == 4e-3
-
-
-# ---------------------------------------------------------------- the command
-
-SMALL = [
-    "--width",
-    "8",
-    "--noise-dim",
-    "4",
-    "--batch-size",
-    "8",
-    "--n-critic",
-    "2",
-    "--compile",
-    "off",
-]
-OFTEN = ["--log-every", "2", "--sample-every", "2", "--checkpoint-every", "2"]
-
-
-def run_main(folder, run, *more):
-    arguments = ["--dataset", folder, "--image-size", "16", *SMALL, *OFTEN, "--device", "cpu"]
-    return main([*map(str, arguments), "--run", str(run), *map(str, more)])
-
-
-def contents(run):
-    """All that a run computed: the log without its times, the checkpoint, the pictures."""
-    rows = list(csv.DictReader((run / "log.csv").read_text().splitlines()))
-    log = [{k: v for k, v in row.items() if "second" not in k} for row in rows]
-    pictures = {path.name: path.read_bytes() for path in (run / "samples").iterdir()}
-    return log, read_checkpoint(run / "checkpoint.pt"), pictures
-
-
-def assert_same_run(one, other):
-    (log, state, pictures), (log2, state2, pictures2) = contents(one), contents(other)
-    assert log == log2
-    assert pictures == pictures2
-    assert_same_state(state, state2)
-
-
-def assert_same_state(one, other):
-    for name in ("seconds", "config"):  # how long it took and where it lies may differ
-        one.pop(name), other.pop(name)
-    assert_equal_trees(one, other)
-
-
-def assert_equal_trees(one, other):
-    assert type(one) is type(other)
-    if isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for key in one:
-            assert_equal_trees(one[key], other[key])
-    elif isinstance(one, list):
-        assert len(one) == len(other)
-        for a, b in zip(one, other, strict=True):
-            assert_equal_trees(a, b)
-    elif isinstance(one, torch.Tensor):
-        assert torch.equal(one, other)
-    else:
-        assert one == other
+# ---------------------------------------------------------------- whole runs
 
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_and_model_leaves_a_whole_run(method, model, picture_folder, tmp_path):
+def test_every_method_and_model_leaves_a_complete_run(method, model, image_folder, tmp_path):
     run = tmp_path / "run"
     options = ["--method", method, "--model", model, "--steps", "4"]
-    assert run_main(picture_folder, run, *options) == 0
-    log, state, pictures = contents(run)
+    assert run_main(image_folder, run, *options) == 0
+    log, state, grids = contents(run)
     assert (run / "log.csv").read_text().splitlines()[0] == ",".join(LOG_COLUMNS)
     assert [row["step"] for row in log] == ["2", "4"]
     assert [row["images"] for row in log] == ["32", "64"]
     assert float(log[1]["epoch"]) == 64 / 40
-    assert sorted(pictures) == ["000000.png", "000002.png", "000004.png"]
-    assert len(set(pictures.values())) == 3  # training changed the pictures
+    assert sorted(grids) == ["000000.png", "000002.png", "000004.png"]
+    assert len(set(grids.values())) == 3  # training changed the samples
     assert state["step"] == 4
     for name in ("config.toml", "real.png", "timelapse.gif", "curves.png"):
         assert (run / name).stat().st_size > 0
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_points_show_the_critics_surface(method, tmp_path):
+def test_points_are_drawn_over_the_critics_surface(method, tmp_path):
+    run = tmp_path / "r"
     arguments = ["--dataset", "ring", "--method", method, "--width", "16", "--steps", "2"]
-    assert main([*arguments, "--run", str(tmp_path / "r"), "--device", "cpu"]) == 0
-    assert Image.open(tmp_path / "r" / "samples" / "000002.png").size == (500, 500)
+    assert main([*arguments, "--run", str(run), "--device", "cpu"]) == 0
+    image = np.asarray(Image.open(run / "samples" / "000002.png")).astype(int)
+    assert image.shape == (500, 500, 3)
+    corner = image[:100, :100].reshape(-1, 3)  # far from the data: the surface and its contours
+    assert len(np.unique(corner, axis=0)) > 3
+    red = (image[..., 0] > 180) & (image[..., 1] < 80)  # generated points
+    assert red.sum() > 20
 
 
-def test_the_same_command_gives_the_same_bytes_and_another_seed_others(picture_folder, tmp_path):
+def test_the_readmes_first_command(tmp_path, monkeypatch):
+    """`python train.py` without a data set: the digits, with their recipe."""
+    monkeypatch.setattr("wgan.data.glyphs.GLYPH_COUNT", 200)
+    monkeypatch.chdir(tmp_path)
+    assert main(["--steps", "2", "--compile", "off"]) == 0
+    state = read_checkpoint(tmp_path / "images" / "glyphs-wgan-gp" / "checkpoint.pt")
+    assert state["step"] == 2 and state["sample_shape"] == (1, 28, 28)
+
+
+@pytest.mark.slow
+def test_the_ring_is_learned(tmp_path, capsys):
+    """All eight modes are found, and most samples are near one of them."""
+    run = str(tmp_path / "ring")
+    options = ["--dataset", "ring", "--width", "64", "--lr", "1e-3", "--lr-decay"]
+    options += ["--noise-dim", "16", "--categories", "16", "--steps", "250", "--compile", "off"]
+    assert main([*options, "--sample-every", "1000", "--run", run]) == 0
+    points = generate(load_generator(run, device="cpu"), 2000)
+    angles = torch.arange(8) * math.pi / 4
+    modes = 2**0.5 * torch.stack([angles.cos(), angles.sin()], 1)
+    distances, nearest = torch.cdist(points, modes).min(1)
+    assert (distances < 0.3).float().mean() > 0.8
+    assert (nearest[distances < 0.3].bincount(minlength=8) > 20).all()
+
+
+def test_the_same_command_gives_the_same_bytes_and_another_seed_others(image_folder, tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        run_main(picture_folder, tmp_path / name, "--steps", 4, "--seed", seed)
+        run_main(image_folder, tmp_path / name, "--steps", 4, "--seed", seed)
     assert_same_run(tmp_path / "a", tmp_path / "b")
     assert contents(tmp_path / "a")[0] != contents(tmp_path / "c")[0]
 
 
-def test_a_run_whose_rates_decay_resumes_exactly_after_a_stop(
-    picture_folder, tmp_path, monkeypatch
+def test_a_run_with_decaying_rates_resumes_exactly_after_a_stop(
+    image_folder, tmp_path, monkeypatch
 ):
     options = ["--steps", 6, "--lr-decay"]
-    run_main(picture_folder, tmp_path / "whole", *options)
+    run_main(image_folder, tmp_path / "whole", *options)
     step = train.train_step
 
     def stopping_step(state, *rest):
         if state.step == 2:
-            os.kill(os.getpid(), signal.SIGINT)  # taken after the step under way
+            os.kill(os.getpid(), signal.SIGINT)  # takes effect after this step
         return step(state, *rest)
 
     monkeypatch.setattr(train, "train_step", stopping_step)
-    assert run_main(picture_folder, tmp_path / "halved", *options) == 128 + signal.SIGINT
+    assert run_main(image_folder, tmp_path / "halved", *options) == 128 + signal.SIGINT
     monkeypatch.undo()
     assert read_checkpoint(tmp_path / "halved" / "checkpoint.pt")["step"] == 3
-    assert run_main(picture_folder, tmp_path / "halved", *options) == 0
+    assert run_main(image_folder, tmp_path / "halved", *options) == 0
     assert_same_run(tmp_path / "whole", tmp_path / "halved")
 
 
-def test_a_decayed_run_says_that_it_cannot_be_lengthened(picture_folder, tmp_path, capsys):
-    run_main(picture_folder, tmp_path / "r", "--steps", 2, "--lr-decay")
-    assert run_main(picture_folder, tmp_path / "r", "--steps", 2, "--lr-decay") == 0
+def test_a_run_whose_rates_have_decayed_cannot_be_lengthened(image_folder, tmp_path, capsys):
+    run_main(image_folder, tmp_path / "r", "--steps", 2, "--lr-decay")
+    assert run_main(image_folder, tmp_path / "r", "--steps", 2, "--lr-decay") == 0
     assert "a longer run needs another --run" in capsys.readouterr().out
-    assert run_main(picture_folder, tmp_path / "r", "--steps", 4, "--lr-decay") == 2
+    assert run_main(image_folder, tmp_path / "r", "--steps", 4, "--lr-decay") == 2
     assert "steps was 2 and is 4" in capsys.readouterr().err
 
 
-def test_the_stored_configuration_repeats_the_run(picture_folder, tmp_path):
-    run_main(picture_folder, tmp_path / "a", "--steps", 2, "--lr", "3e-4", "--critic-norm", "layer")
+def test_the_stored_configuration_repeats_the_run(image_folder, tmp_path):
+    run_main(image_folder, tmp_path / "a", "--steps", 2, "--lr", "3e-4", "--critic-norm", "layer")
     main(["--config", str(tmp_path / "a" / "config.toml"), "--run", str(tmp_path / "b")])
     assert_same_run(tmp_path / "a", tmp_path / "b")
 
 
-def test_a_finished_run_says_so_and_is_left_alone(picture_folder, tmp_path, capsys):
-    run_main(picture_folder, tmp_path / "r", "--steps", 2)
+def test_a_finished_run_is_reported_and_left_alone(image_folder, tmp_path, capsys):
+    run_main(image_folder, tmp_path / "r", "--steps", 2)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "r").rglob("*.p*")}
-    assert run_main(picture_folder, tmp_path / "r", "--steps", 2) == 0
-    assert "finished: 2 of 2 steps" in capsys.readouterr().out
+    assert run_main(image_folder, tmp_path / "r", "--steps", 2) == 0
+    assert "finished at step 2 of 2" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "r").rglob("*.p*")}
 
 
-def test_epochs_count_the_critics_passes_over_the_data(picture_folder, tmp_path):
-    run_main(picture_folder, tmp_path / "r", "--epochs", 2)  # 40 pictures, 2 x 8 a step
+def test_epochs_count_the_critics_passes_over_the_data(image_folder, tmp_path):
+    run_main(image_folder, tmp_path / "r", "--epochs", 2)  # 40 images, 2 x 8 a step
     log, state, _ = contents(tmp_path / "r")
     assert state["step"] == 5
     assert float(log[-1]["epoch"]) == 2
 
 
-def test_fresh_moves_the_old_run_aside(picture_folder, tmp_path, capsys):
-    run_main(picture_folder, tmp_path / "r", "--steps", 2)
-    assert run_main(picture_folder, tmp_path / "r", "--steps", 4, "--seed", 9, "--fresh") == 0
+def test_fresh_moves_the_old_run_aside(image_folder, tmp_path):
+    run_main(image_folder, tmp_path / "r", "--steps", 2)
+    assert run_main(image_folder, tmp_path / "r", "--steps", 4, "--seed", 9, "--fresh") == 0
     assert contents(tmp_path / "r.old-1")[1]["step"] == 2
     assert contents(tmp_path / "r")[1]["step"] == 4
 
 
-@pytest.mark.parametrize("interval", ["--log-every", "--checkpoint-every"])
-def test_training_stops_when_a_number_is_not_finite(
-    interval, picture_folder, tmp_path, capsys, monkeypatch
-):
-    healthy_step = train.train_step
-
-    def failing_step(state, *rest):
-        statistics = healthy_step(state, *rest)
-        if state.step == 3:
-            next(state.critic.parameters()).data[0] = float("nan")
-        return statistics
-
-    monkeypatch.setattr(train, "train_step", failing_step)
-    others = {"--log-every": "--checkpoint-every", "--checkpoint-every": "--log-every"}
-    options = ["--steps", 10, interval, 2, others[interval], 4]
-    assert run_main(picture_folder, tmp_path / "r", *options) == 1
-    error = capsys.readouterr().err
-    assert "by step 4" in error and "Lower --lr" in error
-    checkpoints = list((tmp_path / "r").glob("checkpoint*"))
-    for path in checkpoints:
-        weights = read_checkpoint(path)["critic"].values()
-        assert all(weight.isfinite().all() for weight in weights)
-    assert len(checkpoints) == (1 if interval == "--checkpoint-every" else 0)
-
-
-def main_into(output, arguments):
-    """The command in a process of its own, and what it says in a file."""
-    torch.set_num_threads(1)
-    sys.stdout = open(output, "w", buffering=1)
-    sys.exit(main(arguments))
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows cannot send a process SIGTERM")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_run_saves_and_goes_on_exactly(number, processes, picture_folder, tmp_path):
-    arguments = ["--dataset", picture_folder, "--image-size", "16", *SMALL, "--device", "cpu"]
-    arguments = [*map(str, arguments), "--sample-every", "100000", "--log-every", "100000"]
-    arguments += ["--checkpoint-every", "20"]
-    endless = [*arguments, "--run", str(tmp_path / "r"), "--steps", "1000000"]
-    process = processes.Process(target=main_into, args=(tmp_path / "output", endless))
-    process.start()
-    while not (tmp_path / "r" / "checkpoint.pt").exists():
-        time.sleep(0.01)
-    os.kill(process.pid, number)
-    process.join(60)
-    assert process.exitcode == 128 + number
-    assert "the same command goes on from there" in (tmp_path / "output").read_text()
-    step = read_checkpoint(tmp_path / "r" / "checkpoint.pt")["step"]
-    assert step > 0
-    for run in ("r", "whole"):
-        assert main([*arguments, "--steps", str(step + 3), "--run", str(tmp_path / run)]) == 0
-    states = [read_checkpoint(tmp_path / run / "checkpoint.pt") for run in ("r", "whole")]
-    assert_same_state(*states)
-
-
-# ---------------------------------------------------------------- bad input
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--dataset", "glyhps"], "did you mean glyphs?"),
-        (["--dataset", "missing/folder"], "no such folder"),
-        (["--dataset", "{empty}"], "holds no files"),
-        (["--dataset", "{texts}"], "none a readable picture"),
-        (["--dataset", "ring", "--flip"], "these samples are points"),
-        (["--width", "10000000000"], "at most 1e+06"),
-        (["--generator-norm", "batch", "--batch-size", "1"], "a batch_size of 2 or more"),
-        (["--batch-size", "41"], "a batch of 41 is larger than the data set of 40"),
-        (["--image-size", "30"], "use --image-size 28x28 or 32x32"),
-        (["--image-size", "big"], "neither a side"),
-        (["--model", "dense", "--width", "1000000"], "GiB"),
-        (["--dataset", "ring", "--model", "dcgan"], "use --model dense"),
-        (["--critic-norm", "batch"], "mixes the samples of a batch"),
-        (["--model", "dense", "--critic-norm", "instance"], "use one of none, layer, batch"),
-        (["--lr", "-1"], "must be greater than 0"),
-        (["--lr-critic", "0"], "must be greater than 0"),
-        (["--device", "cuda:99"], "no device 'cuda:99'"),
-        (["--run", "{texts}"], "is not empty and holds no run"),
-        (["--run", "{texts}/a.png"], "is a file"),
-        (["--config", "missing.toml"], "no configuration file"),
-        (["--lr-critics", "1"], "did you mean '--lr-critic'?"),
-        (["--steps", "many"], "must be a whole number"),
-        (["surplus"], "unknown argument 'surplus'"),
-    ],
-)
-def test_bad_input_is_one_clear_line_and_exit_code_2(
-    arguments, message, picture_folder, tmp_path, capsys
-):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "texts").mkdir()
-    (tmp_path / "texts" / "a.png").write_text("no picture")
-    names = {"empty": tmp_path / "empty", "texts": tmp_path / "texts"}
-    arguments = [argument.format(**names) for argument in arguments]
-    assert run_main(picture_folder, tmp_path / "r", *arguments) == 2
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("error: ")
-    assert message in error
-    assert not (tmp_path / "r").exists()
-    assert (tmp_path / "texts" / "a.png").read_text() == "no picture"
-
-
-def test_a_folder_that_holds_another_run_is_refused_and_left_as_it_was(
-    picture_folder, tmp_path, capsys
-):
-    run = tmp_path / "r"
-    run_main(picture_folder, run, "--steps", 2)
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    assert run_main(picture_folder, run, "--steps", 4, "--seed", 1, "--gp-weight", 3) == 2
-    error = capsys.readouterr().err
-    assert "gp_weight was 10.0 and is 3.0" in error
-    assert "seed was 0 and is 1" in error
-    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-
-
-def test_a_run_without_a_checkpoint_takes_other_options(picture_folder, tmp_path, monkeypatch):
-    """As after too little memory in the first step, when there is nothing to spoil yet."""
-    monkeypatch.setattr(train, "train_step", lambda *a: torch.empty(2**60, dtype=torch.uint8))
-    assert run_main(picture_folder, tmp_path / "r", "--steps", 2) == 1
-    monkeypatch.undo()
-    assert run_main(picture_folder, tmp_path / "r", "--steps", 2, "--batch-size", 4) == 0
-
-
-def test_pictures_show_samples_of_every_class(tmp_path, monkeypatch):
+def test_grids_show_samples_of_every_class(tmp_path):
     for kind, value in (("a", 0), ("b", 255)):
         (tmp_path / "p" / kind).mkdir(parents=True)
         for index in range(70):
@@ -525,82 +360,139 @@ def test_pictures_show_samples_of_every_class(tmp_path, monkeypatch):
     assert 0.2 < (pixels == 255).mean() < 0.6
 
 
-def test_an_output_folder_that_cannot_be_written_is_refused(picture_folder, tmp_path, capsys):
-    (tmp_path / "file").write_text("in the way")
-    assert run_main(picture_folder, tmp_path / "file" / "run", "--steps", 2) == 2
-    assert "file" in capsys.readouterr().err
+@pytest.mark.parametrize("interval", ["--log-every", "--checkpoint-every"])
+def test_training_stops_when_a_number_is_not_finite(
+    interval, image_folder, tmp_path, capsys, monkeypatch
+):
+    healthy_step = train.train_step
+
+    def failing_step(state, *rest):
+        losses = healthy_step(state, *rest)
+        if state.step == 3:
+            next(state.critic.parameters()).data[0] = float("nan")
+        return losses
+
+    monkeypatch.setattr(train, "train_step", failing_step)
+    others = {"--log-every": "--checkpoint-every", "--checkpoint-every": "--log-every"}
+    options = ["--steps", 10, interval, 2, others[interval], 4]
+    assert run_main(image_folder, tmp_path / "r", *options) == 1
+    error = capsys.readouterr().err
+    assert "by step 4" in error and "Lower --lr" in error
+    checkpoints = list((tmp_path / "r").glob("checkpoint*"))
+    for path in checkpoints:
+        weights = read_checkpoint(path)["critic"].values()
+        assert all(weight.isfinite().all() for weight in weights)
+    assert len(checkpoints) == (1 if interval == "--checkpoint-every" else 0)
 
 
-def test_the_script_runs_from_anywhere_and_reports_bad_input_without_a_traceback(tmp_path):
-    command = [sys.executable, str(ROOT / "train.py"), "--method", "wgan-pg"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "did you mean 'wgan-gp'?" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not list(Path(tmp_path).iterdir())
+def main_into(output, arguments):
+    """The command in a process of its own, with its output in a file."""
+    torch.set_num_threads(1)
+    sys.stdout = open(output, "w", buffering=1)
+    sys.exit(main(arguments))
 
 
-# ---------------------------------------------------------------- a budget
-
-
-class Clock:
-    """Seconds since the start of a process, as the test says."""
-
-    def __init__(self, monkeypatch):
-        self.now = 0.0
-        monkeypatch.setattr(progress, "seconds_since_start", lambda: self.now)
-
-
-def test_a_budget_of_time_ends_early_enough_for_the_last_pictures(monkeypatch):
-    clock = Clock(monkeypatch)
-    clock.now = 16.0  # imports and compiling are over
-    budget = progress.Budget(math.inf, 60)
-    end = 60 - progress.ENDING_SECONDS
-    assert (budget.is_over(10**9), budget.share_done(5)) == (False, 0)
-    clock.now = (16 + end) / 2
-    assert budget.share_done(5) == pytest.approx(0.5)
-    assert budget.seconds_left(5, steps_a_second=1) == pytest.approx((end - 16) / 2)
-    clock.now = end
-    assert (budget.is_over(5), budget.share_done(5)) == (True, 1)
-
-
-def test_whichever_ends_first_ends_training(monkeypatch):
-    clock = Clock(monkeypatch)
-    budget = progress.Budget(100, 60)
-    assert budget.share_done(75) == 0.75
-    assert budget.is_over(100) and not budget.is_over(99)
-    assert budget.progress(75) == "step 75 of 100"
-    clock.now = 60.0
-    assert budget.is_over(1)
-    clock.now = 0.0
-    resumed = progress.Budget(math.inf, 60, share_before=0.8)
-    assert resumed.share_done(5) == 0.8
-    clock.now = (60 - progress.ENDING_SECONDS) / 2
-    assert resumed.share_done(5) == pytest.approx(0.9)
-    unlimited = progress.Budget(100, 0)
-    assert not unlimited.is_over(99)
-    assert unlimited.share_done(25) == 0.25
-
-
-def test_a_run_of_limited_time_ends_in_time_with_all_its_files(picture_folder, tmp_path, capsys):
-    run = tmp_path / "r"
-    command = [sys.executable, str(ROOT / "train.py"), "--dataset", str(picture_folder), *SMALL]
-    command += ["--image-size", "16", "--lr-decay", "--max-seconds", "10", "--run", str(run)]
-    start = time.perf_counter()
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert time.perf_counter() - start < 10
-    step = int(re.search(r"finished at step (\d+);", output)[1])
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot send SIGTERM to a process")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_saves_and_resumes_exactly(number, processes, image_folder, tmp_path):
+    arguments = ["--dataset", image_folder, "--image-size", "16", *SMALL, "--device", "cpu"]
+    arguments = [*map(str, arguments), "--sample-every", "100000", "--log-every", "100000"]
+    arguments += ["--checkpoint-every", "20"]
+    endless = [*arguments, "--run", str(tmp_path / "r"), "--steps", "1000000"]
+    process = processes.Process(target=main_into, args=(tmp_path / "output", endless))
+    process.start()
+    while not (tmp_path / "r" / "checkpoint.pt").exists():
+        time.sleep(0.01)
+    os.kill(process.pid, number)
+    process.join(60)
+    assert process.exitcode == 128 + number
+    assert "run the same command to resume" in (tmp_path / "output").read_text()
+    step = read_checkpoint(tmp_path / "r" / "checkpoint.pt")["step"]
     assert step > 0
-    assert read_checkpoint(run / "checkpoint.pt")["step"] == step
-    assert (run / "samples" / f"{step:06d}.png").exists() and (run / "timelapse.gif").exists()
-    # Its rates have decayed to zero, so that the same command does not begin again.
-    assert main(command[2:]) == 0
-    assert f"is finished: {step} steps; a longer run needs another --run" in capsys.readouterr().out
+    for run in ("r", "whole"):
+        assert main([*arguments, "--steps", str(step + 3), "--run", str(tmp_path / run)]) == 0
+    states = [read_checkpoint(tmp_path / run / "checkpoint.pt") for run in ("r", "whole")]
+    assert_same_state(*states)
 
 
-def test_the_generators_batch_may_be_larger(random, cpu):
-    config = small_config(generator_batch=16)
-    state, batches = build_state(config, (1, 16, 16), cpu), small_batches(config, random)
-    inputs = train.draw_inputs(state, config, batches)
-    assert (inputs.noise.shape, inputs.generator_noise.shape) == ((3, 8, 4), (16, 4))
-    train_step(state, config, batches)
+# ---------------------------------------------------------------- exact resume of everything
+
+PATCHES = {"model": "dense", "pyramid": 2, "patch_features": 3}
+VARIANTS = {model: {"model": model} for model in MODELS} | {"patches": PATCHES}
+
+
+def as_flags(options):
+    return [p for name, value in options.items() for p in ("--" + name.replace("_", "-"), value)]
+
+
+def assert_resumes_exactly(image_folder, tmp_path, *options):
+    for run, parts in (("whole", [4]), ("halved", [2, 4])):
+        for steps in parts:
+            assert run_main(image_folder, tmp_path / run, *options, "--steps", steps) == 0
+    assert_same_run(tmp_path / "halved", tmp_path / "whole")
+
+
+@pytest.fixture
+def no_plots(monkeypatch):
+    """Curves and timelapse cost more than the steps of a small run."""
+    monkeypatch.setattr("wgan.run_folder.RunFolder.save_plots", lambda self: None)
+
+
+@pytest.mark.parametrize("model", VARIANTS)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_run_resumes_exactly(method, model, image_folder, tmp_path, no_plots):
+    options = as_flags({"method": method} | VARIANTS[model])
+    precision = "bf16" if model == "dcgan" else "fp32"
+    assert_resumes_exactly(image_folder, tmp_path, *options, "--precision", precision, "--flip")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("compiled", ["off", "on"])
+@pytest.mark.parametrize("model", VARIANTS)
+@pytest.mark.parametrize("method", METHODS)
+def test_deterministic_cuda_runs_resume_exactly(
+    method, model, compiled, image_folder, tmp_path, no_plots
+):
+    options = as_flags({"method": method} | VARIANTS[model])
+    options += ["--compile", compiled, "--flip", "--device", "cuda", "--deterministic"]
+    assert_resumes_exactly(image_folder, tmp_path, *options)
+
+
+def test_another_pytorch_version_is_reported(image_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch, "__version__", "2.10.7+cpu")
+    run_main(image_folder, tmp_path / "r", "--steps", 2)
+    monkeypatch.undo()
+    capsys.readouterr()
+    assert run_main(image_folder, tmp_path / "r", "--steps", 4) == 0
+    assert "written with PyTorch 2.10.7, and this is" in capsys.readouterr().out
+    assert run_main(image_folder, tmp_path / "r", "--steps", 6) == 0
+    assert "PyTorch" not in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- every recipe
+
+
+RECIPES = sorted((ROOT / "configs").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_trains(path, tmp_path, monkeypatch, random, no_plots):
+    """One step of each, with its own networks made narrow, on as few samples as a batch."""
+    recipe = read_toml(path)
+    dataset = recipe.get("dataset", "grid" if path.stem.startswith("points") else "glyphs")
+    shape = DATASETS[dataset].shape
+    count = 2 * recipe.get("batch_size", 64)
+    samples = random.random((count, *shape), np.float32)
+    if len(shape) == 3:
+        samples = (255 * samples).astype(np.uint8)
+    tiny = Dataset(RowReader.from_array(samples))
+    monkeypatch.setattr("wgan.setup.load_dataset", lambda *arguments: tiny)
+    options = ["--config", path, "--dataset", dataset, "--steps", 1, "--width", 8, *OFTEN]
+    options += ["--compile", "off", "--device", "cpu", "--run", tmp_path / "r"]
+    assert main([*map(str, options)]) == 0
+    assert read_checkpoint(tmp_path / "r" / "checkpoint.pt")["step"] == 1
+
+
+def test_the_recipes_cover_every_model():
+    assert {read_toml(path).get("model") for path in RECIPES} >= set(MODELS)

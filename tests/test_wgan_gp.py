@@ -16,10 +16,10 @@ from wgan_gp import (
     ResidualBlock,
     ResidualCritic,
     ResidualGenerator,
-    choose,
     choose_device,
     count_halvings,
     fits_dcgan,
+    one_hot_categories,
 )
 
 SIZES = [(8, 8), (28, 28), (32, 32), (48, 48), (64, 64), (96, 96), (128, 128), (256, 128), (64, 96)]
@@ -140,13 +140,13 @@ def test_auto_prefers_cuda_then_mps_then_the_cpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert choose_device("auto") == torch.device("cuda:0")
-    assert choose_device("cuda") == torch.device("cuda")
+    assert choose_device("cuda") == torch.device("cuda:0")  # CUDA calls need an index
     assert choose_device("cuda:1") == torch.device("cuda:1")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert choose_device("auto") == torch.device("mps")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert choose_device("auto") == torch.device("cpu")
-    with pytest.raises(ValueError, match="no device 'cuda' here; there is: auto, cpu"):
+    with pytest.raises(ValueError, match="no device 'cuda'; available devices: auto, cpu"):
         choose_device("cuda")
     with pytest.raises(ValueError, match="no device 'gpu'"):
         choose_device("gpu")
@@ -234,7 +234,7 @@ def test_a_dense_generator_with_a_pyramid_makes_every_size(size):
 
 
 def test_a_pyramid_of_points_is_refused():
-    with pytest.raises(ValueError, match="a pyramid needs images"):
+    with pytest.raises(ValueError, match="have no height and width: use --pyramid 1"):
         DenseGenerator((2,), pyramid=2)
 
 
@@ -301,7 +301,7 @@ def test_a_critic_of_patches_scores_every_image_by_itself():
 
 @pytest.mark.parametrize("network", [DenseCritic, DenseGenerator])
 def test_patches_of_points_are_refused(network):
-    with pytest.raises(ValueError, match="patches need images"):
+    with pytest.raises(ValueError, match="have no height and width: use --patch-features 0"):
         network((2,), patch_features=4)
 
 
@@ -310,14 +310,14 @@ def test_patches_of_points_are_refused(network):
 
 def test_the_largest_of_the_first_numbers_is_the_choice():
     noise = torch.randn(20_000, 5)
-    chosen = choose(noise, 3)
+    chosen = one_hot_categories(noise, 3)
     assert torch.equal(chosen[:, 3:], noise[:, 3:])
     assert torch.equal(chosen[:, :3].argmax(1), noise[:, :3].argmax(1))
     assert sorted(set(chosen[:, :3].flatten().tolist())) == pytest.approx([0, 3**0.5])
     torch.testing.assert_close(chosen[:, :3].square().sum(1), torch.full((20_000,), 3.0))
     shares = chosen[:, :3].bool().float().mean(0)
     torch.testing.assert_close(shares, torch.full((3,), 1 / 3), atol=0.02, rtol=0)
-    assert choose(noise, 0) is noise
+    assert one_hot_categories(noise, 0) is noise
 
 
 @pytest.mark.parametrize("model", MODELS)

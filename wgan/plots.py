@@ -1,5 +1,6 @@
-"""Arrays and logs to pictures: grids, curves, the timelapse, a critic's surface."""
+"""Arrays and logs to images: grids, curves, the timelapse, a critic's surface."""
 
+import io
 from math import ceil
 from pathlib import Path
 from typing import BinaryIO
@@ -8,13 +9,13 @@ import numpy as np
 from PIL import Image
 
 TIMELAPSE_FRAMES = 60
-TIMELAPSE_SIDE = 480  # pixels; with the number of frames, it bounds the file
+TIMELAPSE_SIDE = 480  # pixels; together with the number of frames it bounds the file size
 
 
 def image_grid(images: np.ndarray, columns: int = 8, gap: int = 2) -> Image.Image:
-    """Bytes `(N, C, H, W)` side by side, `columns` in a row, on black.
+    """Images `(N, C, H, W)` uint8 side by side, `columns` in a row, on black.
 
-    (torchvision's `make_grid` does the same, at the price of a two-second import.)
+    torchvision's `make_grid` does the same, but importing torchvision takes two seconds.
     """
     count, channels, height, width = images.shape
     rows = ceil(count / columns)
@@ -31,11 +32,10 @@ def image_grid(images: np.ndarray, columns: int = 8, gap: int = 2) -> Image.Imag
 def scatter(
     real: np.ndarray, fake: np.ndarray | None = None, scores: np.ndarray | None = None
 ) -> Image.Image:
-    """Real and generated points `(N, 2)`, over the critic's scores `(S, S)` where given.
+    """Real and generated points `(N, 2)`, over the critic's scores `(S, S)` if given.
 
-    The scores lie on a square lattice over [-extent, extent], rows along y. Contour lines
-    are drawn at equal steps of the score, so that they are equally dense wherever the
-    critic's gradient has one norm.
+    The scores belong to a square lattice over [-extent, extent], with rows along y. Contour lines
+    are at equal steps of the score, so their density shows the norm of the critic's gradient.
     """
     reach = extent(real)
     figure = new_figure(5, 5)
@@ -54,21 +54,21 @@ def scatter(
 
 
 def extent(real: np.ndarray) -> float:
-    """Half the side of the square that a scatter shows: the data, and a margin."""
+    """Half the side of the square that a scatter plot shows: the data and a margin."""
     return 1.25 * float(np.abs(real).max())
 
 
 PANELS = {
     "wasserstein": "Wasserstein estimate",
     "penalty": "penalty",
-    "gradient_norm": "gradient norm at mixed points",
+    "gradient_norm": "gradient norm at interpolates",
     "frechet_distance": "Fréchet distance",
 }
 
 
 def curves(log: dict[str, np.ndarray]) -> Image.Image:
-    """The log's columns over its steps: raw in grey, and a running mean. What was not measured
-    at a step is not a number there; a panel without any number is left out."""
+    """Plot the log's columns over the steps: raw in grey, the running mean in blue. A value that
+    was not measured is NaN; a column without values has no panel."""
     panels = {name: title for name, title in PANELS.items() if np.isfinite(log[name]).any()}
     figure = new_figure(4 * len(panels), 3.6)
     for axes, (name, title) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
@@ -87,7 +87,7 @@ def curves(log: dict[str, np.ndarray]) -> Image.Image:
 
 
 def running_mean(values: np.ndarray) -> np.ndarray:
-    """The mean of each value and its neighbours, a twentieth of the series in all."""
+    """The mean of each value and its neighbours, over a twentieth of the series."""
     reach = len(values) // 40
     sums = np.concatenate([[0], np.cumsum(values)])
     low = np.maximum(np.arange(len(values)) - reach, 0)
@@ -96,24 +96,24 @@ def running_mean(values: np.ndarray) -> np.ndarray:
 
 
 def timelapse(frames: list[Path], target: BinaryIO) -> None:
-    """An animation of picture files, evenly chosen where they are many; a GIF of bounded size."""
+    """Write an animated GIF of image files, at most `TIMELAPSE_FRAMES` of them, evenly spaced."""
     if len(frames) > TIMELAPSE_FRAMES:
         chosen = np.linspace(0, len(frames) - 1, TIMELAPSE_FRAMES).round().astype(int)
         frames = [frames[index] for index in chosen]
-    pictures = []
+    images = []
     for frame in frames:
-        with Image.open(frame) as picture:
-            picture = picture.convert("L" if picture.mode == "L" else "RGB")
-            picture.thumbnail((TIMELAPSE_SIDE, TIMELAPSE_SIDE))
-            pictures.append(picture)
-    durations = [100] * (len(pictures) - 1) + [2000]  # milliseconds; rest on the last
-    pictures[0].save(
-        target, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0
+        with Image.open(frame) as image:
+            image = image.convert("L" if image.mode == "L" else "RGB")
+            image.thumbnail((TIMELAPSE_SIDE, TIMELAPSE_SIDE))
+            images.append(image)
+    durations = [100] * (len(images) - 1) + [2000]  # milliseconds; longer for the last frame
+    images[0].save(
+        target, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0
     )
 
 
 def new_figure(width: float, height: float):
-    """A figure in inches that needs no display; matplotlib is imported only when one is drawn."""
+    """A figure, in inches, that needs no display. matplotlib is imported only if one is drawn."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -125,3 +125,10 @@ def new_figure(width: float, height: float):
 def to_image(figure) -> Image.Image:
     figure.canvas.draw()
     return Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
+
+
+def png(image: Image.Image) -> bytes:
+    """The content of a PNG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()

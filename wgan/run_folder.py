@@ -1,31 +1,36 @@
-"""One run's folder, and everything that is written to it or restored from it.
+"""The folder of one run, and everything that is written to it or restored from it.
 
-config.toml             every option; `--config` on it, with another `--run`, repeats it
+config.toml             the options; `--config` with this file and another `--run` repeats the run
 log.csv                 one line every `--log-every` steps
-real.png                real samples, arranged as the generated ones
-samples/000100.png      samples of the same noise, every `--sample-every` steps
-curves.png              the log, drawn
+real.png                real samples, arranged like the generated ones
+samples/000100.png      samples from fixed noise, every `--sample-every` steps
+curves.png              plots of the log
 timelapse.gif           the samples, animated
-checkpoint.pt           the state to go on from, and checkpoint.previous.pt before it
-best.pt                 the state whose samples measured best, with `--eval-every`
+checkpoint.pt           everything needed to resume; checkpoint.previous.pt is the one before
+best.pt                 with `--eval-every`: the checkpoint with the best evaluation
 """
 
 import csv
 import errno
-import hashlib
 import io
 import math
 import os
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
-import torch
-from PIL import Image
+from filelock import BaseFileLock, FileLock, Timeout
+from PIL.Image import Image
 
 from wgan import plots
-from wgan.config import Config, changes, read_toml, restore
-from wgan.files import lock_folder, write_temporary, write_whole
+from wgan.checkpoints import (
+    CHECKPOINT,
+    PREVIOUS,
+    find_checkpoints,
+    pack_checkpoint,
+    read_checkpoint,
+)
+from wgan.config import Config, changes, read_toml, stored_config
+from wgan.files import write_temporary, write_whole
 
 LOG_COLUMNS = (
     "step",
@@ -40,112 +45,100 @@ LOG_COLUMNS = (
     "frechet_distance",
 )
 TIME_COLUMNS = ("seconds", "images_per_second")
-CHECKPOINT_FORMAT = 1
-UNBORN = {"samples", "lock", "config.toml.tmp"}  # all that a run killed at its very start leaves
-DIGEST_LENGTH = 64  # hexadecimal digits of a SHA-256
-DIGEST_SIZE = DIGEST_LENGTH.to_bytes(2, "little")
+LOCK = "lock"
 
 
-class RunDir:
-    """The folder of one run, for one process at a time. Opening it creates it, or checks that
-    it holds this very run.
+class RunFolder:
+    """The folder of one run, for one process at a time. Opening it creates the folder, or checks
+    that it contains this run.
 
-    ValueError where it holds another run or other files, or another process trains there;
-    OSError where it cannot be written. Closing it lets the next process in.
+    ValueError if it contains another run or other files, or another process trains there; OSError
+    if it cannot be written. Closing it releases the lock.
     """
 
     def __init__(self, config: Config):
         self.config = config
         self.path = Path(config.run)
-        self.checkpoint = self.path / "checkpoint.pt"
-        self.previous = self.path / "checkpoint.previous.pt"
+        self.checkpoint, self.previous = self.path / CHECKPOINT, self.path / PREVIOUS
         self.log_file = self.path / "log.csv"
         self.unwritten: list[dict] = []  # rows of the log
         stored = self.path / "config.toml"
         if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"{self.path} is a file: name another folder with --run")
-        if not stored.is_file() and not names_in(self.path) <= UNBORN:
+            raise ValueError(f"{self.path} is a file: choose another folder with --run")
+        if not stored.is_file() and not is_empty_run(self.path):
             raise ValueError(
-                f"the folder {self.path} is not empty and holds no run: name another with --run"
+                f"the folder {self.path} is not empty and contains no run: choose another with "
+                "--run"
             )
         (self.path / "samples").mkdir(parents=True, exist_ok=True)
         self.lock = lock_run(self.path)
+        for leftover in self.path.rglob("*.tmp"):  # of a process that was killed
+            leftover.unlink(missing_ok=True)
         try:
-            if stored.is_file() and has_checkpoint(config.run):  # else there is nothing to spoil
-                self.check_unchanged(vars(restore(read_toml(str(stored)))))
+            if stored.is_file() and find_checkpoints(self.path):  # otherwise nothing can be lost
+                self.check_unchanged(stored_config(read_toml(stored)))
             write_whole(stored, config.to_toml().encode())
         except (ValueError, OSError):
-            self.lock.close()
+            self.close()
             raise
 
-    def __enter__(self) -> "RunDir":
-        return self
+    def close(self) -> None:
+        self.lock.release()
 
-    def __exit__(self, *error) -> None:
-        self.lock.close()
-
-    def check_unchanged(self, old: dict) -> None:
+    def check_unchanged(self, old: Config) -> None:
         if changed := changes(old, self.config):
             raise ValueError(
-                f"{self.path} holds another run ({'; '.join(changed)}): name another folder "
-                "with --run, move this one aside with --fresh, or give the old options again"
+                f"{self.path} contains another run ({'; '.join(changed)}): choose another folder "
+                "with --run, move this one aside with --fresh, or use the old options again"
             )
 
     # -------------------------------------------------------- checkpoints
 
     def save(self, state: dict) -> None:
-        """Keep the state, as it is or not at all, and the checkpoint before it beside it."""
-        temporary = write_temporary(self.checkpoint, self.packed(state))
+        """Write a checkpoint, whole or not at all, and keep the previous one."""
+        temporary = write_temporary(self.checkpoint, pack_checkpoint(state, self.config))
         if self.checkpoint.exists():
             os.replace(self.checkpoint, self.previous)
         os.replace(temporary, self.checkpoint)
 
     def save_best(self, state: dict) -> None:
-        """Keep the state as the best so far."""
-        write_whole(self.path / "best.pt", self.packed(state))
-
-    def packed(self, state: dict) -> bytes:
-        buffer = io.BytesIO()
-        torch.save({"format": CHECKPOINT_FORMAT, "config": vars(self.config), **state}, buffer)
-        return with_digest(buffer.getvalue())
+        write_whole(self.path / "best.pt", pack_checkpoint(state, self.config))
 
     def restore(self) -> dict | None:
-        """The newest checkpoint that is whole; None in a new run, ValueError if all are broken."""
-        problems = []
-        for path in (self.checkpoint, self.previous):
-            if not path.exists():
-                continue
+        """The newest intact checkpoint; None in a new run, ValueError if all are corrupt."""
+        corrupt = []
+        for path in find_checkpoints(self.path):
             try:
                 state = read_checkpoint(path)
             except ValueError as error:
                 print(error)
-                problems.append(path.name)
+                corrupt.append(path.name)
                 continue
-            self.check_unchanged(state["config"])
-            if problems:  # kept, but not where the next checkpoint would push out the good one
+            self.check_unchanged(stored_config(state["config"]))
+            if corrupt:  # moved, so that the next checkpoint does not replace the intact one by it
                 os.replace(self.checkpoint, self.path / "checkpoint.broken.pt")
-                print(f"going on from {path}; the broken one is now checkpoint.broken.pt")
+                print(f"resuming from {path}; the corrupt one is now checkpoint.broken.pt")
             return state
-        if problems:
+        if corrupt:
             raise ValueError(
-                f"no checkpoint of {self.path} can be read ({', '.join(problems)}); move the run "
-                "aside and start over with --fresh"
+                f"no checkpoint of {self.path} can be read ({', '.join(corrupt)}): move the run "
+                "aside and start again with --fresh"
             )
         return None
 
-    # -------------------------------------------------------- the log and pictures
+    # -------------------------------------------------------- the log and images
 
     def start_log(self, step: int) -> None:
-        """Begin the log, or cut it back to the step that training goes on from.
+        """Start the log, or cut it back to the step from which training resumes.
 
-        ValueError where the file is no log of ours any more.
+        ValueError if the file is not a log of this project.
         """
         try:
             rows = [row for row in self.read_log() if int(row["step"]) <= step] if step else []
         except (KeyError, ValueError) as error:
             raise ValueError(
-                f"{self.log_file} is no log that this project wrote: move it away, and training "
-                "goes on with a new one"
+                f"{self.log_file} was not written by this project: move it away, and training "
+                "continues with a new log"
             ) from error
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, LOG_COLUMNS)
@@ -154,10 +147,10 @@ class RunDir:
         write_whole(self.log_file, text.getvalue().encode())
 
     def log(self, row: dict[str, float]) -> None:
-        """Append a line; those that could not be written before come first.
+        """Append a line, after those that could not be written before.
 
-        OSError where it cannot be written: the line is kept for the next time, and no part
-        of it stays in the file.
+        OSError if it cannot be written: it is kept for the next call, and no part of it remains in
+        the file.
         """
         row = {n: f"{v:.3f}" if n in TIME_COLUMNS else v for n, v in row.items()}
         self.unwritten.append(row)
@@ -174,33 +167,33 @@ class RunDir:
         self.unwritten.clear()
 
     def read_log(self) -> list[dict[str, str]]:
-        """The log's whole lines, without a last one that was cut off while being written."""
+        """The complete lines of the log; a last line cut off during writing is dropped."""
         if not self.log_file.exists():
             return []
         text = self.log_file.read_text(encoding="utf-8")
-        whole_lines = text[: text.rfind("\n") + 1]
-        rows = csv.DictReader(io.StringIO(whole_lines))
+        complete = text[: text.rfind("\n") + 1]
+        rows = csv.DictReader(io.StringIO(complete))
         return [row for row in rows if None not in row.values()]
 
     def best_distance(self) -> float:
-        """The least Fréchet distance in the log, or infinity."""
+        """The smallest Fréchet distance in the log, or infinity."""
         measured = [row.get("frechet_distance") for row in self.read_log()]
         return min((float(value) for value in measured if value), default=math.inf)
 
-    def save_real(self, picture: Image.Image) -> None:
-        write_whole(self.path / "real.png", png(picture))
+    def save_real(self, image: Image) -> None:
+        write_whole(self.path / "real.png", plots.png(image))
 
-    def save_sample(self, step: int, picture: Image.Image) -> None:
-        write_whole(self.path / "samples" / f"{step:06d}.png", png(picture))
+    def save_sample(self, step: int, image: Image) -> None:
+        write_whole(self.path / "samples" / f"{step:06d}.png", plots.png(image))
 
-    def finish(self) -> None:
-        """Draw the curves and the timelapse from what the folder holds."""
+    def save_plots(self) -> None:
+        """Draw the curves and the timelapse from the files of the folder."""
         rows = self.read_log()
         if rows:
             log = {
                 name: np.array([float(row[name] or "nan") for row in rows]) for name in LOG_COLUMNS
             }
-            write_whole(self.path / "curves.png", png(plots.curves(log)))
+            write_whole(self.path / "curves.png", plots.png(plots.curves(log)))
         frames = [path for path in (self.path / "samples").glob("*.png") if path.stem.isdigit()]
         frames.sort(key=lambda path: int(path.stem))
         if frames:
@@ -209,102 +202,46 @@ class RunDir:
             write_whole(self.path / "timelapse.gif", animation.getvalue())
 
 
-class NoRunDir:
-    """A run's folder as all ranks but the first see it: they write nothing."""
+class NullRunFolder:
+    """The run's folder on all ranks but the first: nothing is written."""
 
     def __init__(self, config: Config):
         self.path = Path(config.run)
 
-    def __enter__(self) -> "NoRunDir":
-        return self
-
-    def __exit__(self, *error) -> None:
+    def ignore(self, *content) -> None:
         pass
 
-    def write_nothing(self, *content) -> None:
-        pass
+    close = save = save_best = log = save_real = save_sample = save_plots = ignore
 
-    save = save_best = log = save_real = save_sample = finish = write_nothing
+
+def is_empty_run(folder: Path) -> bool:
+    """Whether the folder contains no more than a run that was killed at its very start."""
+    names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    return all(name in ("samples", LOCK) or name.startswith("config.toml.") for name in names)
 
 
 def move_aside(path: Path) -> Path | None:
-    """Rename a run's folder to the first free of `<name>.old-1`, `.old-2`, ...; its new path.
+    """Rename a run's folder to the first free of `<name>.old-1`, `.old-2`, ..., and return it.
 
-    None where there is no run, ValueError where another process trains in it.
+    None if there is no run, ValueError if another process trains in it.
     """
     if not (path / "config.toml").is_file():
         return None
-    lock_run(path).close()
+    lock_run(path).release()
     number = 1
-    while (aside := path.with_name(f"{path.name}.old-{number}")).exists():
+    while (target := path.with_name(f"{path.name}.old-{number}")).exists():
         number += 1
-    return path.rename(aside)
+    return path.rename(target)
 
 
-def lock_run(path: Path) -> BinaryIO:
-    """The lock of a run's folder; ValueError where another process holds it."""
+def lock_run(path: Path) -> BaseFileLock:
+    """Lock a run's folder; ValueError if another process has locked it. The system releases the
+    lock when the process ends."""
+    lock = FileLock(path / LOCK)
     try:
-        return lock_folder(path)
-    except BlockingIOError:
+        lock.acquire(timeout=0)
+    except Timeout:
         raise ValueError(
-            f"another process trains in {path}: wait for it, or name another folder with --run"
+            f"another process trains in {path}: wait for it, or choose another folder with --run"
         ) from None
-
-
-def names_in(folder: Path) -> set[str]:
-    return {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-
-
-def has_checkpoint(run: str) -> bool:
-    return any((Path(run) / name).exists() for name in ("checkpoint.pt", "checkpoint.previous.pt"))
-
-
-def read_any_checkpoint(path: str) -> dict:
-    """The checkpoint in that file, or the newest of the run in that folder."""
-    given = Path(path)
-    if given.is_dir():
-        present = [given / name for name in ("checkpoint.pt", "checkpoint.previous.pt")]
-        given = next(filter(Path.exists, present), given)
-        if given.is_dir():
-            raise ValueError(f"the folder {path} holds no checkpoint")
-    if not given.exists():
-        raise ValueError(f"there is no checkpoint or run {path}")
-    return read_checkpoint(given)
-
-
-def read_checkpoint(path: Path) -> dict:
-    """A checkpoint's content, loaded as data and never as code; ValueError where it is broken."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"the checkpoint {path} cannot be read: {error}") from error
-    if with_digest(content[: -len(DIGEST_SIZE) - DIGEST_LENGTH] + DIGEST_SIZE) != content:
-        raise ValueError(f"the checkpoint {path} is damaged, or none of this project's")
-    try:
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # a well-formed file of somebody else's may hold anything
-        raise ValueError(f"the checkpoint {path} holds more than data: it is not loaded") from error
-    if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
-        found = state.get("format") if isinstance(state, dict) else None
-        raise ValueError(
-            f"the checkpoint {path} has format {found}; this version reads {CHECKPOINT_FORMAT}"
-        )
-    if not isinstance(state.get("config"), dict):
-        raise ValueError(f"the checkpoint {path} is none of this project's: it has no config")
-    return state
-
-
-def with_digest(archive: bytes) -> bytes:
-    """The zip archive that `torch.save` wrote with its SHA-256 as the archive's comment.
-
-    A zip file ends in the comment's length (two bytes) and the comment, so that the file
-    stays one that `torch.load` reads.
-    """
-    body = archive[: -len(DIGEST_SIZE)]
-    return body + DIGEST_SIZE + hashlib.sha256(body).hexdigest().encode()
-
-
-def png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
+    return lock

@@ -1,4 +1,4 @@
-"""Pictures, pixel by pixel where that can be said."""
+"""Images, pixel by pixel if possible."""
 
 import io
 
@@ -40,20 +40,39 @@ def test_a_running_mean_keeps_lines_and_smooths_noise():
 def test_a_scatter_has_y_upward_and_the_data_inside():
     real = np.array([[1.0, 1.0], [-1.0, -1.0]])
     scores = np.linspace(0, 1, 50)[:, None].repeat(50, 1)  # grows with y: viridis ends in yellow
-    picture = np.asarray(scatter(real, real[:1], scores)).astype(int)
-    above, below = picture[60:100, 40:200].mean((0, 1)), picture[400:440, 300:460].mean((0, 1))
+    image = np.asarray(scatter(real, real[:1], scores)).astype(int)
+    above, below = image[60:100, 40:200].mean((0, 1)), image[400:440, 300:460].mean((0, 1))
     assert above[0] > below[0] + 50  # yellow has red in it, the violet below has not
-    assert picture.shape == (500, 500, 3)
+    assert image.shape == (500, 500, 3)
 
 
-def test_curves_are_drawn_from_one_line_on():
-    for count in (1, 50):
-        log = {name: np.arange(count) + 1.0 for name in LOG_COLUMNS}
-        assert curves(log).size == (1600, 360)
-        log["frechet_distance"][1:] = np.nan  # measured now and then
-        assert curves(log).size == (1600, 360)
-        log["frechet_distance"][:] = np.nan  # and not at all
-        assert curves(log).size == (1200, 360)
+BLUE, SILVER = (31, 119, 180), (192, 192, 192)
+
+
+def drawn(image, colour, left, right):
+    """How many pixels of a colour lie between two columns."""
+    pixels = np.asarray(image)[:, left:right].astype(int)
+    return int((np.abs(pixels - colour).max(2) < 30).sum())
+
+
+def test_curves_have_a_panel_for_each_column_that_was_measured():
+    log = {name: np.arange(50) + 1.0 for name in LOG_COLUMNS}
+    for measured, panels in ((slice(None), 4), (slice(0, 1), 4), (slice(0, 0), 3)):
+        distances = np.full(50, np.nan)
+        distances[measured] = 3.0
+        image = curves(log | {"frechet_distance": distances})
+        assert image.size == (400 * panels, 360)
+        for panel in range(3):  # a line in each
+            assert drawn(image, BLUE, 400 * panel, 400 * panel + 400) > 100
+
+
+def test_curves_show_raw_values_and_their_running_mean():
+    noise = np.tile([0.0, 1.0], 100)
+    log = {name: noise for name in LOG_COLUMNS} | {"step": np.arange(200.0)}
+    image = curves(log)
+    rows = np.flatnonzero((np.abs(np.asarray(image).astype(int) - BLUE).max(2) < 30).any(1))
+    raw = np.flatnonzero((np.abs(np.asarray(image).astype(int) - SILVER).max(2) < 10).any(1))
+    assert rows.max() - rows.min() < 0.5 * (raw.max() - raw.min())  # the mean is smoother
 
 
 def test_a_timelapse_is_bounded_in_frames_and_size_and_keeps_first_and_last(tmp_path):

@@ -1,19 +1,22 @@
 """A run's folder: checkpoints that survive damage, and a log without gaps."""
 
 import io
+from contextlib import closing
 
 import pytest
 import torch
+from helpers import small_config
 
-from wgan import run_folder as rundir
-from wgan.config import resolve
-from wgan.run_folder import LOG_COLUMNS, RunDir, move_aside, read_checkpoint, with_digest
+from wgan import checkpoints, files, run_folder
+from wgan.checkpoints import add_digest, read_checkpoint
+from wgan.run_folder import LOG_COLUMNS, RunFolder, move_aside
 
 
 @pytest.fixture
 def run(tmp_path):
-    with RunDir(resolve({"run": str(tmp_path / "run")}, {})) as run:
-        yield run
+    run = RunFolder(small_config(run=str(tmp_path / "run")))
+    yield run
+    run.close()
 
 
 def row(step):
@@ -47,7 +50,7 @@ def test_a_broken_checkpoint_falls_back_to_the_one_before(run, damage, capsys):
         run.checkpoint.write_bytes(broken)
     assert run.restore()["step"] == 1
     if damage != "gone":
-        assert "damaged" in capsys.readouterr().out
+        assert "is corrupt" in capsys.readouterr().out
     # The next save must not push the good one out for the broken one.
     run.save({"step": 3})
     assert run.restore()["step"] == 3
@@ -67,14 +70,14 @@ def test_two_broken_checkpoints_are_an_error_and_kept(run):
 
 def test_a_log_of_another_form_is_refused_and_left_alone(run):
     run.log_file.write_text("step;epoch\n1;2\n")
-    with pytest.raises(ValueError, match="is no log that this project wrote"):
+    with pytest.raises(ValueError, match="was not written by this project"):
         run.start_log(5)
     assert run.log_file.read_text() == "step;epoch\n1;2\n"
 
 
 def test_other_pictures_among_the_samples_do_no_harm(run):
     (run.path / "samples" / "best.png").write_text("mine")
-    run.finish()
+    run.save_plots()
 
 
 def test_every_single_byte_is_covered(run):
@@ -94,18 +97,18 @@ def test_code_in_a_checkpoint_is_not_run(run, tmp_path):
             return (open, (str(tmp_path / "owned"), "w"))
 
     buffer = io.BytesIO()
-    torch.save({"format": 1, "x": Evil()}, buffer)
-    run.checkpoint.write_bytes(with_digest(buffer.getvalue()))
-    with pytest.raises(ValueError, match="more than data"):
+    torch.save({"format": 2, "x": Evil()}, buffer)
+    run.checkpoint.write_bytes(add_digest(buffer.getvalue()))
+    with pytest.raises(ValueError, match="contains pickled code"):
         read_checkpoint(run.checkpoint)
     assert not (tmp_path / "owned").exists()
 
 
 def test_another_format_is_refused(run, monkeypatch):
-    monkeypatch.setattr(rundir, "CHECKPOINT_FORMAT", 99)
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_FORMAT", 99)
     run.save({"step": 1})
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="has format 99; this version reads 1"):
+    with pytest.raises(ValueError, match="has format 99, but this version reads format 2"):
         read_checkpoint(run.checkpoint)
 
 
@@ -115,7 +118,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(run, monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(rundir.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(OSError):
         run.save({"step": 2})
     assert run.restore()["step"] == 1
@@ -136,9 +139,9 @@ def test_the_log_is_cut_back_to_the_checkpoint_and_a_torn_line_dropped(run):
 
 
 def test_a_run_is_moved_aside_to_a_free_name(tmp_path):
-    config = resolve({"run": str(tmp_path / "run")}, {})
+    config = small_config(run=str(tmp_path / "run"))
     for expected in ("run.old-1", "run.old-2"):
-        with RunDir(config), pytest.raises(ValueError, match="another process trains"):
+        with closing(RunFolder(config)), pytest.raises(ValueError, match="another process trains"):
             move_aside(tmp_path / "run")
         assert move_aside(tmp_path / "run").name == expected
     assert move_aside(tmp_path / "run") is None
@@ -146,13 +149,13 @@ def test_a_run_is_moved_aside_to_a_free_name(tmp_path):
 
 def test_a_folder_is_for_one_process_at_a_time(run):
     with pytest.raises(ValueError, match="another process trains in"):
-        RunDir(run.config)
+        RunFolder(run.config)
 
 
 def test_lines_that_could_not_be_written_come_later_and_whole(run, monkeypatch):
     run.start_log(0)
     run.log(row(10))
-    monkeypatch.setattr(rundir, "open", lambda *a, **k: FullDisk(run.log_file), raising=False)
+    monkeypatch.setattr(run_folder, "open", lambda *a, **k: FullDisk(run.log_file), raising=False)
     for step in (20, 30):
         with pytest.raises(OSError):
             run.log(row(step))

@@ -1,1 +1,31 @@
-"""Data sets and batches."""
+"""Data sets, and shuffled batches of them."""
+
+from wgan.data.batches import (
+    Batches,
+    Dataset,
+    RowReader,
+    check_batch_size,
+    flip_where,
+    seeded_generator,
+    to_byte_images,
+    to_float_images,
+)
+from wgan.data.images import Size, parse_image_size
+from wgan.data.table import DATASETS, DatasetEntry, load_dataset, sample_shape
+
+__all__ = [
+    "DATASETS",
+    "Batches",
+    "Dataset",
+    "DatasetEntry",
+    "RowReader",
+    "Size",
+    "check_batch_size",
+    "flip_where",
+    "load_dataset",
+    "parse_image_size",
+    "sample_shape",
+    "seeded_generator",
+    "to_byte_images",
+    "to_float_images",
+]

@@ -1,16 +1,17 @@
-"""A source of pictures as one memory-mapped array, made once and kept up to date.
+"""Folders of images, and the cache of their images in one size.
 
-In `<data root>/prepared/<folder>-<shape>-<hash>/`:
+The cache of a folder is `<data root>/prepared/<folder>-<shape>-<hash>/`. A hash of an image's name
+assigns it to one of up to 1,024 buckets, and each bucket is one file:
 
-manifest.npz            which pictures the finished array holds; writing it finishes the array
-rows-2                  the finished array: bytes (N, C, H, W) and nothing else
-part.npz                while preparing: which pictures the next array is to hold
-rows-3                  that array, so far
-journal-3               what of it is safely on the disk: a line of JSON after each sync
-lock                    held by the process that prepares
+    rows      the bytes (C, H, W) of the readable images, in the order of their names
+    manifest  JSON: which images these are, and why others could not be read
+    footer    the length of the manifest and its SHA-256
 
-The array is in the order of the names, with the last rows moved into the places of pictures
-that cannot be read: it does not show in which steps it came about.
+If images are added, changed or removed, only their buckets are prepared again. The order of the
+samples is bucket by bucket, so that it depends only on the files in the folder, and not on when
+they were added. A file is written under a temporary name and never changes: its name contains
+the manifest's hash, so that a process that still reads an outdated file gets an error and no
+other image.
 """
 
 import errno
@@ -20,475 +21,458 @@ import json
 import math
 import os
 import shutil
+import stat
+import struct
 import sys
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import closing, suppress
+import threading
+import warnings
+import zlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
-from typing import BinaryIO
+from typing import NamedTuple
 
 import numpy as np
+from filelock import FileLock, Timeout
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from wgan.data.decoding import Failure, decode
-from wgan.data.images import Listing, PictureSource, Size, empty_bytes
-from wgan.files import wait_for_lock, write_whole
+from wgan.data.batches import Dataset, RowReader
+from wgan.data.downloads import fetch_celeba, find_lsun
+from wgan.data.images import Size, empty_bytes, image_to_bytes, open_image
 
-VERSION = 1  # count it up when the pictures' bytes change, and old arrays are made anew
-SECONDS_BETWEEN_SYNCS = 2.0  # as much work is lost by a kill
-COPIED_BYTES = 2**23  # at a time
+VERSION = 2  # increase it if the images' bytes change, so that existing caches are made again
+IMAGES_PER_BUCKET, MAX_BUCKETS = 16, 1024
+FOOTER = struct.Struct("<Q32s")
 NO_SPACE = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+ADVICE = "Free some space, or use another --data-root or a smaller --image-size"
+DEFAULT_SIZE = (64, 64)
+CELEBA_COUNT = 202_599
+
+
+# ---------------------------------------------------------------- data sets
+
+
+def load_folder(folder: Path, root: Path, size: Size | None, grey: bool) -> Dataset:
+    """Load all images below a folder; the classes are its subfolders if every image is in one.
+
+    Files that are not images are skipped with a warning. Raises ValueError if no image is left.
+    """
+    source = FolderSource(folder, leave_out=root / "prepared")
+    images = load_images(source, root, size, grey)
+    classes = [name.split("/")[0] for name in images.names if "/" in name]
+    if len(classes) < len(images.names) or len(set(classes)) < 2:
+        return Dataset(images.samples)
+    return Dataset(images.samples, np.unique(classes, return_inverse=True)[1])
+
+
+def load_celeba(root: Path, size: Size | None, grey: bool) -> Dataset:
+    """CelebA's 202,599 aligned faces, without their attributes."""
+    folder = fetch_celeba(root)
+    samples = load_folder(folder, root, size, grey).samples
+    if len(samples) != CELEBA_COUNT:
+        print(f"{folder} contains {len(samples):,} of {CELEBA_COUNT:,} faces", file=sys.stderr)
+    return Dataset(samples)
+
+
+def load_lsun(root: Path, size: Size | None, grey: bool) -> Dataset:
+    """LSUN's bedrooms. Reading its database needs the package lmdb."""
+    return Dataset(load_images(LsunSource(find_lsun(root)), root, size, grey).samples)
+
+
+def load_images(
+    source: "FolderSource | LsunSource", root: Path, size: Size | None, grey: bool
+) -> "Images":
+    """Load all images of a source, with a warning about unreadable ones; ValueError if none is."""
+    images = FolderCache(source, root, size or DEFAULT_SIZE, grey).load()
+    skipped = images.unreadable
+    count = len(images.names) + len(skipped)
+    if not count:
+        raise ValueError(f"the folder {source.path} contains no files: put images there")
+    if skipped:
+        names = "; ".join(f"{name!r}: {reason}" for name, reason in list(skipped.items())[:3])
+        more = "; ..." if len(skipped) > 3 else ""
+        print(
+            f"{source.path}: skipped {len(skipped)} of {count} files that are not readable images "
+            f"({names}{more})",
+            file=sys.stderr,
+        )
+    if not images.names:
+        raise ValueError(f"none of the {count} files in {source.path} is a readable image")
+    return images
+
+
+# ---------------------------------------------------------------- sources
+
+
+class ImageFile(NamedTuple):
+    """An image's name, and the size and time of change that tell whether its file has changed."""
+
+    name: str
+    size: int  # bytes
+    mtime: int  # nanoseconds
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Bytes `(N, C, H, W)`, the name of each, and by name why others could not be read."""
+class FolderSource:
+    """All files below a folder except hidden ones and those below `leave_out`."""
 
-    samples: np.ndarray
+    path: Path
+    leave_out: Path | None = None
+
+    def list(self) -> list[ImageFile]:
+        """The files sorted by name, which is the path relative to the folder, with "/"."""
+        found: list[ImageFile] = []
+        # Links are followed, and each folder is entered once, so that a loop of links ends.
+        entered = {os.path.realpath(self.leave_out)} if self.leave_out else set()
+        for path, folders, names in os.walk(self.path, onerror=self.report, followlinks=True):
+            if (real := os.path.realpath(path)) in entered:
+                folders.clear()
+                continue
+            entered.add(real)
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            relative = os.path.relpath(path, self.path)
+            prefix = "" if relative == "." else relative.replace(os.sep, "/") + "/"
+            for name in names:
+                with suppress(OSError):  # removed since it was listed
+                    status = os.stat(f"{path}/{name}")
+                    if stat.S_ISREG(status.st_mode) and not name.startswith("."):
+                        found.append(ImageFile(prefix + name, status.st_size, status.st_mtime_ns))
+        return sorted(found, key=attrgetter("name"))
+
+    def report(self, error: OSError) -> None:
+        if error.filename == str(self.path):
+            raise error
+        print(f"{error.filename} is left out: {error}", file=sys.stderr)
+
+    def open(self, name: str) -> Image.Image:
+        return open_image(self.path / name)
+
+
+@dataclass(frozen=True)
+class LsunSource:
+    """The images in one of LSUN's databases; if the database has changed, all of them have.
+
+    Raises ValueError if the package lmdb is missing or the database cannot be read.
+    """
+
+    path: Path
+
+    @cached_property
+    def database(self):
+        try:
+            import lmdb
+        except ImportError as error:
+            raise ValueError("lsun needs the package lmdb: pip install lmdb") from error
+        try:
+            return lmdb.open(str(self.path), readonly=True, lock=False)
+        except lmdb.Error as error:
+            raise ValueError(f"the database {self.path} cannot be read: {error}") from error
+
+    def list(self) -> list[ImageFile]:
+        status = (self.path / "data.mdb").stat()
+        with self.database.begin() as transaction:
+            keys = list(transaction.cursor().iternext(values=False))
+        names = (key.decode("utf-8", "surrogateescape") for key in keys)
+        return [ImageFile(name, status.st_size, status.st_mtime_ns) for name in names]
+
+    def open(self, name: str) -> Image.Image:
+        with self.database.begin() as transaction:
+            return open_image(io.BytesIO(transaction.get(name.encode("utf-8", "surrogateescape"))))
+
+
+# ---------------------------------------------------------------- the cache
+
+
+@dataclass(frozen=True)
+class Images:
+    """The bytes of the readable images, their names, and by name why others are unreadable."""
+
+    samples: RowReader
     names: list[str]
     unreadable: dict[str, str]
 
 
-def prepare(source: PictureSource, size: Size, grey: bool, root: Path) -> Pictures:
-    """All pictures of a source, as a map of the array below `root`, which is made or brought up
-    to date first. Where nothing can be written there, they are decoded into memory.
+class Failure(NamedTuple):
+    """Why an image could not be read, and whether a later attempt may succeed."""
 
-    ValueError, saying what to do, where the disk is too small, or the memory.
-    """
-    return Preparation(source, size, grey, root).pictures()
+    reason: str
+    transient: bool
 
 
-def prepared_folder(root: Path) -> Path:
-    return root / "prepared"
+@dataclass(frozen=True)
+class Bucket:
+    """The images of a bucket, by name the failures among them, and the bucket's file, if any."""
+
+    images: list[ImageFile]
+    failures: dict[str, Failure]
+    path: Path | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the readable images, in the order of the rows."""
+        return [image.name for image in self.images if image.name not in self.failures]
 
 
-# ---------------------------------------------------------------- the files
+class FolderCache:
+    """The images of a source in one size, kept in files below a data root."""
 
-
-class Unusable(Exception):
-    """A file is damaged, or not what it should be."""
-
-
-@dataclass
-class Array:
-    """An array's file, finished or not, and which pictures are in it."""
-
-    file: Path
-    listing: Listing
-    rows: np.ndarray  # (N,) the row of each picture that is listed, or -1
-    failures: dict[int, Failure]  # by place in the listing
-
-    def note(self, done: list[int], failures: dict[int, Failure]) -> None:
-        """While it is made, each picture's row is its place in the listing."""
-        self.rows[done] = done
-        self.failures |= failures
-        for place in self.failures.keys() & set(done):  # it could be read at last
-            del self.failures[place]
-
-
-def arrange(count: int, unreadable: Iterable[int]) -> np.ndarray:
-    """Which of `count` pictures lies in each row of a finished array."""
-    readable = np.ones(count, bool)
-    readable[list(unreadable)] = False
-    kept = readable.sum()
-    order = np.arange(kept)
-    order[~readable[:kept]] = kept + np.flatnonzero(readable[kept:])
-    return order
-
-
-def pack_listing(array: Array, shape: tuple[int, ...], failures: dict[int, Failure]) -> bytes:
-    """The content of `manifest.npz` and `part.npz`."""
-    buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        version=VERSION,
-        shape=shape,
-        rows=array.file.name,
-        # A file's name may hold line ends, and bytes that are no UTF-8, but no zero.
-        names=np.frombuffer(os.fsencode("\0".join(array.listing.names)), np.uint8),
-        stamps=array.listing.stamps,
-        failures=np.frombuffer(json.dumps(failures).encode(), np.uint8),
-    )
-    return buffer.getvalue()
-
-
-def unpack_listing(
-    path: Path, shape: tuple[int, ...]
-) -> tuple[Path, Listing, dict[int, Failure]] | None:
-    """The array's file, listing and failures; None without such a file, Unusable if damaged."""
-    try:
-        with np.load(path) as arrays:  # a zip file: damage shows in its checksums
-            fits = arrays["version"] == VERSION and tuple(arrays["shape"]) == shape
-            file = path.with_name(str(arrays["rows"]))
-            text, stamps = os.fsdecode(arrays["names"].tobytes()), arrays["stamps"]
-            listing = Listing(text.split("\0") if text else [], stamps)
-            failures = json.loads(arrays["failures"].tobytes())
-            failures = {int(place): Failure(*why) for place, why in failures.items()}
-    except FileNotFoundError:
-        return None
-    except Exception as error:  # what is no such file may be anything
-        raise Unusable(f"{path} is damaged or cannot be read ({error})") from error
-    if not fits or stamps.shape != (len(listing.names), 2):
-        raise Unusable(f"{path} is of another version")
-    return file, listing, failures
-
-
-class Writer:
-    """Writes an array that is not finished. What is on the disk is noted at each sync.
-
-    Not through a map of the file, by which a full disk would be a signal and no error.
-    """
-
-    def __init__(self, array: Array, journal: Path, row: int):
-        self.array, self.row = array, row
-        self.file = open(array.file, "r+b", buffering=0)
-        self.journal = open(journal, "ab")
-        self.journal.write(b"\n")  # after a line that was cut off
-        self.synced = time.monotonic()
-        self.done: list[int] = []  # since then, like the failures
-        self.failures: dict[int, Failure] = {}
-
-    def put(self, places: np.ndarray, rows: np.ndarray) -> None:
-        for run in runs(places):
-            write_at(self.file, places[run[0]] * self.row, rows[run[0] : run[-1] + 1])
-        self.done += places.tolist()
-        if time.monotonic() - self.synced > SECONDS_BETWEEN_SYNCS:
-            self.sync()
-
-    def fail(self, failures: dict[int, Failure]) -> None:
-        self.failures |= failures
-
-    def copy(self, places: np.ndarray, other: Array, rows: np.ndarray) -> Iterator[int]:
-        """Copy those rows of another array to these places; yields how many at a time."""
-        most = max(1, COPIED_BYTES // self.row)
-        with open(other.file, "rb", buffering=0) as file:
-            for run in runs(places, rows):
-                for part in np.split(run, range(most, len(run), most)):
-                    content = read_at(file, rows[part[0]] * self.row, len(part) * self.row)
-                    write_at(self.file, places[part[0]] * self.row, content)
-                    yield len(part)
-        self.done += places.tolist()
-
-    def sync(self) -> None:
-        """Note what was written; never before it is on the disk."""
-        os.fsync(self.file.fileno())
-        self.array.note(self.done, self.failures)
-        line = json.dumps({"done": self.done, "failures": self.failures})
-        self.journal.write(line.encode() + b"\n")
-        self.journal.flush()
-        self.done, self.failures, self.synced = [], {}, time.monotonic()
-
-    def close(self) -> None:
-        self.file.close()
-        self.journal.close()
-
-
-def read_journal(path: Path, array: Array) -> None:
-    """Enter into the array what a `Writer` noted."""
-    count = len(array.listing.names)
-    for line in path.read_bytes().splitlines():
-        try:
-            noted = json.loads(line)
-            done = np.array(noted["done"], np.int64)
-            failures = {int(place): Failure(*why) for place, why in noted["failures"].items()}
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError):  # cut off
-            continue
-        places = np.append(done, np.fromiter(failures, np.int64))
-        if ((places >= 0) & (places < count)).all():
-            array.note(done.tolist(), failures)
-
-
-def runs(*places: np.ndarray) -> list[np.ndarray]:
-    """The indices of `places`, split where one of them does not go on by 1."""
-    if not len(places[0]):
-        return []
-    breaks = np.any([np.diff(part) != 1 for part in places], axis=0)
-    return np.split(np.arange(len(places[0])), np.flatnonzero(breaks) + 1)
-
-
-def write_at(file: BinaryIO, offset: int, content) -> None:
-    left = memoryview(np.ascontiguousarray(content)).cast("B")
-    file.seek(offset)
-    while left:
-        left = left[file.write(left) :]  # a disk that is almost full takes a part
-
-
-def read_at(file: BinaryIO, offset: int, count: int) -> np.ndarray:
-    content = np.empty(count, np.uint8)
-    left = memoryview(content)
-    file.seek(offset)
-    while left:
-        taken = file.readinto(left)
-        if not taken:
-            raise OSError(f"{file.name} has become shorter")
-        left = left[taken:]
-    return content
-
-
-# ---------------------------------------------------------------- the work
-
-
-class Preparation:
-    """The folder that keeps a source's pictures in one size, and the work on it."""
-
-    def __init__(self, source: PictureSource, size: Size, grey: bool, root: Path):
+    def __init__(self, source: FolderSource | LsunSource, root: Path, size: Size, grey: bool):
         self.source, self.size, self.grey = source, size, grey
         self.shape = (1 if grey else 3, *size)
-        self.row = math.prod(self.shape)  # bytes
-        path = source.path.resolve()
-        shape = "x".join(map(str, self.shape))
-        digest = hashlib.sha256(os.fsencode(f"{path}\0{shape}")).hexdigest()
-        self.folder = prepared_folder(root) / f"{path.name[:40]}-{shape}-{digest[:12]}"
-        self.manifest, self.part = self.folder / "manifest.npz", self.folder / "part.npz"
+        self.row_bytes = math.prod(self.shape)
+        path, self.shape_text = source.path.resolve(), "x".join(map(str, self.shape))
+        digest = hashlib.sha256(encode(f"{path}\0{self.shape_text}")).hexdigest()
+        self.folder = root / "prepared" / f"{path.name[:40]}-{self.shape_text}-{digest[:12]}"
+        self.stopped = threading.Event()
 
-    def pictures(self) -> Pictures:
-        listing = self.source.list()
-        if not listing.names:
-            return Pictures(np.empty((0, *self.shape), np.uint8), [], {})
-        try:  # without the lock, for which a folder must be writable
-            array = self.finished()
-            if self.is_current(array, listing):
-                return self.mapped(array)
-        except (Unusable, OSError):  # said and mended below
-            pass
+    def load(self) -> Images:
+        """Prepare new and changed images, and return all of them.
+
+        If the cache cannot be written, the images are decoded into memory. Raises ValueError,
+        with what to do, if the disk or the memory is too small.
+        """
+        buckets = group(self.source.list())
+        found = self.find(buckets)
+        if len(found) == len(buckets):  # neither the lock nor write access is needed
+            return self.in_files(found)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            message = f"another process prepares {self.source.path}: waiting for it"
-            lock = wait_for_lock(self.folder, message)
+            message = f"waiting for another process to prepare {self.source.path}"
+            with acquire_lock(self.folder / "lock", message):
+                return self.in_files(self.update())
+        except KeyboardInterrupt:
+            message = "stopped preparing images; run the same command to continue"
+            print(message, file=sys.stderr)
+            raise
         except OSError as error:
+            if error.errno in NO_SPACE:
+                raise ValueError(
+                    f"the disk is full: preparing {self.source.path} in {self.folder} stopped "
+                    f"({error}). {ADVICE}, and run the same command to continue"
+                ) from error
             print(
-                f"cannot keep the pictures of {self.source.path} for the next start, and decodes "
-                f"them into memory: {error}",
+                f"cannot cache the images of {self.source.path} for the next start, decoding them "
+                f"into memory: {error}",
                 file=sys.stderr,
             )
-            return self.decode_into_memory(listing)
-        with lock:
-            try:
-                return self.mapped(self.bring_up_to_date())
-            except KeyboardInterrupt:
-                print("stopped preparing; the same command goes on from there", file=sys.stderr)
-                raise
-            except OSError as error:
-                if error.errno not in NO_SPACE:
-                    raise
-                raise ValueError(
-                    f"the disk became full while {self.source.path} was prepared in {self.folder} "
-                    f"({error.strerror}): {self.remedies()}. The same command goes on from there"
-                ) from error
+            return self.in_memory(buckets)
 
-    def bring_up_to_date(self) -> Array:
-        """The finished array, which may have been made while this process waited."""
-        listing = self.source.list()
-        finished, part = self.said(self.finished), self.said(self.unfinished)
-        if finished and part and part.file == finished.file:  # it was finished, and not tidied up
-            part = None
-        if self.is_current(finished, listing):
-            return finished
-        self.remove_all_but(finished, part)
-        if part and part.listing == listing:
-            left = (part.rows < 0).sum()
-            self.check_disk(listing, left, left)
-        else:
-            part = self.begin(listing, [array for array in (finished, part) if array])
-        self.decode_rest(part)
-        self.finish(part)
-        return self.finished()
-
-    def said(self, read) -> Array | None:
-        """An array that can be used. If it cannot, that is said."""
-        try:
-            return read()
-        except Unusable as error:
-            print(f"{error}; the pictures are prepared anew", file=sys.stderr)
-            return None
-
-    # ------------------------------------------------------------ what is there
-
-    def journal_of(self, array: Array) -> Path:
-        return self.folder / array.file.name.replace("rows", "journal")
-
-    def finished(self) -> Array | None:
-        """The finished array; None if there is none, Unusable where it is damaged."""
-        found = unpack_listing(self.manifest, self.shape)
-        if found is None:
-            return None
-        file, listing, failures = found
-        order = arrange(len(listing.names), failures)
-        rows = np.full(len(listing.names), -1)
-        rows[order] = np.arange(len(order))
-        if not file.is_file() or file.stat().st_size < len(order) * self.row:
-            raise Unusable(f"{file} is missing or cut short")
-        return Array(file, listing, rows, failures)
-
-    def unfinished(self) -> Array | None:
-        """The array that an interrupted preparation has begun; None if there is none."""
-        found = unpack_listing(self.part, self.shape)
-        if found is None:
-            return None
-        file, listing, failures = found
-        array = Array(file, listing, np.full(len(listing.names), -1), failures)
-        try:
-            read_journal(self.journal_of(array), array)
-            if array.file.stat().st_size < (array.rows.max() + 1) * self.row:
-                raise Unusable(f"{array.file} is cut short")
-        except FileNotFoundError as error:
-            raise Unusable(f"{error.filename} is missing") from error
-        return array
-
-    def is_current(self, array: Array | None, listing: Listing) -> bool:
-        """Whether the array holds just these pictures, and none more could be read by now."""
-        if array is None or array.listing != listing:
-            return False
-        again = [listing.names[place] for place, why in array.failures.items() if why.may_pass]
-        with closing(decode(self.source, again, self.size, self.grey)) as chunks:
-            return all(
-                not len(decoded.rows) and all(why.may_pass for why in decoded.failures.values())
-                for _, decoded in chunks
-            )
-
-    def mapped(self, array: Array) -> Pictures:
-        count = (array.rows >= 0).sum()
-        shape = (count, *self.shape)
-        if count:
-            samples = np.memmap(array.file, np.uint8, "r", shape=shape)
-        else:  # which cannot be mapped
-            samples = np.empty(shape, np.uint8)
-        return in_order(samples, array.listing, array.failures)
-
-    # ------------------------------------------------------------ making the next array
-
-    def begin(self, listing: Listing, others: list[Array]) -> Array:
-        """The next array, with what other arrays hold of the same pictures."""
-        before = [same_pictures(listing, other.listing) for other in others]
-        known = np.any([places >= 0 for places in before], axis=0) if others else np.zeros(1, bool)
-        self.check_disk(listing, len(listing.names), len(listing.names) - known.sum())
-        numbers = (int(path.name.split("-")[1]) for path in self.folder.glob("rows-*"))
-        file = self.folder / f"rows-{max(numbers, default=0) + 1}"
-        array = Array(file, listing, np.full(len(listing.names), -1), {})
-        file.touch()
-        with (
-            closing(Writer(array, self.journal_of(array), self.row)) as writer,
-            progress("copying known pictures", known.sum()) as bar,
-        ):
-            for other, places in zip(others, before, strict=True):
-                here = np.flatnonzero((places >= 0) & (array.rows < 0) & (other.rows[places] >= 0))
-                for count in writer.copy(here, other, other.rows[places[here]]):
-                    bar.update(count)
-                for place in np.flatnonzero(places >= 0).tolist():
-                    why = other.failures.get(int(places[place]))
-                    if why and not why.may_pass:
-                        writer.fail({place: why})
-                writer.sync()
-        write_whole(self.part, pack_listing(array, self.shape, {}))
-        return array
-
-    def decode_rest(self, array: Array) -> None:
-        waiting = array.rows < 0
-        waiting[[place for place, why in array.failures.items() if not why.may_pass]] = False
-        with (
-            closing(Writer(array, self.journal_of(array), self.row)) as writer,
-            closing(self.decoded(array.listing, np.flatnonzero(waiting))) as parts,
-        ):
-            try:
-                for places, rows, failures in parts:
-                    writer.put(places, rows)
-                    writer.fail(failures)
-            finally:
-                writer.sync()
-
-    def decoded(
-        self, listing: Listing, places: np.ndarray
-    ) -> Iterator[tuple[np.ndarray, np.ndarray, dict[int, Failure]]]:
-        """Decode the pictures at those places of the listing, part by part: which could be read,
-        their bytes, and why others could not."""
-        names = [listing.names[place] for place in places]
-        with (
-            progress("preparing pictures", len(listing.names), len(names)) as bar,
-            closing(decode(self.source, names, self.size, self.grey)) as chunks,
-        ):
-            for chunk, (rows, failures) in chunks:
-                here = places[chunk.start : chunk.stop]
-                by_place = {int(here[index]): why for index, why in failures.items()}
-                yield np.delete(here, list(failures)), rows, by_place
-                bar.update(len(here))
-
-    def finish(self, array: Array) -> None:
-        order = arrange(len(array.rows), array.failures)
-        with open(array.file, "r+b", buffering=0) as file:
-            for row in np.flatnonzero(order != np.arange(len(order))):
-                write_at(file, row * self.row, read_at(file, order[row] * self.row, self.row))
-            os.fsync(file.fileno())
-        write_whole(self.manifest, pack_listing(array, self.shape, array.failures))
-        os.truncate(array.file, len(order) * self.row)
-        self.remove_all_but(array, None)
-
-    def remove_all_but(self, finished: Array | None, part: Array | None) -> None:
-        keep = set()
-        if finished:
-            keep |= {self.manifest, finished.file}
-        if part:
-            keep |= {self.part, part.file, self.journal_of(part)}
-        for kind in ("manifest", "part", "rows", "journal"):
-            for path in set(self.folder.glob(f"{kind}*")) - keep:
-                with suppress(OSError):  # Windows keeps a file that another process has mapped
+    def update(self) -> dict[int, Bucket]:
+        """Prepare missing and outdated buckets, and remove the files that are not needed."""
+        buckets = group(self.source.list())  # again, as waiting for the lock may take long
+        found = self.find(buckets)
+        missing = {number: buckets[number] for number in buckets if number not in found}
+        if missing:
+            needed = {bucket.path for bucket in found.values()} | {self.folder / "lock"}
+            for path in set(self.folder.iterdir()) - needed:
+                with suppress(OSError):  # Windows does not remove a file that is being read
                     path.unlink()
+            self.check_disk(count_images(missing), count_images(buckets))
+            found |= self.in_threads(self.write_bucket, missing, count_images(buckets))
+        return found
 
-    def check_disk(self, listing: Listing, rows: int, unknown: int) -> None:
-        """Say what will be written; ValueError where the disk is too small for it."""
-        needed, free = int(rows) * self.row, shutil.disk_usage(self.folder).free
-        count, shape = len(listing.names), "x".join(map(str, self.shape))
-        some = f" ({unknown:,} of them to be read)" if unknown < count else ""
+    def find(self, buckets: dict[int, list[ImageFile]]) -> dict[int, Bucket]:
+        """The buckets whose files are intact and up to date, by number."""
+        found = {}
+        for path in self.folder.glob("*.rows"):
+            with suppress(ValueError, OSError, OverflowError):
+                number, bucket = self.read_bucket(path)
+                if buckets.get(number) == bucket.images and not self.can_read_more(bucket):
+                    found[number] = bucket
+        return found
+
+    def can_read_more(self, bucket: Bucket) -> bool:
+        """Whether an image that could not be read for a transient reason can be read now."""
+        names = (name for name, failure in bucket.failures.items() if failure.transient)
+        results = map(self.decode, names)
+        return not all(isinstance(result, Failure) and result.transient for result in results)
+
+    def check_disk(self, missing: int, count: int) -> None:
+        """Print how much will be written; ValueError if the disk is too small for it."""
+        needed, free = missing * self.row_bytes, shutil.disk_usage(self.folder).free
+        some = f"{missing:,} of " if missing < count else ""
         print(
-            f"preparing {count:,} pictures of {self.source.path} as {shape}{some}: "
-            f"{in_words(needed)} in {self.folder}, where {in_words(free)} are free",
+            f"preparing {some}{count:,} images of {self.source.path} as {self.shape_text}: "
+            f"{format_size(needed)} in {self.folder}, {format_size(free)} free",
             file=sys.stderr,
         )
         if needed > free:
             raise ValueError(
-                f"{in_words(needed)} of disk are needed in {self.folder}, and {in_words(free)} are "
-                f"free: {self.remedies()}"
+                f"the images need {format_size(needed)} of disk in {self.folder}, and only "
+                f"{format_size(free)} are free. {ADVICE}"
             )
 
-    def remedies(self) -> str:
-        older = any(self.folder.glob("rows-*"))
-        also = " (what was prepared before may be deleted there)" if older else ""
-        return f"free some space{also}, or give another --data-root or a smaller --image-size"
+    def write_bucket(self, number: int, images: list[ImageFile]) -> Bucket:
+        """Decode a bucket's images into its file, row by row."""
+        temporary = self.folder / f"{number:04}.{os.getpid()}.tmp"
+        try:
+            with open(temporary, "wb") as file:
+                failures = self.decode_all(images, file.write)
+                content = {"bucket": number, "images": images, "failures": failures}
+                content |= {"version": VERSION, "shape": self.shape}
+                manifest = json.dumps(content).encode()
+                digest = hashlib.sha256(manifest)
+                file.write(manifest + FOOTER.pack(len(manifest), digest.digest()))
+                file.flush()
+                os.fsync(file.fileno())
+            path = self.folder / f"{number:04}-{digest.hexdigest()[:12]}.rows"
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return Bucket(images, failures, path)
 
-    def decode_into_memory(self, listing: Listing) -> Pictures:
-        count = len(listing.names)
-        samples, failures = empty_bytes((count, *self.shape)), {}
-        with closing(self.decoded(listing, np.arange(count))) as parts:
-            for places, rows, failed in parts:
-                samples[places] = rows
-                failures |= failed
-        order = arrange(count, failures)
-        moved = np.flatnonzero(order != np.arange(len(order)))
-        samples[moved] = samples[order[moved]]
-        return in_order(samples[: len(order)], listing, failures)
+    def read_bucket(self, path: Path) -> tuple[int, Bucket]:
+        """A bucket's number and content; ValueError if the file is corrupt or of another version.
+
+        Only the end of the file is read: bytes of a row that have changed are not noticed.
+        """
+        with open(path, "rb") as file:
+            end = file.seek(-FOOTER.size, os.SEEK_END)
+            length, digest = FOOTER.unpack(file.read())
+            start = file.seek(end - length)
+            manifest = file.read(length)
+        if hashlib.sha256(manifest).digest() != digest:
+            raise ValueError(f"{path} is corrupt")
+        content = json.loads(manifest)
+        if (content["version"], tuple(content["shape"])) != (VERSION, self.shape):
+            raise ValueError(f"{path} is of another version")
+        images = [ImageFile(*image) for image in content["images"]]
+        failures = {name: Failure(*failure) for name, failure in content["failures"].items()}
+        bucket = Bucket(images, failures, path)
+        if start != len(bucket.names) * self.row_bytes:
+            raise ValueError(f"{path} is corrupt")
+        return content["bucket"], bucket
+
+    def in_files(self, buckets: dict[int, Bucket]) -> Images:
+        ordered = [buckets[number] for number in sorted(buckets)]
+        counts = [len(bucket.names) for bucket in ordered]
+        files = [bucket.path for bucket in ordered]
+        return to_images(RowReader.from_files(files, counts, self.shape), ordered)
+
+    def in_memory(self, buckets: dict[int, list[ImageFile]]) -> Images:
+        """Decode all images without a cache, in the same order."""
+        count = count_images(buckets)
+        samples = empty_bytes((count, *self.shape))
+        ends = np.cumsum([len(images) for images in buckets.values()])
+        rows = dict(zip(buckets, np.split(samples, ends[:-1]), strict=True))  # views
+
+        def decode_bucket(number: int, images: list[ImageFile]) -> Bucket:
+            free = iter(rows[number])
+            return Bucket(images, self.decode_all(images, lambda row: np.copyto(next(free), row)))
+
+        decoded = self.in_threads(decode_bucket, buckets, count)
+        end = 0
+        for number, bucket in decoded.items():  # close the gaps that unreadable images left
+            start, end = end, end + len(bucket.names)
+            samples[start:end] = rows[number][: end - start]
+        return to_images(RowReader.from_array(samples[:end]), decoded.values())
+
+    def in_threads(
+        self,
+        function: Callable[[int, list[ImageFile]], Bucket],
+        buckets: dict[int, list[ImageFile]],
+        count: int,
+    ) -> dict[int, Bucket]:
+        """Call `function(number, images)` for each bucket, with a progress bar of `count` images.
+
+        Threads suffice, because Pillow releases the interpreter lock.
+        """
+        options = {"unit": "image", "delay": 2, "leave": False, "disable": None}
+        done = count - count_images(buckets)
+        results = {}
+        self.stopped.clear()
+        with (
+            tqdm(desc="preparing images", total=count, initial=done, **options) as bar,
+            # Pillow warns of much that it then reads well; failures are reported by name.
+            warnings.catch_warnings(action="ignore"),
+            ThreadPoolExecutor(thread_count(), "images") as pool,
+        ):
+            futures = {n: pool.submit(function, n, images) for n, images in buckets.items()}
+            try:
+                for number, future in futures.items():
+                    results[number] = future.result()
+                    bar.update(len(buckets[number]))
+            finally:
+                self.stopped.set()
+                pool.shutdown(cancel_futures=True)
+        return results
+
+    def decode_all(
+        self, images: list[ImageFile], write: Callable[[np.ndarray], object]
+    ) -> dict[str, Failure]:
+        """Decode images in order, and write those that can be read; returns the failures."""
+        failures: dict[str, Failure] = {}
+        for image in images:
+            if self.stopped.is_set():
+                raise CancelledError
+            result = self.decode(image.name)
+            if isinstance(result, Failure):
+                failures[image.name] = result
+            else:
+                write(result)
+        return failures
+
+    def decode(self, name: str) -> np.ndarray | Failure:
+        """The bytes of an image, or why it cannot be read."""
+        try:
+            with self.source.open(name) as image:
+                return image_to_bytes(image, self.size, self.grey)
+        except UnidentifiedImageError:
+            return Failure("not an image", transient=False)
+        except Exception as error:  # decoders raise all kinds of exceptions for broken files
+            # Decoders also raise OSError, but only the operating system's have a number.
+            transient = isinstance(error, MemoryError) or getattr(error, "errno", None) is not None
+            return Failure(f"{type(error).__name__}: {error}", transient)
 
 
-def in_order(samples: np.ndarray, listing: Listing, failures: dict[int, Failure]) -> Pictures:
-    """Arranged bytes with the names that belong to them."""
-    names = [listing.names[place] for place in arrange(len(listing.names), failures)]
-    unreadable = {listing.names[place]: failures[place].reason for place in sorted(failures)}
-    return Pictures(samples, names, unreadable)
+def group(images: list[ImageFile]) -> dict[int, list[ImageFile]]:
+    """The images of each bucket that is not empty, by its number and in order.
+
+    The number of buckets is a power of two, so that it rarely changes with the number of images.
+    """
+    exponent = round(math.log2(max(1, len(images)) / IMAGES_PER_BUCKET))
+    count = min(2 ** max(0, exponent), MAX_BUCKETS)
+    buckets: dict[int, list[ImageFile]] = {}
+    for image in images:
+        buckets.setdefault(zlib.crc32(encode(image.name)) % count, []).append(image)
+    return dict(sorted(buckets.items()))
 
 
-def same_pictures(listing: Listing, other: Listing) -> np.ndarray:
-    """At which place of the other listing the same picture is, unchanged, or -1: `(N,)`."""
-    places = {name: place for place, name in enumerate(other.names)}
-    same = np.array([places.get(name, -1) for name in listing.names], np.int64)
-    if len(other.names):
-        same[(other.stamps[same] != listing.stamps).any(1)] = -1
-    return same
+def count_images(buckets: dict[int, list[ImageFile]]) -> int:
+    return sum(len(images) for images in buckets.values())
 
 
-def progress(text: str, total: int, left: int | None = None) -> tqdm:
-    done = 0 if left is None else total - left
-    options = {"delay": 2, "leave": False, "disable": None}
-    return tqdm(desc=text, total=total, initial=done, unit="picture", **options)
+def to_images(samples: RowReader, buckets: Iterable[Bucket]) -> Images:
+    names = [name for bucket in buckets for name in bucket.names]
+    failures = sorted(failure for bucket in buckets for failure in bucket.failures.items())
+    return Images(samples, names, {name: failure.reason for name, failure in failures})
 
 
-def in_words(size: int) -> str:
+def thread_count() -> int:
+    """Two more than the cores that this process may use, as some threads wait for the disk."""
+    confined = hasattr(os, "sched_getaffinity")
+    return 2 + (len(os.sched_getaffinity(0)) if confined else os.cpu_count() or 1)
+
+
+def acquire_lock(path: Path, message: str):
+    """Acquire a lock, which the returned context releases. Print the message before waiting."""
+    lock = FileLock(path)
+    try:
+        return lock.acquire(timeout=0)
+    except Timeout:
+        print(message, file=sys.stderr, flush=True)
+        return lock.acquire()
+
+
+def encode(name: str) -> bytes:
+    """A file's name as bytes, the same on every system; it may contain lone surrogates."""
+    return name.encode("utf-8", "surrogatepass")
+
+
+def format_size(size: int) -> str:
     return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.1f} MiB"

@@ -1,5 +1,8 @@
 """The built-in images: digits drawn from the scalable fonts that matplotlib ships."""
 
+import io
+import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +11,15 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from tqdm import tqdm
 
+from wgan.data.batches import Dataset, RowReader
+from wgan.data.images import Size, fit_images
+from wgan.files import write_whole
+
+GLYPH_COUNT = 50_000
+GLYPH_SEED = 1
+GLYPH_VERSION = 1  # increase it if the images change, so that existing caches are drawn again
 DIGIT_HEIGHT, CANVAS = 56, 96  # of the drawn digits, in pixels, before they are shrunk
-THIN = (  # file names without their ending
+THIN = (  # file names without the extension
     "DejaVuSans",
     "DejaVuSans-Oblique",
     "DejaVuSansMono",
@@ -36,11 +46,47 @@ BOLD = (
 STROKES = dict.fromkeys(THIN, range(4)) | dict.fromkeys(BOLD, range(1))  # pixels to thicken by
 
 
-def draw_glyphs(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """`count` digits with random font, size, slant, rotation, thickness and position.
+def load_glyphs(root: Path, size: Size | None, grey: bool) -> Dataset:
+    """50,000 digits of 28x28, drawn once and cached in `<root>/glyphs.npz`."""
+    cache = root / "glyphs.npz"
+    cached = read_cache(cache)
+    if cached is None:
+        cached = draw_glyphs(GLYPH_COUNT, GLYPH_SEED)
+        write_cache(cache, *cached)
+    images, labels = cached
+    return Dataset(RowReader.from_array(fit_images(images, size, grey)), labels)
 
-    Each digit is drawn once per font and thickness, large; an image is one random affine
-    view of such a drawing. Images `(count, 1, 28, 28)` uint8, and which digits they are.
+
+def read_cache(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """Images and labels from the cache; None if it is missing, corrupt or of another version."""
+    try:
+        with np.load(path) as arrays:  # a zip file, whose checksums reveal damage
+            if arrays["version"] != GLYPH_VERSION:
+                return None
+            return arrays["samples"], arrays["labels"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        print(f"{path} is corrupt or cannot be read; drawing it again", file=sys.stderr)
+        return None
+
+
+def write_cache(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
+    """Write the cache. If the folder cannot be written, print a warning."""
+    buffer = io.BytesIO()
+    np.savez(buffer, version=GLYPH_VERSION, samples=images, labels=labels)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, buffer.getvalue())
+    except OSError as error:
+        print(f"cannot cache the images in {path}: {error}", file=sys.stderr)
+
+
+def draw_glyphs(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw `count` digits with random font, size, slant, rotation, thickness and position.
+
+    Each digit is drawn once per font and thickness, large; an image is a random affine view of
+    such a drawing. Returns images `(count, 1, 28, 28)` uint8, and the digits `(count,)`.
     """
     drawings, digits = digit_drawings()
     random = np.random.default_rng(seed)
@@ -55,7 +101,7 @@ def draw_glyphs(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     for start in tqdm(chunks, "drawing digits", delay=1, leave=False, disable=None):
         part = slice(start, start + 1000)
         source = drawings[which[part]].float()
-        # Drawn at twice the size and averaged down, so that edges stay smooth.
+        # Sampled at twice the size and averaged, so that edges are smooth.
         shape = (len(source), 1, 56, 56)
         lattice = torch.nn.functional.affine_grid(views[part], shape, align_corners=False)
         view = torch.nn.functional.grid_sample(source, lattice, align_corners=False)
@@ -81,7 +127,7 @@ def random_views(random: np.random.Generator, count: int) -> np.ndarray:
 
 
 def digit_drawings() -> tuple[Tensor, np.ndarray]:
-    """Every digit in every font and thickness, `(M, 1, 96, 96)` uint8, and which digit it is."""
+    """Every digit in every font and thickness, `(M, 1, 96, 96)` uint8, and the digits `(M,)`."""
     import matplotlib
 
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"

@@ -1,8 +1,7 @@
-"""How good samples are, without a download.
+"""Distances between two sets of samples, and coverage of classes and modes.
 
-Images are bytes `(N, C, H, W)`, features float32 `(N, D)`, points float32 `(N, 2)`. Distances
-are between two sets of samples and depend on how many there are: compare figures of the same
-count only. The kernel distance is unbiased, and may be a little below 0.
+Images are `(N, C, H, W)` uint8, features `(N, D)` float32, points `(N, 2)` float32, all on the
+CPU. Distances depend on the number of samples: compare only values for the same number.
 
 Sources
     Heusel et al. 2017       Fréchet distance, arXiv:1706.08500
@@ -14,90 +13,16 @@ Sources
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 
-CHUNK = 500  # images at a time
-
-# ---------------------------------------------------------------- features
-
-
-class Classifier(nn.Module):
-    """A small convolutional network: images in [-1, 1] to class scores, by way of 128 features."""
-
-    def __init__(self, channels: int, classes: int):
-        super().__init__()
-        self.features = nn.Sequential(
-            *(nn.Conv2d(channels, 32, 3, 1, 1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Conv2d(32, 64, 3, 1, 1), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64 * 16, 128), nn.ReLU()),
-        )
-        self.scores = nn.Linear(128, classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.scores(self.features(images))
-
-
-def train_classifier(
-    images: Tensor,
-    labels: Tensor,
-    classes: int,
-    device: torch.device,
-    epochs: int = 4,
-    seed: int = 0,
-) -> Classifier:
-    """A classifier of those bytes `(N, C, H, W)` and classes `(N,)`, in evaluation mode."""
-    random = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
-        classifier = Classifier(images.shape[1], classes)
-    classifier.to(device, memory_format=torch.channels_last).train()
-    optimizer = torch.optim.Adam(classifier.parameters())
-    orders = [torch.randperm(len(images), generator=random) for _ in range(epochs)]
-    batches = [batch for order in orders for batch in order.split(128) if len(batch) > 1]
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=len(batches))
-    for batch in tqdm(batches, "training the classifier", delay=2, leave=False, disable=None):
-        scores = classifier(to_floats(images[batch], device))
-        loss = F.cross_entropy(scores, labels[batch].to(device))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    return classifier.eval().requires_grad_(False)
-
-
-def classify(classifier: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Features `(N, 128)` and probabilities of classes `(N, K)`, on the CPU."""
-    device = next(classifier.parameters()).device
-    features = in_chunks(lambda part: classifier.features(to_floats(part, device)), images)
-    return features, classifier.scores.cpu()(features).softmax(1)
-
-
-def inception_features(images: Tensor, device: torch.device) -> Tensor:
-    """Inception's 2048 pool features, with the weights that FID is defined by (91 MB, fetched
-    once); grey images become three equal channels. OSError where the weights cannot be had."""
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-    network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"]).to(device).eval()
-    coloured = images.expand(-1, 3, -1, -1)
-    return in_chunks(lambda part: network(part.to(device))[0], coloured)
-
-
-def to_floats(images: Tensor, device: torch.device) -> Tensor:
-    return images.to(device).float() / 127.5 - 1
-
-
-@torch.no_grad()
-def in_chunks(function, images: Tensor) -> Tensor:
-    parts = tqdm(images.split(CHUNK), "features", delay=2, leave=False, disable=None)
-    return torch.cat([function(part).float().cpu() for part in parts])
-
+from wgan.data import to_float_images
 
 # ---------------------------------------------------------------- distances between features
 
 
 def frechet_distance(features: Tensor, reference: Tensor) -> float:
-    """Between the Gaussians of equal mean and covariance (Heusel et al. 2017, equation 6)."""
+    """Distance between Gaussians with the mean and covariance of each set (Heusel et al. 2017,
+    equation 6)."""
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
     statistics = [fid_features_to_statistics(part.double()) for part in (features, reference)]
@@ -105,7 +30,8 @@ def frechet_distance(features: Tensor, reference: Tensor) -> float:
 
 
 def kernel_distance(features: Tensor, reference: Tensor) -> float:
-    """The squared maximum mean discrepancy of a cubic kernel, over 100 subsets of up to 1000."""
+    """Squared maximum mean discrepancy of a cubic kernel, the mean over 100 subsets of up to 1,000
+    features (Binkowski et al. 2018). The estimate is unbiased, so it may be slightly negative."""
     from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 
     size = min(1000, len(features), len(reference))
@@ -114,8 +40,8 @@ def kernel_distance(features: Tensor, reference: Tensor) -> float:
 
 
 def precision_and_recall(features: Tensor, reference: Tensor) -> tuple[float, float]:
-    """The share of samples among the real ones, and of real ones among the samples, in balls
-    that reach each point's third neighbour."""
+    """Fraction of the samples within the manifold of the reference, and the reverse (Kynkäänniemi
+    et al. 2019). A manifold is the union of balls that reach each point's third neighbour."""
     from torch_fidelity.metric_prc import prc_features_to_metric
 
     found = prc_features_to_metric(features, reference, save_cpu_ram=True, verbose=False)
@@ -123,7 +49,7 @@ def precision_and_recall(features: Tensor, reference: Tensor) -> tuple[float, fl
 
 
 def nearest_neighbours(features: Tensor, reference: Tensor, count: int) -> Tensor:
-    """The numbers of the nearest `count` of `reference` for each of `features`: `(N, count)`."""
+    """Indices of the `count` nearest reference features of each feature: `(N, count)`."""
     return torch.cdist(features, reference).topk(count, largest=False).indices
 
 
@@ -131,12 +57,15 @@ def nearest_neighbours(features: Tensor, reference: Tensor, count: int) -> Tenso
 
 
 def class_coverage(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
-    """How the classes that a classifier sees in samples compare with the data's labels.
+    """Compare the classes that a classifier predicts for samples with the labels of the data.
 
-    `classes`: how many appear; `smallest_class`: the rarest one's share of the samples;
-    `class_divergence`: Kullback-Leibler divergence of their histogram from the data's, in
-    nats, with one sample added to each class; `confident`: the share of samples of whose
-    class the classifier is at least 95 % sure.
+    `probabilities` `(N, K)` of the samples, `labels` `(M,)` int64 of the data. Returns
+
+    - `classes`: number of classes that occur,
+    - `smallest_class`: the rarest class's fraction of the samples,
+    - `class_divergence`: Kullback-Leibler divergence, in nats, of the histogram of the samples
+      from that of the data, with one sample added to each class,
+    - `confident`: fraction of the samples with a probability of at least 95 % for one class.
     """
     classes = probabilities.shape[1]
     counts = probabilities.argmax(1).bincount(minlength=classes)
@@ -154,44 +83,50 @@ def class_coverage(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
 
 # ---------------------------------------------------------------- images without labels
 
+PATCH_SIZE, PATCHES_PER_IMAGE = 7, 128
+DIRECTIONS = 512
+SMALLEST_LEVEL = 14  # side of the coarsest level of a pyramid, at least
+
 
 def sliced_wasserstein(images: Tensor, reference: Tensor, seed: int = 0) -> dict[str, float]:
-    """Between 7x7 patches on each level of a Laplacian pyramid, times 1000.
+    """Distance between 7x7 patches on each level of a Laplacian pyramid, times 1000.
 
-    Karras et al. 2018, section 5: 128 patches an image, each channel normalised, 512 random
-    directions. A coarse level tells about shapes, the finest about edges and noise. Keys
-    are the levels' sizes, "28x28".
+    For equally many images `(N, C, H, W)` of one shape. Follows Karras et al. 2018, section 5:
+    128 patches per image, each channel normalised, 512 random directions. Coarse levels measure
+    shapes, the finest level edges and noise. The keys are the sizes of the levels, such as "28x28".
     """
-    random = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
     found = {}
-    for one, other in zip(laplacian_pyramid(images), laplacian_pyramid(reference), strict=True):
-        patches = [descriptors(level, random) for level in (one, other)]
-        directions = torch.randn(512, patches[0].shape[1], generator=random)
+    levels = zip(laplacian_pyramid(images), laplacian_pyramid(reference), strict=True)
+    for level, reference_level in levels:
+        patches, reference_patches = (
+            random_patches(part, rng) for part in (level, reference_level)
+        )
+        directions = torch.randn(DIRECTIONS, patches.shape[1], generator=rng)
         directions /= directions.norm(dim=1, keepdim=True)
         distances = [
-            distance_on_a_line(*((part @ direction).numpy() for part in patches))
+            wasserstein_1d((patches @ direction).numpy(), (reference_patches @ direction).numpy())
             for direction in directions
         ]
-        size = "x".join(map(str, one.shape[2:]))
+        size = "x".join(map(str, level.shape[2:]))
         found[size] = 1000 * float(np.mean(distances))
     return found
 
 
-def distance_on_a_line(one: np.ndarray, other: np.ndarray) -> float:
-    """Wasserstein-1 of equally many numbers: pairing them in order costs least."""
-    return np.abs(np.sort(one) - np.sort(other)).mean()
-
-
-PATCH, PATCHES = 7, 128  # side, and how many of each image
-SMALLEST_LEVEL = 14
+def wasserstein_1d(values: np.ndarray, others: np.ndarray) -> float:
+    """Wasserstein-1 distance of equally many numbers: pairing them in order costs least."""
+    return np.abs(np.sort(values) - np.sort(others)).mean()
 
 
 def laplacian_pyramid(images: Tensor) -> list[Tensor]:
-    """Bands of detail, finest first, and what is left at last; each half the size of the one
-    before, as long as sides are even and at least 14 when halved."""
-    levels, current = [], images.float() / 127.5 - 1
+    """Bands of detail, the finest first, and the remaining coarse image.
+
+    Each level has half the size of the one before, as long as the sides are even and the halves at
+    least 14 pixels.
+    """
+    levels, current = [], to_float_images(images)
     while min(current.shape[2:]) >= 2 * SMALLEST_LEVEL and not any(
-        n % 2 for n in current.shape[2:]
+        side % 2 for side in current.shape[2:]
     ):
         half = F.avg_pool2d(current, 2)
         levels.append(current - F.interpolate(half, scale_factor=2, mode="bilinear"))
@@ -199,16 +134,18 @@ def laplacian_pyramid(images: Tensor) -> list[Tensor]:
     return [*levels, current]
 
 
-def descriptors(level: Tensor, random: torch.Generator) -> Tensor:
-    """Patches at random places of every image, each channel normalised over all: `(N * P, D)`."""
+def random_patches(level: Tensor, rng: torch.Generator) -> Tensor:
+    """Patches at random positions of each image, with each channel normalised over all patches:
+    `(N, C, H, W)` to `(N * 128, 7 * 7 * C)`."""
     count, _, height, width = level.shape
-    side = min(PATCH, height, width)
-    rows = torch.randint(height - side + 1, (count, PATCHES, 1, 1), generator=random)
-    columns = torch.randint(width - side + 1, (count, PATCHES, 1, 1), generator=random)
+    side = min(PATCH_SIZE, height, width)
+    position = (count, PATCHES_PER_IMAGE, 1, 1)
+    rows = torch.randint(height - side + 1, position, generator=rng)
+    columns = torch.randint(width - side + 1, position, generator=rng)
     rows = rows + torch.arange(side).view(-1, 1)
     columns = columns + torch.arange(side)
-    which = torch.arange(count).view(-1, 1, 1, 1)
-    patches = level.permute(0, 2, 3, 1)[which, rows, columns].flatten(0, 1)  # (N * P, s, s, C)
+    images = torch.arange(count).view(-1, 1, 1, 1)
+    patches = level.permute(0, 2, 3, 1)[images, rows, columns].flatten(0, 1)  # (N * 128, 7, 7, C)
     mean, deviation = patches.mean((0, 1, 2)), patches.std((0, 1, 2)).clamp(min=1e-8)
     return ((patches - mean) / deviation).flatten(1)
 
@@ -217,10 +154,13 @@ def descriptors(level: Tensor, random: torch.Generator) -> Tensor:
 
 
 def mode_coverage(points: Tensor, data: Tensor, labels: Tensor) -> dict[str, float]:
-    """For a mixture of Gaussians, whose modes are the labels' classes.
+    """Coverage of a mixture of Gaussians, whose components are the classes of the data.
 
-    `modes`: how many have a sample within three standard deviations, of `modes_in_all`;
-    `good_samples`: the share of samples that are so near to a mode.
+    `points` `(N, 2)`, `data` `(M, 2)`, `labels` `(M,)` int64. Returns
+
+    - `modes`: number of modes with a point within three standard deviations,
+    - `modes_in_all`: number of modes of the data,
+    - `good_samples`: fraction of the points within three standard deviations of a mode.
     """
     classes = int(labels.max()) + 1
     centres = torch.stack([data[labels == label].mean(0) for label in range(classes)])
@@ -235,8 +175,8 @@ def mode_coverage(points: Tensor, data: Tensor, labels: Tensor) -> dict[str, flo
 
 
 def wasserstein_distance(points: Tensor, others: Tensor) -> float:
-    """Exact, between two sets of equally many points: the cheapest way to pair them, by
-    Euclidean distance (Wasserstein-1)."""
+    """Exact Wasserstein-1 distance between equally many points: the mean Euclidean distance of the
+    cheapest pairing. Its cost grows with the cube of the number of points."""
     from scipy.optimize import linear_sum_assignment
 
     costs = torch.cdist(points.double(), others.double()).numpy()

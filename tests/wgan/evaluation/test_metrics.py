@@ -1,4 +1,4 @@
-"""Every measure against a closed form, and that it tells bad samples from good ones."""
+"""Every metric against a closed form, and that it distinguishes bad samples from good ones."""
 
 import math
 
@@ -13,16 +13,6 @@ from wgan.evaluation import metrics
 def gaussian(count, mean, deviation=1.0, seed=0):
     random = torch.Generator().manual_seed(seed)
     return torch.randn(count, len(mean), generator=random) * deviation + torch.tensor(mean)
-
-
-def squares(count, side, seed):
-    """Grey pictures of two classes: a bright left half, or a bright right half."""
-    random = torch.Generator().manual_seed(seed)
-    labels = torch.randint(2, (count,), generator=random)
-    images = torch.randint(0, 60, (count, 1, side, side), generator=random, dtype=torch.uint8)
-    images[labels == 0, :, :, : side // 2] += 150
-    images[labels == 1, :, :, side // 2 :] += 150
-    return images, labels
 
 
 # ---------------------------------------------------------------- features
@@ -58,18 +48,6 @@ def test_nearest_neighbours_are_nearest():
     assert metrics.nearest_neighbours(torch.tensor([[12.0]]), reference, 2).tolist() == [[2, 1]]
 
 
-def test_the_classifier_learns_is_repeatable_and_knows_unseen_pictures(cpu):
-    images, labels = squares(600, 12, seed=0)
-    classifier = metrics.train_classifier(images, labels, 2, cpu)
-    again = metrics.train_classifier(images, labels, 2, cpu)
-    unseen, truth = squares(200, 12, seed=1)
-    features, probabilities = metrics.classify(classifier, unseen)
-    assert features.shape == (200, 128)
-    torch.testing.assert_close(probabilities.sum(1), torch.ones(200))
-    assert (probabilities.argmax(1) == truth).float().mean() > 0.97
-    assert torch.equal(metrics.classify(again, unseen)[1], probabilities)
-
-
 # ---------------------------------------------------------------- classes
 
 
@@ -101,11 +79,11 @@ def test_confidence_counts_samples_of_a_sure_class():
 # ---------------------------------------------------------------- patches
 
 
-def test_sliced_wasserstein_tells_equal_sets_from_blurred_ones():
+def test_the_finest_level_of_sliced_wasserstein_sees_a_pattern_of_pixels():
     random = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (64, 1, 28, 28), generator=random, dtype=torch.uint8)
     others = torch.randint(0, 256, (64, 1, 28, 28), generator=random, dtype=torch.uint8)
-    # A checkerboard under noise: what the finest level is there to see.
+    # A checkerboard under noise, which only the finest level can measure.
     board = (torch.arange(28).view(-1, 1) + torch.arange(28)) % 2 * 100
     marked = (images // 2 + board).to(torch.uint8)
     same, changed = (metrics.sliced_wasserstein(part, images) for part in (others, marked))
@@ -113,12 +91,12 @@ def test_sliced_wasserstein_tells_equal_sets_from_blurred_ones():
     assert changed["28x28"] > 5 * same["28x28"]
 
 
-def test_the_distance_on_a_line_is_scipys():
+def test_wasserstein_1d_is_that_of_scipy():
     one, other = np.random.default_rng(0).standard_normal((2, 200))
-    assert metrics.distance_on_a_line(one, other) == pytest.approx(scipys_distance(one, other))
+    assert metrics.wasserstein_1d(one, other) == pytest.approx(scipys_distance(one, other))
 
 
-def test_a_pyramid_adds_up_to_its_picture():
+def test_a_pyramid_adds_up_to_its_image():
     images = torch.randint(0, 256, (2, 3, 56, 56), dtype=torch.uint8)
     fine, middle, coarse = metrics.laplacian_pyramid(images)
     assert [level.shape[-1] for level in (fine, middle, coarse)] == [56, 28, 14]

@@ -1,0 +1,176 @@
+"""Samples by index, and batches of them."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from wgan.data.batches import (
+    Batches,
+    Dataset,
+    RowReader,
+    fits,
+    flip_where,
+    to_byte_images,
+    to_float_images,
+)
+
+
+def numbered(count):
+    return RowReader.from_array(np.arange(count, dtype=np.float32)[:, None].repeat(2, 1))
+
+
+@pytest.fixture
+def readers(tmp_path, random):
+    """The same 50 images in files, of which one has none, and in memory."""
+    samples = random.integers(0, 256, (50, 3, 4, 4)).astype(np.uint8)
+    counts = [20, 0, 1, 29]
+    files = [tmp_path / f"{index}.rows" for index in range(len(counts))]
+    for file, rows in zip(files, np.split(samples, np.cumsum(counts)[:-1]), strict=True):
+        file.write_bytes(rows.tobytes() + b"a manifest")
+    return RowReader.from_files(files, counts, (3, 4, 4)), RowReader.from_array(samples)
+
+
+# ---------------------------------------------------------------- samples by index
+
+
+def test_files_are_read_as_memory_is(readers, cpu):
+    in_files, in_memory = readers
+    assert in_memory.in_memory and not in_files.in_memory
+    for reader in readers:
+        assert (len(reader), reader.sample_shape, reader.dtype) == (50, (3, 4, 4), torch.uint8)
+        assert reader.nbytes == 50 * 48
+    for indices in (torch.randperm(50), np.array([19, 20, 21, 0, 49, 49]), torch.tensor([]).long()):
+        assert torch.equal(in_files.read(indices), in_memory.read(indices))
+    assert torch.equal(in_files.to_device(cpu), in_memory.to_device(cpu))
+    dataset = Dataset(in_files)
+    assert torch.equal(dataset.read(np.array([49, 7])), in_memory.read(np.array([49, 7])))
+    assert not dataset.is_points and Dataset(numbered(3)).is_points
+
+
+def test_without_preadv_files_are_read_the_same(readers, monkeypatch):
+    monkeypatch.delattr(os, "preadv", raising=False)  # Windows
+    order = torch.randperm(50)
+    assert torch.equal(readers[0].read(order), readers[1].read(order))
+
+
+@pytest.mark.parametrize("index", [-1, 50])
+def test_an_index_outside_is_an_error(readers, index):
+    for reader in readers:
+        with pytest.raises((IndexError, RuntimeError)):
+            reader.read(torch.tensor([index]))
+
+
+def test_a_file_that_has_become_shorter_or_is_gone_is_an_error(readers, tmp_path):
+    os.truncate(tmp_path / "3.rows", 29 * 48 - 1)
+    with pytest.raises(OSError, match=r"3\.rows has become shorter"):
+        readers[0].read(torch.arange(50))
+    (tmp_path / "0.rows").unlink()
+    with pytest.raises(OSError, match=r"0\.rows was removed"):
+        readers[0].read(torch.arange(50))
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="how Linux counts memory")
+def test_reading_files_does_not_fill_the_memory(tmp_path, cpu):
+    files = [tmp_path / "0.rows", tmp_path / "1.rows"]
+    for file in files:
+        file.write_bytes(bytes(2**25))
+
+    def used():
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+    reader = RowReader.from_files(files, [2**13, 2**13], (1, 64, 64))
+    batches = Batches(reader, 64, seed=0, device=cpu)
+    before = used()
+    for number in range(0, 2**14 // 64, 4):
+        batches(number, 4)
+    assert used() - before < 2**25
+
+
+# ---------------------------------------------------------------- batches
+
+
+def test_every_sample_comes_once_an_epoch_in_an_order_of_its_own(cpu):
+    batches = Batches(numbered(10), 4, seed=0, device=cpu)
+    seen = torch.cat([batches(number)[:, 0] for number in range(10)]).int().tolist()
+    epochs = [seen[start : start + 10] for start in range(0, 40, 10)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+def test_any_batch_can_come_first(cpu):
+    straight = Batches(numbered(10), 4, seed=3, device=cpu)
+    in_order = [straight(number) for number in range(8)]
+    assert torch.equal(Batches(numbered(10), 4, seed=3, device=cpu)(7), in_order[7])
+    assert torch.equal(straight(0), in_order[0])
+    assert not torch.equal(Batches(numbered(10), 4, seed=4, device=cpu)(7), in_order[7])
+
+
+def test_bytes_span_minus_one_to_one_and_back():
+    values = torch.arange(256, dtype=torch.uint8)
+    floats = to_float_images(values)
+    assert (floats[0], floats[255]) == (-1, 1)
+    assert torch.equal(to_byte_images(floats), values)
+    assert to_byte_images(torch.tensor([-1.5, 1.5])).tolist() == [0, 255]
+
+
+def test_several_batches_at_once_are_those_one_by_one_even_over_many_epochs(cpu):
+    batches = Batches(numbered(10), 4, seed=0, device=cpu)
+    together = batches(1, 13)  # 52 samples of 10
+    assert torch.equal(together, torch.cat([batches(number) for number in range(1, 14)]))
+
+
+def test_prefetched_batches_are_those_of_resident_data(cpu):
+    resident = Batches(numbered(10), 4, seed=0, device=cpu)
+    prefetched = Batches(numbered(10), 4, seed=0, device=cpu, resident=False)
+    for number in (0, 2, 4, 6, 3, 5, 0):  # in sequence, and out of it
+        assert torch.equal(prefetched(number, 2), resident(number, 2))
+    assert torch.equal(prefetched.take(torch.tensor([3])), resident.take(torch.tensor([3])))
+
+
+def test_the_next_batches_are_read_before_they_are_needed(cpu):
+    batches = Batches(numbered(10), 4, seed=0, device=cpu, resident=False)
+    batches(0, 2)
+    expected = batches.prefetched[(2, 2)].result()
+    assert batches(2, 2).data_ptr() == expected.data_ptr()
+
+
+def test_batches_from_files_are_those_from_memory(readers, cpu):
+    in_files, in_memory = (Batches(reader, 8, seed=0, device=cpu) for reader in readers)
+    assert in_memory.resident and not in_files.resident
+    copied = Batches(readers[0], 8, seed=0, device=cpu, resident=True)
+    for number in (0, 5, 10, 3):
+        assert torch.equal(in_files(number, 5), in_memory(number, 5))
+        assert torch.equal(copied(number, 5), in_memory(number, 5))
+    assert torch.equal(in_files.take(torch.tensor([3, 0])), in_memory.take(torch.tensor([3, 0])))
+
+
+def test_ranks_share_each_batch(cpu):
+    whole = Batches(numbered(10), 4, seed=0, device=cpu)
+    parts = [
+        Batches(numbered(10), 4, seed=0, device=cpu, rank_slice=slice(first, first + 2))(0, 3)
+        for first in (0, 2)
+    ]
+    shared = [part.view(3, 2, 2) for part in parts]
+    assert torch.equal(torch.cat(shared, 1), whole(0, 3).view(3, 4, 2))
+
+
+def test_samples_stay_on_the_host_if_they_would_fill_the_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 2000))
+    assert fits(500, torch.device("cuda"))
+    assert not fits(501, torch.device("cuda"))
+    assert fits(10**15, torch.device("cpu"))
+
+
+def test_flips_exchange_left_and_right():
+    images = torch.arange(12).view(2, 1, 2, 3)
+    flipped = flip_where(images, torch.tensor([True, False]))
+    assert flipped[0].tolist() == [[[2, 1, 0], [5, 4, 3]]]
+    assert torch.equal(flipped[1], images[1])
+
+
+def test_a_batch_larger_than_the_data_is_refused(cpu):
+    with pytest.raises(ValueError, match="a batch of 11 is larger than the data set of 10"):
+        Batches(numbered(10), 11, seed=0, device=cpu)

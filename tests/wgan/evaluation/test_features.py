@@ -1,0 +1,183 @@
+"""The classifier, its cache, and the choice of features."""
+
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from wgan.data import Dataset, RowReader
+from wgan.evaluation import features
+from wgan.evaluation.features import (
+    Classifier,
+    ClassifierFeatures,
+    InceptionFeatures,
+    allow_nondeterminism,
+    cached_classifier,
+    choose_features,
+    train_classifier,
+)
+
+
+@pytest.fixture(autouse=True)
+def hub(monkeypatch, tmp_path):
+    """An empty folder of downloaded weights."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def bright_halves(count, side, seed):
+    """Grey images of two classes: a bright left half, or a bright right half."""
+    random = torch.Generator().manual_seed(seed)
+    labels = torch.randint(2, (count,), generator=random)
+    images = torch.randint(0, 60, (count, 1, side, side), generator=random, dtype=torch.uint8)
+    images[labels == 0, :, :, : side // 2] += 150
+    images[labels == 1, :, :, side // 2 :] += 150
+    return images, labels
+
+
+def random_dataset(count=40, labels=None):
+    samples = np.random.default_rng(0).integers(0, 256, (count, 1, 8, 8)).astype(np.uint8)
+    return Dataset(RowReader.from_array(samples), labels)
+
+
+# ---------------------------------------------------------------- the classifier
+
+
+def test_the_classifier_learns_is_repeatable_and_recognises_unseen_images(cpu):
+    images, labels = bright_halves(600, 12, seed=0)
+    first, again = (
+        ClassifierFeatures(train_classifier(images, labels, 2, cpu), "name") for _ in range(2)
+    )
+    unseen, truth = bright_halves(200, 12, seed=1)
+    probabilities = first.probabilities(first(unseen))
+    assert first(unseen).shape == (200, 128)
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(200))
+    assert (probabilities.argmax(1) == truth).float().mean() > 0.97
+    assert torch.equal(again.probabilities(again(unseen)), probabilities)
+
+
+def test_features_and_probabilities_are_those_of_the_network(cpu):
+    images, _ = bright_halves(1200, 8, seed=0)  # more than are computed at a time
+    classifier = Classifier(1, 3).eval()
+    extract = ClassifierFeatures(classifier, "name")
+    with torch.no_grad():
+        scores = classifier(images.float() / 127.5 - 1)
+    probabilities = extract.probabilities(extract(images))
+    torch.testing.assert_close(probabilities, scores.softmax(1), rtol=1e-4, atol=1e-6)
+
+
+class ElsewhereLinear(nn.Linear):
+    """A layer that refuses to be moved, as a stand-in for one on another device."""
+
+    def _apply(self, function, recurse=True):
+        raise AssertionError("the layer was moved")
+
+
+def test_probabilities_leave_the_network_on_its_device():
+    classifier = Classifier(1, 3).eval()
+    classifier.scores = ElsewhereLinear(128, 3)
+    before = dict(classifier.named_parameters())
+    extract = ClassifierFeatures(classifier, "name")
+    images = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
+    extract.probabilities(extract(images))
+    after = dict(classifier.named_parameters())
+    assert all(after[name] is value for name, value in before.items())
+    with torch.no_grad():
+        classifier(images.float())  # still works as one network
+
+
+# ---------------------------------------------------------------- its cache
+
+
+def test_the_classifier_is_trained_once_and_again_if_corrupt(tmp_path, cpu, monkeypatch, capsys):
+    dataset, training = random_dataset(labels=np.arange(40) % 2), np.arange(40)
+    train = Mock(side_effect=features.train_classifier)
+    monkeypatch.setattr(features, "train_classifier", train)
+    first = cached_classifier(dataset, training, str(tmp_path), cpu)
+    second = cached_classifier(dataset, training, str(tmp_path), cpu)
+    assert (train.call_count, second.name) == (1, first.name)
+    parameters = (part.classifier.state_dict().values() for part in (first, second))
+    for one, other in zip(*parameters, strict=True):
+        assert torch.equal(one, other)
+    (file,) = tmp_path.glob("classifier-*.pt")
+    assert first.name.startswith(file.stem)
+    file.write_bytes(b"corrupt")
+    third = cached_classifier(dataset, training, str(tmp_path), cpu)
+    assert (train.call_count, third.name) == (2, first.name)
+    assert "will be replaced" in capsys.readouterr().err
+    cached_classifier(dataset, training, str(tmp_path), cpu)
+    assert train.call_count == 2
+
+
+def test_other_data_have_another_classifier(tmp_path, cpu):
+    labels, training = np.arange(40) % 2, np.arange(40)
+    names = {
+        cached_classifier(random_dataset(labels=given), indices, str(tmp_path), cpu).name
+        for given, indices in ((labels, training), (1 - labels, training), (labels, training[1:]))
+    }
+    assert len(names) == 3
+    assert len(list(tmp_path.glob("classifier-*.pt"))) == 3
+
+
+def test_a_classifier_that_cannot_be_saved_is_still_used(tmp_path, cpu, capsys):
+    (tmp_path / "file").touch()
+    dataset = random_dataset(labels=np.arange(40) % 2)
+    extract = cached_classifier(dataset, np.arange(40), str(tmp_path / "file" / "no"), cpu)
+    assert extract(dataset.read(torch.arange(3))).shape == (3, 128)
+    assert "was not saved" in capsys.readouterr().err
+
+
+def test_training_may_be_nondeterministic_only_inside_the_block():
+    torch.use_deterministic_algorithms(True)
+    try:
+        with pytest.raises(KeyError), allow_nondeterminism():
+            assert not torch.are_deterministic_algorithms_enabled()
+            raise KeyError
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+# ---------------------------------------------------------------- the choice
+
+
+class FakeInception(nn.Module):
+    """Three numbers per image instead of 2048: the mean of each channel."""
+
+    def __init__(self, name, layers):
+        super().__init__()
+
+    def forward(self, images):
+        assert images.dtype == torch.uint8
+        return (images.float().mean((2, 3)),)
+
+
+@pytest.fixture
+def fake_inception(monkeypatch):
+    from torch_fidelity import feature_extractor_inceptionv3
+
+    monkeypatch.setattr(feature_extractor_inceptionv3, "FeatureExtractorInceptionV3", FakeInception)
+
+
+def test_features_are_chosen_by_what_exists(tmp_path, cpu, hub, fake_inception):
+    labelled, training = random_dataset(labels=np.arange(40) % 2), np.arange(40)
+
+    def chosen(choice, dataset):
+        return type(choose_features(choice, dataset, training, str(tmp_path), cpu))
+
+    assert chosen("auto", labelled) is ClassifierFeatures
+    assert chosen("auto", random_dataset()) is type(None)
+    assert chosen("inception", random_dataset()) is InceptionFeatures
+    with pytest.raises(ValueError, match="needs a data set with labels"):
+        chosen("classifier", random_dataset())
+    (hub / "checkpoints").mkdir(parents=True)
+    (hub / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth").touch()
+    assert chosen("auto", labelled) is InceptionFeatures
+    assert chosen("classifier", labelled) is ClassifierFeatures
+
+
+def test_inception_sees_grey_images_as_three_equal_channels(cpu, fake_inception):
+    images = torch.full((2, 1, 4, 4), 7, dtype=torch.uint8)
+    assert InceptionFeatures(cpu)(images).tolist() == [[7, 7, 7]] * 2

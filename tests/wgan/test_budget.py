@@ -1,0 +1,90 @@
+"""When training ends."""
+
+import math
+import re
+
+import pytest
+from helpers import run_main
+
+from wgan import budget
+from wgan.budget import RESERVED_SECONDS, Budget, Signals
+from wgan.checkpoints import read_checkpoint
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds since the start of the process, as the test sets them."""
+
+    class Clock:
+        now, tick = 0.0, 0.0
+
+        def read(self):
+            self.now += self.tick
+            return self.now
+
+    clock = Clock()
+    monkeypatch.setattr(budget, "seconds_since_start", clock.read)
+    return clock
+
+
+def test_a_limit_in_time_leaves_room_for_the_last_files(clock):
+    clock.now = 16.0  # spent on imports and compiling
+    limited = Budget(math.inf, 60)
+    end = 60 - RESERVED_SECONDS
+    assert (limited.is_over(10**9), limited.progress(5)) == (False, 0)
+    clock.now = (16 + end) / 2
+    assert limited.progress(5) == pytest.approx(0.5)
+    assert limited.seconds_left(5, steps_per_second=1) == pytest.approx((end - 16) / 2)
+    clock.now = end
+    assert (limited.is_over(5), limited.progress(5)) == (True, 1)
+
+
+def test_steps_or_time_end_training_whichever_comes_first(clock):
+    both = Budget(100, 60)
+    assert both.progress(75) == 0.75
+    assert both.is_over(100) and not both.is_over(99)
+    assert both.describe(75) == "step 75 of 100"
+    clock.now = 60.0
+    assert both.is_over(1)
+    unlimited = Budget(100, 0)
+    assert not unlimited.is_over(99)
+    assert unlimited.progress(25) == 0.25
+
+
+def test_a_resumed_run_spreads_its_remaining_progress_over_the_new_time(clock):
+    resumed = Budget(math.inf, 60, progress_before=0.8)
+    assert resumed.progress(5) == 0.8
+    clock.now = (60 - RESERVED_SECONDS) / 2
+    assert resumed.progress(5) == pytest.approx(0.9)
+
+
+def test_compiling_before_the_start_costs_time_but_no_progress(clock):
+    limited = Budget(math.inf, 60)
+    clock.now = 30.0
+    limited.start()
+    assert limited.progress(0) == 0
+    assert limited.seconds_left(0, steps_per_second=1e-9) == pytest.approx(30 - RESERVED_SECONDS)
+
+
+def test_a_status_reports_a_save_request_once():
+    signals = Signals()
+    signals.save_requested = True
+    statuses = [Budget(10, 0).status(3, signals) for _ in range(2)]
+    assert [status.save_requested for status in statuses] == [True, False]
+    signals.stop_signal = 15
+    status = Budget(10, 0).status(3, signals)
+    assert status.ended and not status.finished
+
+
+def test_a_run_of_limited_time_leaves_all_its_files(image_folder, tmp_path, clock, capsys):
+    run = tmp_path / "r"
+    clock.tick = 0.1  # seconds that each look at the clock takes
+    options = ["--lr-decay", "--max-seconds", "10"]
+    assert run_main(image_folder, run, *options) == 0
+    step = int(re.search(r"finished at step (\d+);", capsys.readouterr().out)[1])
+    assert step > 1
+    assert read_checkpoint(run / "checkpoint.pt")["step"] == step
+    assert (run / "samples" / f"{step:06d}.png").exists() and (run / "timelapse.gif").exists()
+    # Its rates have decayed to zero, so the same command does not begin again.
+    assert run_main(image_folder, run, *options) == 0
+    assert f"is finished at step {step}; to train further, a longer run" in capsys.readouterr().out

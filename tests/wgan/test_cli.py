@@ -1,0 +1,179 @@
+"""The command line: help, messages and exit codes."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from helpers import run_main
+
+import train
+from utils import METHODS
+from wgan.cli import make_parser, parse_command_line
+from wgan.config import FIELDS, SHORTHANDS, stored_config
+from wgan.data import DATASETS
+from wgan_gp import MODELS
+
+
+def test_help_shows_every_option_with_its_default_and_every_name():
+    text = " ".join(make_parser().format_help().split())
+    for name in FIELDS:
+        assert "--" + name.replace("_", "-") in text
+    assert text.count("(default: ") == len(FIELDS)
+    words = set(text.replace(",", " ").replace(":", " ").split())
+    assert words >= {*METHODS, *MODELS, *DATASETS}
+    for name in SHORTHANDS:
+        assert f"--{name} " in text
+
+
+def test_the_readme_names_only_flags_that_exist():
+    flags = set(re.findall(r"(?<![-\w])--[a-z][a-z-]+", (ROOT / "README.md").read_text("utf-8")))
+    known = set(re.findall(r"--[a-z][a-z-]+", make_parser().format_help()))
+    for script in ("generate.py", "evaluate.py", "benchmarks/speed.py", "benchmarks/quality.py"):
+        known |= set(re.findall(r'"(--[a-z][a-z-]+)"', (ROOT / script).read_text("utf-8")))
+    known |= {"--standalone", "--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint"}
+    known |= {"--max-restarts"}  # torchrun's
+    assert flags <= known, flags - known
+
+
+def test_flags_take_numbers_in_every_usual_form():
+    flags = ["--steps", "1e3", "--lr", ".001", "--batch-size", "8"]
+    config = parse_command_line(make_parser(), flags)[0].config
+    assert (config.steps, config.lr_critic, config.batch_size) == (1000, 0.001, 8)
+    assert type(config.steps) is int
+
+
+def test_a_dry_run_prints_the_options_and_trains_nothing(tmp_path, monkeypatch, capsys):
+    import tomllib
+
+    monkeypatch.chdir(tmp_path)
+    assert train.main(["--dry-run", "--seed", "7"]) == 0
+    output = capsys.readouterr().out
+    assert re.search(r"^seed = 7 +# command line$", output, re.M)
+    assert re.search(r"^width = 32 +# configs/glyphs.toml$", output, re.M)
+    assert stored_config(tomllib.loads(output)).seed == 7
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "glyhps"], "did you mean glyphs?"),
+        (["--dataset", "missing/folder"], "no such folder"),
+        (["--dataset", "{empty}"], "contains no files"),
+        (["--dataset", "{texts}"], "none of the 1 files"),
+        (["--width", "10000000000"], "at most 1e+06"),
+        (["--generator-norm", "batch", "--batch-size", "1"], "a batch_size of 2 or more"),
+        (["--batch-size", "41"], "larger than the data set"),
+        (["--image-size", "30"], "use --image-size 28x28 or 32x32"),
+        (["--image-size", "big"], "neither a side"),
+        (["--model", "dense", "--width", "1000000"], "GiB"),
+        (["--critic-norm", "batch"], "mixes the samples of a batch"),
+        (["--model", "dense", "--critic-norm", "instance"], "use one of none, layer, batch"),
+        (["--lr", "-1"], "must be greater than 0"),
+        (["--lr-critic", "0"], "must be greater than 0"),
+        (["--device", "cuda:99"], "no device 'cuda:99'"),
+        (["--sync-batch-norm"], "--sync-batch-norm needs CUDA devices"),
+        (["--run", "{texts}"], "is not empty and contains no run"),
+        (["--run", "{texts}/a.png"], "is a file"),
+        (["--config", "missing.toml"], "no configuration file"),
+        (["--lr-critics", "1"], "did you mean '--lr-critic'?"),
+        (["--steps", "many"], "must be a whole number"),
+        (["surplus"], "unknown argument 'surplus'"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_exit_code_2(
+    arguments, message, image_folder, tmp_path, capsys
+):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.png").write_text("not an image")
+    names = {"empty": tmp_path / "empty", "texts": tmp_path / "texts"}
+    arguments = [argument.format(**names) for argument in arguments]
+    assert run_main(image_folder, tmp_path / "r", *arguments) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    assert message in error
+    assert not (tmp_path / "r").exists()
+    assert (tmp_path / "texts" / "a.png").read_text() == "not an image"
+
+
+def test_points_need_dense_networks(tmp_path, capsys):
+    assert train.main(["--dataset", "ring", "--model", "dcgan", "--run", str(tmp_path / "r")]) == 2
+    assert "no height and width: use --model dense" in capsys.readouterr().err
+
+
+def test_a_size_that_does_not_fit_is_refused_before_the_folder_is_decoded(
+    image_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("wgan.setup.load_dataset", lambda *a: pytest.fail("decoded"))
+    assert run_main(image_folder, tmp_path / "r", "--image-size", "30") == 2
+
+
+def test_a_folder_that_contains_another_run_is_refused_and_left_as_it_was(
+    image_folder, tmp_path, capsys
+):
+    run = tmp_path / "r"
+    run_main(image_folder, run, "--steps", 2)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert run_main(image_folder, run, "--steps", 4, "--seed", 1, "--gp-weight", 3) == 2
+    error = capsys.readouterr().err
+    assert "gp_weight was 10.0 and is 3.0" in error
+    assert "seed was 0 and is 1" in error
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_a_run_without_a_checkpoint_takes_other_options(image_folder, tmp_path, monkeypatch):
+    """As after running out of memory in the first step, when there is nothing to lose yet."""
+    monkeypatch.setattr(train, "train_step", lambda *a: torch.empty(2**60, dtype=torch.uint8))
+    assert run_main(image_folder, tmp_path / "r", "--steps", 2) == 1
+    monkeypatch.undo()
+    assert run_main(image_folder, tmp_path / "r", "--steps", 2, "--batch-size", 4) == 0
+
+
+def test_an_output_folder_that_cannot_be_written_is_refused(image_folder, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert run_main(image_folder, tmp_path / "file" / "run", "--steps", 2) == 2
+    assert "file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["device", "cpu"])
+def test_too_little_memory_says_what_to_lower(where, image_folder, tmp_path, monkeypatch, capsys):
+    def greedy(*arguments):
+        if where == "device":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return torch.empty(2**60, dtype=torch.uint8)
+
+    monkeypatch.setattr(train, "train_step", greedy)
+    assert run_main(image_folder, tmp_path / "r", "--steps", 2) == 1
+    error = capsys.readouterr().err
+    assert "out of memory: --batch-size is 8 and --width 8; lower one" in error
+
+
+def test_other_failures_are_not_called_a_lack_of_memory(image_folder, tmp_path, monkeypatch):
+    def broken(*arguments):
+        raise RuntimeError("a programming error")
+
+    monkeypatch.setattr(train, "train_step", broken)
+    with pytest.raises(RuntimeError, match="a programming error"):
+        run_main(image_folder, tmp_path / "r", "--steps", 2)
+
+
+def test_ctrl_c_before_training_is_130(image_folder, tmp_path, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("wgan.setup.load_dataset", interrupted)
+    assert run_main(image_folder, tmp_path / "r", "--steps", 2) == 130
+
+
+def test_the_script_runs_from_any_folder_and_reports_bad_input_without_a_traceback(tmp_path):
+    command = [sys.executable, str(ROOT / "train.py"), "--method", "wgan-pg"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "did you mean 'wgan-gp'?" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(Path(tmp_path).iterdir())

@@ -1,0 +1,143 @@
+"""The fast forms of the losses give the numbers of the plain ones."""
+
+import pytest
+import torch
+from helpers import small_config
+from torch import nn
+
+from utils import METHODS, gradient_penalty
+from wgan import losses
+from wgan.acceleration import can_compile
+from wgan.losses import choose_precision
+from wgan.state import build_state
+from wgan_gp import MODELS, LeakyReLU
+
+SHAPE = (3, 16, 16)
+NETWORKS = {model: {"model": model} for model in MODELS}
+NETWORKS |= {"patches": {"model": "dense", "pyramid": 2, "patch_features": 3}}
+EVERY = [(method, model) for method in METHODS for model in MODELS] + [("wgan-gp", "patches")]
+# Tracing takes seconds, so every method and every network is traced once, not every pair.
+TRACED = [(method, "dcgan") for method in METHODS]
+TRACED += [("wgan-gp", network) for network in NETWORKS if network != "dcgan"]
+
+
+def small_state(method, model, precision="fp32"):
+    config = small_config(method=method, precision=precision, **NETWORKS[model])
+    return build_state(config, SHAPE, torch.device("cpu"))
+
+
+def gradients(state):
+    """All gradients of the critic's and the generator's loss on fixed numbers, as one vector."""
+    rng = torch.Generator().manual_seed(1)
+    real, fake = torch.randn(2, 8, *SHAPE, generator=rng).tanh()
+    mix, noise = torch.rand(8, generator=rng), torch.randn(8, 4, generator=rng)
+    with torch.no_grad():  # weights of a size at which no score is nearly zero
+        for parameter in [*state.critic.parameters(), *state.generator.parameters()]:
+            if parameter.dim() > 1:
+                parameter.copy_(torch.randn(parameter.shape, generator=rng))
+                parameter.div_(parameter[0].numel() ** 0.5)
+    found = []
+    for network, loss in (
+        (state.critic, lambda: state.losses.critic(state.critic, real, fake, mix).loss),
+        (state.generator, lambda: state.losses.generator(state.generator, state.critic, noise)),
+    ):
+        network.zero_grad()
+        loss().backward(inputs=list(network.parameters()))
+        found += [parameter.grad.flatten().clone() for parameter in network.parameters()]
+    return torch.cat(found)
+
+
+def close(one, other, tolerance):
+    return ((one - other).norm() / other.norm()).item() < tolerance
+
+
+@pytest.mark.parametrize(("method", "model"), TRACED)
+def test_compiled_whole_equals_eager(method, model):
+    torch.compiler.reset()
+    expected = gradients(small_state(method, model))
+    state = small_state(method, model)
+    # Traced and decomposed as for code generation, which would take ten seconds each.
+    state.losses = state.losses.compiled(backend="aot_eager_decomp_partition")
+    assert close(gradients(state), expected, 1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_compile(torch.device("cpu")), reason="there is no C++ compiler")
+def test_generated_code_equals_eager():
+    torch.compiler.reset()
+    expected = gradients(small_state("wgan-gp", "dcgan"))
+    state = small_state("wgan-gp", "dcgan")
+    state.losses = state.losses.compiled(critic_only=True)  # the penalty's; each takes ten seconds
+    assert close(gradients(state), expected, 1e-4)
+
+
+@pytest.mark.parametrize(("method", "model"), EVERY)
+def test_bfloat16_equals_float32_within_its_rounding(method, model):
+    state = small_state(method, model, "bf16")
+    found = gradients(state)
+    assert found.dtype == torch.float32
+    assert all(parameter.dtype == torch.float32 for parameter in state.critic.parameters())
+    # Rounding is 0.4 %, and flips some activations near zero; how many depends on the hardware.
+    expected = gradients(small_state(method, model))
+    assert torch.cosine_similarity(found, expected, dim=0) > 0.95
+    assert not torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(("method", "model"), EVERY)
+def test_channels_last_equals_contiguous(method, model):
+    state, plain = small_state(method, model), small_state(method, model)
+    plain.critic.to(memory_format=torch.contiguous_format)
+    plain.generator.to(memory_format=torch.contiguous_format)
+    if model == "dcgan":
+        weight = next(p for p in state.critic.parameters() if p.dim() == 4)
+        assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert close(gradients(state), gradients(plain), 1e-5)
+
+
+def test_losses_are_float32_whatever_the_networks_compute_in():
+    state = small_state("wgan-div", "dcgan", "bf16")
+    images = torch.randn(4, *SHAPE)
+    found = state.losses.critic(state.critic, images, images, torch.rand(4))
+    assert {value.dtype for value in found} == {torch.float32}
+    assert state.losses.sample(state.generator, torch.randn(4, 4)).dtype == torch.float32
+
+
+def test_the_generators_loss_reaches_the_generator_alone():
+    state = small_state("wgan-gp", "dense")
+    loss = state.losses.generator(state.generator, state.critic, torch.randn(4, 4))
+    loss.backward(inputs=list(state.generator.parameters()))
+    assert all(p.grad.norm() > 0 for p in state.generator.parameters() if p.dim() > 1)
+    assert all(p.grad is None for p in state.critic.parameters())
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.2])
+def test_the_masked_activation_equals_pytorchs_up_to_the_second_derivative(slope):
+    def network(activation):
+        torch.manual_seed(0)
+        linear = nn.Linear(6, 5), nn.Linear(5, 5), nn.Linear(5, 1)
+        return nn.Sequential(linear[0], activation, linear[1], activation, linear[2])
+
+    x = torch.randn(32, 6)
+    ours, pytorchs = network(LeakyReLU(slope)), network(nn.LeakyReLU(slope))
+    torch.testing.assert_close(ours(x), pytorchs(x))
+    for net in (ours, pytorchs):
+        gradient_penalty(lambda points, net=net: net(points).squeeze(1), x).backward()
+    for one, other in zip(ours.parameters(), pytorchs.parameters(), strict=True):
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in (one, other)]
+        torch.testing.assert_close(*gradients)
+
+
+def test_auto_is_bfloat16_if_the_hardware_accelerates_it_and_the_data_are_images(monkeypatch):
+    def auto(device, shape=SHAPE):
+        return choose_precision("auto", torch.device(device), shape)
+
+    for capability, precision in (((7, 5), torch.float32), ((8, 0), torch.bfloat16)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, c=capability: c)
+        assert auto("cuda") == precision
+    for features, precision in (("avx512f", torch.float32), ("amx_bf16", torch.bfloat16)):
+        monkeypatch.setattr(losses.Path, "read_text", lambda path, text=f"flags : {features}": text)
+        assert auto("cpu") == precision
+    assert auto("cpu", (2,)) == torch.float32
+    assert auto("mps") == torch.float32
+    assert choose_precision("fp32", torch.device("cuda"), SHAPE) == torch.float32
+    assert choose_precision("bf16", torch.device("mps"), (2,)) == torch.bfloat16

@@ -1,0 +1,89 @@
+"""Generators from checkpoints, their samples, and interpolation."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from helpers import run_main
+from torch import nn
+
+from wgan import generate, load_generator
+from wgan.checkpoints import CHECKPOINT_FORMAT, add_digest, read_checkpoint
+from wgan.sampling import WALK_FRAMES, WALK_STOPS, interpolation_frames, slerp
+
+
+@pytest.fixture(scope="module")
+def run(image_folder, tmp_path_factory):
+    run = tmp_path_factory.mktemp("trained") / "run"
+    assert run_main(image_folder, run, "--steps", 4) == 0
+    return run
+
+
+def test_a_generator_has_the_requested_weights(run):
+    checkpoint = read_checkpoint(run / "checkpoint.pt")
+    for weights, key in (("ema", "ema"), ("raw", "generator")):
+        generator = load_generator(run, weights, device="cpu")
+        assert not generator.training
+        assert generator.noise_dim == 4
+        for name, value in generator.state_dict().items():
+            assert torch.equal(value, checkpoint[key][name])
+
+
+def test_a_checkpoint_without_a_generator_is_refused(tmp_path):
+    torch.save({"format": CHECKPOINT_FORMAT, "config": {}}, tmp_path / "plain.pt")
+    content = add_digest((tmp_path / "plain.pt").read_bytes())
+    (tmp_path / "c.pt").write_bytes(content)
+    with pytest.raises(ValueError, match="contains no generator of this project"):
+        load_generator(tmp_path / "c.pt", device="cpu")
+
+
+def test_samples_depend_on_the_seed_and_begin_alike_for_every_count(run):
+    generator = load_generator(run / "checkpoint.pt", device="cpu")
+    many = generate(generator, 130, seed=1)
+    assert many.shape == (130, 3, 16, 16) and many.dtype == torch.uint8
+    assert torch.equal(generate(generator, 7, seed=1), many[:7])
+    assert not torch.equal(generate(generator, 7, seed=2), many[:7])
+    assert len(torch.unique(many.flatten(1), dim=0)) == 130
+
+
+class NoiseAsImage(nn.Module):
+    """The noise vector itself, scaled down, as a grey image of one column."""
+
+    noise_dim, sample_shape = 500, (1, 500, 1)
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.2))
+
+    def forward(self, noise):
+        return (self.scale * noise).view(-1, *self.sample_shape)
+
+
+def test_interpolation_is_a_walk_that_closes():
+    """All steps are about equally long, also the one from the last frame back to the first."""
+    frames = [np.asarray(frame, float) for frame in interpolation_frames(NoiseAsImage(), seed=0)]
+    assert len(frames) == WALK_STOPS * WALK_FRAMES
+    distances = [np.linalg.norm(b - a) for a, b in pairwise(frames)]
+    closing = np.linalg.norm(frames[0] - frames[-1])
+    assert min(distances) > 0
+    assert closing <= 1.05 * max(distances)
+    assert max(distances) < 1.2 * min(distances)
+    across = np.linalg.norm(frames[0] - frames[len(frames) // 2])
+    assert across > 5 * closing  # it goes somewhere
+
+
+def test_slerp_interpolates_lengths_and_meets_both_ends():
+    start, end = torch.randn(6, 100), torch.randn(6, 100)
+    half = torch.tensor(0.5)
+    torch.testing.assert_close(slerp(start, end, torch.tensor(0.0)), start)
+    torch.testing.assert_close(slerp(start, end, torch.tensor(1.0)), end)
+    expected = (start.norm(dim=1) + end.norm(dim=1)) / 2
+    torch.testing.assert_close(slerp(start, end, half).norm(dim=1), expected)
+    torch.testing.assert_close(slerp(start, 3 * start, half), 2 * start)
+
+
+def test_slerp_of_a_right_angle_is_a_circle():
+    start, end = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    third = slerp(start, end, torch.tensor(1 / 3))
+    torch.testing.assert_close(third, torch.tensor([[3**0.5 / 2, 0.5]]))

@@ -1,0 +1,68 @@
+"""The moving average, learning rates, and undoing a trial step."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from helpers import small_config
+
+from wgan.state import build_state, check_networks, ema_weight, set_learning_rates, update_ema
+
+SHAPE = (1, 16, 16)
+
+
+def test_the_moving_average_follows_its_formula(cpu):
+    state = build_state(small_config(), SHAPE, cpu)
+    start = [value.clone() for value in state.ema.state_dict().values()]
+    with torch.no_grad():
+        for value in state.generator.state_dict().values():  # weights and running statistics
+            value.add_(1)
+
+    def check(distance):  # how far every value has moved, of 1
+        for old, new in zip(start, state.ema.state_dict().values(), strict=True):
+            copied = not new.is_floating_point()  # batch normalisation's count
+            torch.testing.assert_close(new, old + (1 if copied else distance), rtol=0, atol=1e-5)
+
+    def move(decay, step):
+        update_ema(state.ema, state.generator, torch.tensor(ema_weight(decay, step)))
+
+    move(0.9, step=1000)
+    check(0.1)
+    move(0.9, step=0)  # the average's own weight is 1 / 10 in the first step
+    check(1 - 0.9 * 0.1)
+    move(0.0, step=1000)
+    check(1)
+
+
+def test_rates_decay_linearly_to_zero_and_differ_for_the_two_networks(cpu):
+    config = small_config(lr_critic=4e-3, lr_generator=1e-3, lr_decay=True)
+    state = build_state(config, SHAPE, cpu)
+    for progress, factor in ((0, 1), (0.5, 0.5), (0.99, 0.01)):
+        set_learning_rates(state, config, progress)
+        assert state.critic_optimizer.param_groups[0]["lr"] == pytest.approx(4e-3 * factor)
+        assert state.generator_optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * factor)
+    set_learning_rates(state, replace(config, lr_decay=False), 0.5)
+    assert state.critic_optimizer.param_groups[0]["lr"] == 4e-3
+
+
+def test_a_run_that_is_rolled_back_changes_nothing_even_if_it_fails(cpu):
+    state = build_state(small_config(), SHAPE, cpu)
+    before = [tensor.clone() for tensor in state.tensors()]
+
+    def train_and_fail():
+        state.generator(torch.randn(4, 4)).sum().backward()
+        state.generator_optimizer.step()
+        assert not all(map(torch.equal, state.weights(), before))
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        state.run_and_roll_back(train_and_fail)
+    assert all(map(torch.equal, state.weights(), before))
+    moments = state.generator_optimizer.state.values()
+    assert moments and all(not value.any() for entries in moments for value in entries.values())
+
+
+def test_networks_larger_than_the_memory_are_refused_without_building_them(cpu):
+    config = small_config(dataset="mnist", model="dense", width=1_000_000)
+    with pytest.raises(ValueError, match=r"need [\d,]+ GiB, but cpu has"):
+        check_networks(config, SHAPE, cpu)

@@ -1,0 +1,77 @@
+"""The format of checkpoint files: what `torch.save` writes, plus a SHA-256 that covers all of it.
+
+The digest is the comment of the zip archive. A zip file ends in the comment's length (two bytes)
+and the comment, so the file remains one that `torch.load` reads.
+"""
+
+import hashlib
+import io
+from pathlib import Path
+
+import torch
+
+from wgan.config import Config
+
+CHECKPOINT_FORMAT = 2  # increase it if the content or its meaning changes
+CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
+DIGEST_LENGTH = 64  # hexadecimal digits of a SHA-256
+COMMENT_LENGTH = DIGEST_LENGTH.to_bytes(2, "little")
+
+
+def pack_checkpoint(state: dict, config: Config) -> bytes:
+    """The content of a checkpoint file."""
+    buffer = io.BytesIO()
+    torch.save({"format": CHECKPOINT_FORMAT, "config": vars(config), **state}, buffer)
+    return add_digest(buffer.getvalue())
+
+
+def add_digest(archive: bytes) -> bytes:
+    """The zip archive with its SHA-256 as comment, in place of no comment."""
+    body = archive[: -len(COMMENT_LENGTH)]
+    return body + COMMENT_LENGTH + hashlib.sha256(body).hexdigest().encode()
+
+
+def read_checkpoint(path: Path) -> dict:
+    """The content of a checkpoint file, loaded as data and never as code.
+
+    ValueError if the file is corrupt, contains code, or has another format.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"cannot read the checkpoint {path}: {error}") from error
+    if add_digest(content[: -len(COMMENT_LENGTH) - DIGEST_LENGTH] + COMMENT_LENGTH) != content:
+        raise ValueError(f"the checkpoint {path} is corrupt or was not written by this project")
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # a well-formed file from elsewhere may contain anything
+        raise ValueError(
+            f"the checkpoint {path} contains pickled code and was not loaded"
+        ) from error
+    found = state.get("format") if isinstance(state, dict) else None
+    if found != CHECKPOINT_FORMAT:
+        raise ValueError(
+            f"the checkpoint {path} has format {found}, but this version reads format "
+            f"{CHECKPOINT_FORMAT}: use the version that wrote it, or train again with --fresh"
+        )
+    if not isinstance(state.get("config"), dict):
+        raise ValueError(f"the checkpoint {path} has no config: this project did not write it")
+    return state
+
+
+def find_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a run that exist, the newest first."""
+    return [path for name in (CHECKPOINT, PREVIOUS) if (path := folder / name).exists()]
+
+
+def read_any_checkpoint(path: str | Path) -> dict:
+    """The checkpoint in a file, or the newest one of the run in a folder; ValueError if none."""
+    given = Path(path)
+    if not given.exists():
+        raise ValueError(f"there is no checkpoint or run {path}")
+    if given.is_dir():
+        checkpoints = find_checkpoints(given)
+        if not checkpoints:
+            raise ValueError(f"the folder {path} contains no checkpoint")
+        given = checkpoints[0]
+    return read_checkpoint(given)

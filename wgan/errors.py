@@ -1,0 +1,46 @@
+"""The errors that end a command, and their exit codes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+class CommandError(Exception):
+    """Ends a command with one line on standard error and this exit code."""
+
+    exit_code = 1
+
+
+class BadInput(CommandError, ValueError):
+    """The request cannot be carried out, and the user can correct it."""
+
+    exit_code = 2
+
+
+class TrainingFailed(CommandError):
+    """Training cannot continue; the last good checkpoint is untouched."""
+
+
+class PeerFailed(CommandError):
+    """Another rank failed, and reports the reason itself."""
+
+
+@contextmanager
+def explain_out_of_memory(advice: str) -> Iterator[None]:
+    """Turn a lack of memory into a `TrainingFailed` that says what to do."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainingFailed(
+            f"out of memory: {advice} ({(str(error) or 'no details').splitlines()[0]})"
+        ) from error
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """CUDA has an exception class for it; MPS and the CPU's allocator raise a RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        text in str(error) for text in ("out of memory", "can't allocate memory")
+    )

@@ -1,0 +1,120 @@
+"""Where the value of an option comes from.
+
+The strongest layer that sets it wins: flag, `--config` file, the data set's recipe (a TOML file in
+configs/), the model's settings, the method's settings, the default.
+"""
+
+from typing import NamedTuple
+
+from utils import METHODS
+from wgan.config import (
+    FIELDS,
+    OVERRIDES,
+    RECIPES,
+    Config,
+    read_toml,
+    shown,
+    validated,
+    without_effect,
+)
+from wgan.data import DATASETS
+from wgan_gp import MODELS
+
+
+class Layer(NamedTuple):
+    """Option values that come from one place."""
+
+    source: str
+    values: dict
+
+
+class Resolved(NamedTuple):
+    """A configuration, and which layer each value comes from."""
+
+    config: Config
+    sources: dict[str, str]
+
+
+def resolve(flags: dict, file: Layer | None = None) -> Resolved:
+    """The configuration from flags and a file; ValueError for a bad value, an unknown option, or
+    one that was given and has no effect."""
+    given = [*([file] if file else []), Layer("command line", flags)]
+    given = [Layer(layer.source, validated(layer.values)) for layer in given]
+    named = {name: value for layer in given for name, value in layer.values.items()}
+    recipe = find_recipe(named)
+    named = (recipe.values if recipe else {}) | named
+    dataset = DATASETS.get(named.get("dataset", FIELDS["dataset"].default))
+    points = dataset is not None and len(dataset.shape) == 1
+    method = named.get("method", FIELDS["method"].default)
+    model = named.get("model", "dense" if points else FIELDS["model"].default)
+    layers = [
+        Layer("default", {name: entry.default for name, entry in FIELDS.items()}),
+        Layer(f"method {method}", validated(METHODS[method].settings)),
+        Layer(f"model {model}", validated(MODELS[model].settings | {"model": model})),
+        *([recipe] if recipe else []),
+        *given,
+    ]
+    resolved = merge(layers)
+    check_given_options(resolved.config, given)
+    return resolved
+
+
+def merge(layers: list[Layer]) -> Resolved:
+    """Apply the layers, each once, the weakest first."""
+    values, sources = {}, {}
+    for source, layer in layers:
+        if source != "default":
+            for name, weaker in OVERRIDES.items():
+                if layer.get(name):
+                    layer = {other: type(FIELDS[other].default)(0) for other in weaker} | layer
+        values |= layer
+        sources |= dict.fromkeys(layer, source)
+    return Resolved(Config(**values), sources)
+
+
+def check_given_options(config: Config, given: list[Layer]) -> None:
+    """ValueError for a given option that has no effect in this combination."""
+    unused = without_effect(config)
+    for source, values in given:
+        for name in values:
+            if name in unused:
+                origin = "" if source == "command line" else f" ({source})"
+                raise ValueError(
+                    f"{name} = {shown(values[name])}{origin} has no effect with {unused[name]}: "
+                    "remove it"
+                )
+
+
+# ---------------------------------------------------------------- recipes
+
+
+def find_recipe(named: dict) -> Layer | None:
+    """The first recipe of the data set for the method and model that were named, if any."""
+    for layer in recipes_of(named.get("dataset", FIELDS["dataset"].default)):
+        wanted = {**layer.values, **named}
+        if all(
+            wanted[key] == layer.values[key] for key in ("method", "model") if key in layer.values
+        ):
+            return layer
+    return None
+
+
+def recipes_of(dataset: str) -> list[Layer]:
+    """The recipes of a data set; paths are shown relative to the repository."""
+    entry = DATASETS.get(dataset)
+    return [
+        Layer(f"configs/{name}.toml", validated(read_toml(RECIPES / f"{name}.toml")))
+        for name in (entry.recipes if entry else ())
+    ]
+
+
+def unused_recipe(config: Config) -> str | None:
+    """A line that says that the data set has recipes, but none for this method and model."""
+    recipes = recipes_of(config.dataset)
+    if not recipes or find_recipe(vars(config)):
+        return None
+    needs = [
+        f"{source} is for {' and '.join(values[key] for key in ('method', 'model'))}"
+        for source, values in recipes
+    ]
+    return f"no recipe for {config.method} and {config.model} was applied: {', '.join(needs)}"

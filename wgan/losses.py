@@ -1,0 +1,83 @@
+"""The three computations of a training step as callables, in one precision, compiled or not.
+
+The values are those of plain float32 to within rounding; only the speed differs.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from utils import CriticLoss, Method
+
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+class Losses(NamedTuple):
+    """What a step computes. Each callable takes the networks first, then tensors.
+
+    Loss functions are compiled, never modules: the keys of state dicts stay unchanged, and the
+    penalty's inner gradient is traced together with the rest.
+    """
+
+    sample: Callable[[nn.Module, Tensor], Tensor]  # generator, noise -> float32 samples
+    critic: Callable[[nn.Module, Tensor, Tensor, Tensor], CriticLoss]  # critic, real, fake, mix
+    generator: Callable[[nn.Module, nn.Module, Tensor], Tensor]  # generator, critic, noise
+
+    def compiled(self, backend: str = "inductor", critic_only: bool = False) -> "Losses":
+        """The same losses compiled whole; errors of the compiler come at the first call."""
+
+        def compiled(function: Callable) -> Callable:
+            return torch.compile(function, fullgraph=True, backend=backend)
+
+        if critic_only:
+            return self._replace(critic=compiled(self.critic))
+        return Losses(*map(compiled, self))
+
+
+def build_losses(method: Method, precision: torch.dtype, device: torch.device) -> Losses:
+    """The losses of a method, computed in float32 or under autocast to `precision`."""
+    enabled = precision != torch.float32
+
+    def autocast() -> torch.autocast:
+        return torch.autocast(device.type, precision if enabled else None, enabled=enabled)
+
+    def sample(generator: nn.Module, noise: Tensor) -> Tensor:
+        with autocast():
+            return generator(noise).float()
+
+    def critic_loss(critic: nn.Module, real: Tensor, fake: Tensor, mix: Tensor) -> CriticLoss:
+        with autocast():
+            return method.critic_loss(critic, real, fake, mix)
+
+    def generator_loss(generator: nn.Module, critic: nn.Module, noise: Tensor) -> Tensor:
+        with autocast():
+            return method.generator_loss(critic, generator(noise))
+
+    return Losses(sample, critic_loss, generator_loss)
+
+
+def choose_precision(name: str, device: torch.device, sample_shape: tuple[int, ...]) -> torch.dtype:
+    """The type that networks compute in; "auto" is bfloat16 if the hardware accelerates it.
+
+    That is CUDA with compute capability 8.0 or higher, and CPUs with AMX or AVX512-BF16. Points
+    always use float32, as 8 bits of precision would blur their coordinates. Weights and
+    optimizers are float32 in any case.
+    """
+    if name == "auto":
+        name = "bf16" if len(sample_shape) == 3 and accelerates_bfloat16(device) else "fp32"
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
+
+
+def accelerates_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cpu":
+        return False
+    try:
+        features = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:  # not Linux
+        return False
+    return bool(features & {"amx_bf16", "avx512_bf16"})

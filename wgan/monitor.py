@@ -1,0 +1,276 @@
+"""What happens between steps: log lines, sample grids, evaluations, checkpoints.
+
+The training loop calls the monitor; the monitor never calls the loop. A failed write is reported
+and training continues, except for the third checkpoint in a row that cannot be written.
+"""
+
+import math
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from utils import gradient_norms, interpolate
+from wgan import distributed, plots
+from wgan.budget import Budget, StepStatus
+from wgan.config import Config
+from wgan.data import seeded_generator, to_byte_images, to_float_images
+from wgan.run_folder import NullRunFolder, RunFolder
+from wgan.sampling import generate
+from wgan.setup import Run
+from wgan.state import TrainState
+
+GRID_IMAGES = 64
+SCATTER_POINTS = 1000
+SURFACE_SIDE = 100  # lattice points along each axis of a critic's surface
+MAX_FAILED_SAVES = 3  # checkpoints in a row that cannot be written end training
+SECONDS_BETWEEN_LINES = 5  # if the output is not a terminal
+
+
+class Monitor:
+    """Watches one run. Use it as a context manager around the loop."""
+
+    def __init__(self, run: Run):
+        self.config, self.state, self.folder = run.config, run.state, run.folder
+        self.dataset, self.budget, device = run.dataset, run.budget, run.state.device
+        self.samples_per_step = self.config.n_critic * self.config.batch_size
+        count = SCATTER_POINTS if self.dataset.is_points else GRID_IMAGES
+        rng = seeded_generator("cpu", self.config.seed, "grid")  # the same on every device
+        self.noise = torch.randn(count, self.config.noise_dim, generator=rng).to(device)
+        self.real = to_float_images(run.batches.take(run.batches.order(0)[:count]))
+        self.evaluation = None
+        if self.config.eval_every and distributed.is_first():
+            self.evaluation = Evaluation(run)
+        self.checkpoints = Checkpoints(self.state, self.folder)
+        self.display = Display(self.state, self.budget, self.samples_per_step)
+
+    def __enter__(self) -> "Monitor":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.display.close()
+
+    def start(self) -> None:
+        """Save the real samples and the first grid, before any update."""
+        if self.state.step == 0:
+            try_to_write("grid of real samples", self.folder.save_real, draw_real(self.real))
+            self.save_samples()
+
+    def after_step(self, status: StepStatus, losses: dict[str, Tensor]) -> None:
+        """Do what is due after a step; `losses` are still on the device."""
+        self.display.bar.update()
+        config, step, last = self.config, status.step, status.finished
+        evaluate = is_due(config.eval_every, step) or (
+            config.eval_every > 0 and step == self.budget.steps
+        )
+        if is_due(config.log_every, step) or evaluate or last:
+            self.log(losses, evaluate)
+        if is_due(config.sample_every, step) or last:
+            self.save_samples()
+        if is_due(config.checkpoint_every, step) or status.save_requested:
+            self.checkpoints.save(self.display.seconds())
+
+    def finish(self, status: StepStatus) -> None:
+        """Save the last checkpoint and the plots, and print how training ended."""
+        self.checkpoints.save_last(self.display.seconds())
+        try_to_write("curves and timelapse", self.folder.save_plots)
+        end = self.budget.describe(self.state.step)
+        if status.stop_signal:
+            print(f"stopped at {end}; run the same command to resume")
+        else:
+            print(
+                f"finished at {end}; see timelapse.gif, curves.png and samples/ in "
+                f"{self.folder.path}"
+            )
+
+    def log(self, losses: dict[str, Tensor], evaluate: bool) -> None:
+        """Write a line of the log, with the evaluation if requested, and display it."""
+        norm = interpolate_gradient_norm(self.state, self.config, self.real)
+        scalars = distributed.all_mean(losses | {"gradient_norm": norm})
+        values = {name: value.item() for name, value in scalars.items()}
+        check_finite(values, self.state)
+        images = self.state.step * self.samples_per_step
+        row = {"step": self.state.step, "epoch": images / len(self.dataset), "images": images}
+        row |= self.display.lap(self.state.step) | values
+        if evaluate and self.evaluation:
+            row["frechet_distance"] = self.evaluation.measure()
+        try_to_write("log line", self.folder.log, row)
+        self.display.show(row)
+
+    def save_samples(self) -> None:
+        image = draw_samples(self.state, self.noise, self.real)
+        try_to_write("sample grid", self.folder.save_sample, self.state.step, image)
+
+
+def is_due(every: int, step: int) -> bool:
+    """Whether something that happens every N steps happens after this one; 0: never."""
+    return every > 0 and step % every == 0
+
+
+def try_to_write(what: str, write: Callable, *arguments) -> bool:
+    """Whether it could be written; if not, the reason is printed and training continues."""
+    try:
+        write(*arguments)
+        return True
+    except OSError as error:
+        print(f"could not write the {what}: {error}", file=sys.stderr)
+        return False
+
+
+def check_finite(values: dict[str, float], state: TrainState) -> None:
+    bad = [name for name, value in values.items() if not math.isfinite(value)]
+    if bad:
+        distributed.fail(
+            f"{' and '.join(bad)} became infinite or NaN by step {state.step}. Likely causes: too "
+            "high a learning rate, or too large a penalty. Lower --lr or --gp-weight, or bound the "
+            "updates with --grad-clip, and start again with --fresh. The last checkpoint is "
+            "untouched."
+        )
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+class Checkpoints:
+    """Saves the state; ends training if it must not be resumed from or cannot be written."""
+
+    def __init__(self, state: TrainState, folder: RunFolder | NullRunFolder):
+        self.state, self.folder, self.failures = state, folder, 0
+        self.saved_step = state.step  # on disk already, or nothing at step 0
+
+    def save(self, seconds: float) -> None:
+        self.check()
+        self.write(seconds)
+
+    def save_last(self, seconds: float) -> None:
+        """Save the final state unless that is done, trying again at once after a failure."""
+        self.check()
+        while self.saved_step != self.state.step:
+            self.write(seconds)
+
+    def check(self) -> None:
+        networks = (self.state.critic, self.state.generator)
+        finite = all(weight.isfinite().all() for net in networks for weight in net.parameters())
+        check_finite({"a weight": 0.0 if finite else math.nan}, self.state)
+        if not distributed.all_equal(self.state.weights()):
+            distributed.fail(
+                f"the ranks' networks differ at step {self.state.step}, which should be "
+                "impossible: check that all ranks use the same code and hardware. The last "
+                "checkpoint is untouched."
+            )
+
+    def write(self, seconds: float) -> None:
+        self.state.seconds = seconds
+        written = try_to_write("checkpoint", self.folder.save, self.state.to_checkpoint())
+        (failed,) = distributed.all_max(not written)  # only the first rank writes
+        if not failed:
+            self.failures, self.saved_step = 0, self.state.step
+            return
+        self.failures += 1
+        if self.failures >= MAX_FAILED_SAVES:
+            distributed.fail(
+                f"no checkpoint could be written {self.failures} times in a row; the last one, of "
+                f"step {self.saved_step}, is still in {self.folder.path}, and the same command "
+                "resumes from it"
+            )
+
+
+class Evaluation:
+    """Measures the samples of the moving average, and keeps the best checkpoint as best.pt."""
+
+    def __init__(self, run: Run):
+        from wgan.evaluation.evaluator import Evaluator  # importing it takes seconds
+
+        self.evaluator = Evaluator(
+            run.dataset, run.config.data_root, run.state.device, features="classifier"
+        )
+        self.state, self.folder = run.state, run.folder
+        self.best = run.folder.best_distance()
+
+    def measure(self) -> float:
+        """The Fréchet distance now."""
+        samples = generate(self.state.ema, self.evaluator.count)
+        distance = self.evaluator.frechet_distance(samples)
+        if distance < self.best and try_to_write(
+            "best checkpoint", self.folder.save_best, self.state.to_checkpoint()
+        ):
+            self.best = distance
+        return distance
+
+
+# ---------------------------------------------------------------- what a person sees
+
+
+class Display:
+    """Measures and shows the speed: a bar on a terminal, otherwise a line every few seconds."""
+
+    def __init__(self, state: TrainState, budget: Budget, samples_per_step: int):
+        self.samples_per_step, self.budget = samples_per_step, budget
+        total = budget.steps if budget.steps < math.inf else None
+        disable = None if distributed.is_first() else True  # None: unless on a terminal
+        self.bar = tqdm(initial=state.step, total=total, unit="step", disable=disable)
+        self.start = time.perf_counter() - state.seconds
+        self.lap_step, self.lap_seconds = state.step, state.seconds
+        self.last_line = -math.inf
+
+    def close(self) -> None:
+        self.bar.close()
+
+    def seconds(self) -> float:
+        """Seconds of training, including those before an interruption."""
+        return time.perf_counter() - self.start
+
+    def lap(self, step: int) -> dict[str, float]:
+        """Columns of the log: total seconds, and images per second since the last call."""
+        now = self.seconds()
+        speed = (step - self.lap_step) * self.samples_per_step / (now - self.lap_seconds)
+        self.lap_step, self.lap_seconds = step, now
+        return {"seconds": now, "images_per_second": speed}
+
+    def show(self, row: dict[str, float]) -> None:
+        names = {"wasserstein": "W", "penalty": "penalty", "images_per_second": "images/s"}
+        names |= {"frechet_distance": "Fréchet"} if "frechet_distance" in row else {}
+        values = {name: f"{row[column]:.4g}" for column, name in names.items()}
+        self.bar.set_postfix(values, refresh=False)
+        now = time.perf_counter()
+        due = self.budget.is_over(row["step"]) or now - self.last_line > SECONDS_BETWEEN_LINES
+        if self.bar.disable and due:
+            self.last_line = now
+            speed = row["images_per_second"] / self.samples_per_step
+            left = self.budget.seconds_left(row["step"], speed)
+            text = "  ".join(f"{name} {value}" for name, value in values.items())
+            step = self.budget.describe(row["step"]).replace(" of ", "/")
+            print(f"{step}  {text}  {left:.0f} s left", flush=True)
+
+
+@torch.no_grad()
+def draw_samples(state: TrainState, noise: Tensor, real: Tensor) -> Image:
+    """Samples of the moving average: a grid, or points over the critic's surface."""
+    samples = state.ema(noise)
+    if real.dim() == 4:
+        return plots.image_grid(to_byte_images(samples).cpu().numpy())
+    extent = plots.extent(real.cpu().numpy())
+    axis = torch.linspace(-extent, extent, SURFACE_SIDE, device=real.device)
+    lattice = torch.cartesian_prod(axis, axis).flip(1)  # (S * S, 2), rows along y
+    scores = state.critic(lattice).view(SURFACE_SIDE, SURFACE_SIDE)
+    return plots.scatter(real.cpu().numpy(), samples.cpu().numpy(), scores.cpu().numpy())
+
+
+def draw_real(real: Tensor) -> Image:
+    if real.dim() == 4:
+        return plots.image_grid(to_byte_images(real).cpu().numpy())
+    return plots.scatter(real.cpu().numpy())
+
+
+def interpolate_gradient_norm(state: TrainState, config: Config, real: Tensor) -> Tensor:
+    """Mean norm of the critic's gradients at interpolates of real and fake, for every method."""
+    rng = seeded_generator(real.device, config.seed, "norm", state.step)
+    noise = torch.randn(len(real), config.noise_dim, generator=rng, device=real.device)
+    mix = torch.rand(len(real), generator=rng, device=real.device)
+    with torch.no_grad():
+        fake = state.ema(noise)
+    return gradient_norms(state.critic, interpolate(real, fake, mix)).detach().mean()

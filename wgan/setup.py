@@ -1,0 +1,171 @@
+"""From options to a `Run`: device, data, networks, folder, in this order."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from wgan import distributed
+from wgan.acceleration import prepare_device
+from wgan.budget import Budget
+from wgan.checkpoints import find_checkpoints, read_any_checkpoint
+from wgan.config import Config
+from wgan.data import Batches, Dataset, check_batch_size, load_dataset, sample_shape
+from wgan.errors import BadInput
+from wgan.run_folder import NullRunFolder, RunFolder, move_aside
+from wgan.state import NETWORKS, TrainState, build_state, check_networks
+from wgan_gp import choose_device
+
+
+@dataclass
+class Run:
+    """Everything that training needs. As a context manager, it releases the run's folder."""
+
+    config: Config
+    dataset: Dataset
+    state: TrainState
+    folder: RunFolder | NullRunFolder
+    batches: Batches
+    budget: Budget
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.folder.close()
+
+    def is_finished(self) -> bool:
+        limited = self.config.max_seconds and self.config.lr_decay  # its rates are zero by now
+        return self.state.step >= self.budget.steps or (limited and self.state.progress == 1)
+
+    def describe_finished(self) -> str:
+        more = "a longer run needs another --run" if self.config.lr_decay else "raise --steps"
+        return (
+            f"{self.folder.path} is finished at {self.budget.describe(self.state.step)}; to train "
+            f"further, {more}; --fresh starts again"
+        )
+
+    def describe(self) -> str:
+        config, state = self.config, self.state
+        shape = "x".join(map(str, self.dataset.sample_shape))
+        precision = str(state.precision).removeprefix("torch.")
+        limits = [f"step {self.budget.steps}"] if self.budget.steps < math.inf else []
+        limits += [f"{config.max_seconds} s"] if config.max_seconds else []
+        sizes = [
+            sum(p.numel() for p in net.parameters()) for net in (state.generator, state.critic)
+        ]
+        return (
+            f"{config.method} on {config.dataset} ({len(self.dataset):,} samples of {shape}), "
+            f"{config.model} ({sizes[0]:,} + {sizes[1]:,} weights), {state.device}, {precision}, "
+            f"from step {state.step} to {' or '.join(limits)}, into {self.folder.path}"
+        )
+
+
+def set_up(config: Config, fresh: bool) -> Run:
+    """Prepare a run, new or resumed; BadInput if the user has to correct something."""
+    try:
+        device = distributed.rank_device(choose_device(config.device))
+        prepare_device(device, config.deterministic)
+        with distributed.first_rank_first():
+            check_before_loading(config, device)
+            dataset = load_data(config)
+            state = build_state(config, dataset.sample_shape, device)
+        check_same_data(dataset, config)
+        folder = open_folder(config, state, fresh)
+    except BadInput:
+        raise
+    except (ValueError, OSError) as error:
+        raise BadInput(str(error)) from error
+    if distributed.world_size() > 1:
+        state.restore(distributed.broadcast_from_first(state.to_checkpoint))
+    batches = Batches(
+        dataset.samples,
+        config.batch_size,
+        config.seed,
+        device,
+        distributed.rank_slice(config.batch_size),
+    )
+    steps = count_steps(config, len(dataset))
+    budget = Budget(steps, config.max_seconds, progress_before=state.progress)
+    return Run(config, dataset, state, folder, batches, budget)
+
+
+def check_before_loading(config: Config, device: torch.device) -> None:
+    """ValueError for what can be refused before the data are prepared, which may take long."""
+    shape = sample_shape(config.dataset, config.image_size, config.grey)
+    check_networks(config, shape, device)
+    if config.eval_every and len(shape) == 1:
+        raise ValueError("--eval-every needs images with classes, and these samples are points")
+    if config.sync_batch_norm and device.type != "cuda":
+        raise ValueError(f"--sync-batch-norm needs CUDA devices, and the device is {device}")
+    own_statistics = config.critic_norm == "batch" or (
+        config.generator_norm == "batch" and not config.sync_batch_norm
+    )
+    for size in (config.batch_size, config.generator_batch or config.batch_size):
+        part = distributed.rank_slice(size)
+        if part.stop - part.start == 1 and own_statistics:
+            raise ValueError(
+                f"a batch of {size} gives each rank one sample, and batch normalisation needs two: "
+                "use a larger --batch-size, or --sync-batch-norm for the generator"
+            )
+
+
+def load_data(config: Config) -> Dataset:
+    with distributed.one_rank_per_machine_prints():
+        dataset = load_dataset(config.dataset, config.data_root, config.image_size, config.grey)
+    check_batch_size(config.batch_size, dataset.samples)
+    if config.eval_every and (dataset.labels is None or len(dataset) < 8):
+        raise ValueError("--eval-every needs a data set of at least 8 images with classes")
+    return dataset
+
+
+def check_same_data(dataset: Dataset, config: Config) -> None:
+    """BadInput if the number of samples, or some of them, differ between ranks."""
+    some = np.linspace(0, len(dataset) - 1, 100).astype(int)
+    if not distributed.all_equal([torch.tensor(len(dataset)), dataset.read(some)]):
+        distributed.fail(
+            f"the ranks find different data in {config.dataset}: check that the copies of the "
+            "folder are identical and that no process changes them",
+            BadInput,
+        )
+
+
+def open_folder(config: Config, state: TrainState, fresh: bool) -> RunFolder | NullRunFolder:
+    """The run's folder; if it contains a checkpoint, the state is restored from it."""
+    if not distributed.is_first():
+        return NullRunFolder(config)
+    fresh = fresh and not distributed.restarted()  # a restart resumes
+    if config.init_from and (fresh or not find_checkpoints(Path(config.run))):
+        state.load(read_any_checkpoint(config.init_from), NETWORKS)
+    if fresh and (target := move_aside(Path(config.run))):
+        print(f"moved the old run to {target}")
+    folder = RunFolder(config)
+    try:
+        if checkpoint := folder.restore():
+            state.restore(checkpoint)
+            report_differences(checkpoint, state)
+        folder.start_log(state.step)
+    except BaseException:
+        folder.close()
+        raise
+    return folder
+
+
+def report_differences(checkpoint: dict, state: TrainState) -> None:
+    """Print what makes the resumed training differ from an uninterrupted one."""
+    now = state.to_checkpoint()
+    for key, text in (
+        ("ranks", "the checkpoint was written by {} rank(s), and training resumes with {}"),
+        ("torch", "the checkpoint was written with PyTorch {}, and this is {}"),
+    ):
+        if checkpoint.get(key) != now[key]:
+            print(text.format(checkpoint.get(key), now[key]) + ": not byte-identical training")
+
+
+def count_steps(config: Config, samples: int) -> float:
+    """Generator updates to train for: as given, or until the critic has seen the epochs;
+    infinity if only the time is limited."""
+    epochs = math.ceil(config.epochs * samples / (config.n_critic * config.batch_size))
+    return config.steps or epochs or math.inf

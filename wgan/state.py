@@ -1,0 +1,231 @@
+"""All that training changes: networks, their moving average, optimizers, and how far it got."""
+
+import os
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from utils import METHODS, Method
+from wgan import distributed
+from wgan.config import Config, keyword_parameters, options_of_method
+from wgan.losses import Losses, build_losses, choose_precision
+from wgan_gp import MODELS
+
+NETWORKS = ("generator", "critic", "ema")
+OPTIMIZERS = ("generator_optimizer", "critic_optimizer")
+
+
+@dataclass
+class TrainState:
+    """The state of training, and the losses that advance it."""
+
+    generator: nn.Module
+    critic: nn.Module
+    ema: nn.Module  # moving average of the generator, always in evaluation mode
+    generator_optimizer: torch.optim.Optimizer
+    critic_optimizer: torch.optim.Optimizer
+    method: Method
+    losses: Losses
+    sample_shape: tuple[int, ...]
+    precision: torch.dtype = torch.float32  # that the networks compute in
+    step: int = 0
+    seconds: float = 0.0  # of training so far, interruptions not counted
+    progress: float = 0.0  # 0 to 1, of the steps or the time of the run
+    graph: Callable | None = None  # replays a whole step, if captured as a CUDA graph
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.critic.parameters()).device
+
+    def weights(self) -> Iterator[Tensor]:
+        """All tensors of the three networks."""
+        for name in NETWORKS:
+            yield from getattr(self, name).state_dict().values()
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors that a step changes: the networks' and the optimizers'."""
+        optimizer_states = [
+            value
+            for name in OPTIMIZERS
+            for entries in getattr(self, name).state.values()
+            for value in entries.values()
+            if isinstance(value, Tensor)
+        ]
+        return [*self.weights(), *optimizer_states]
+
+    # -------------------------------------------------------- checkpoints
+
+    def to_checkpoint(self) -> dict:
+        parts = {name: getattr(self, name).state_dict() for name in (*NETWORKS, *OPTIMIZERS)}
+        return parts | {
+            "step": self.step,
+            "seconds": self.seconds,
+            "progress": self.progress,
+            "sample_shape": tuple(self.sample_shape),
+            "ranks": distributed.world_size(),
+            "torch": torch.__version__.split("+")[0],
+        }
+
+    def restore(self, checkpoint: dict) -> None:
+        """Continue from the result of `to_checkpoint`; ValueError if it does not fit."""
+        self.load(checkpoint, (*NETWORKS, *OPTIMIZERS))
+        counts = [checkpoint.get(name) for name in ("step", "seconds", "progress")]
+        if [type(count) for count in counts] != [int, float, float]:
+            raise ValueError("the checkpoint does not contain step, seconds and progress")
+        self.step, self.seconds, self.progress = counts
+
+    def load(self, checkpoint: dict, parts: tuple[str, ...]) -> None:
+        """Load parts of a checkpoint; ValueError if one is missing or has other shapes."""
+        for name in parts:
+            part = getattr(self, name)
+            try:
+                content = checkpoint[name]
+                if isinstance(part, torch.optim.Optimizer):
+                    load_optimizer(part, content)
+                else:
+                    part.load_state_dict(content)
+            except Exception as error:  # a foreign checkpoint may contain anything
+                raise ValueError(
+                    f"the {name} in the checkpoint does not fit: {type(error).__name__}: {error}"
+                ) from error
+
+    def run_and_roll_back(self, run: Callable[[], object]) -> None:
+        """Run a function that trains, on this rank alone, and undo its changes in place."""
+        before = [(tensor, tensor.clone()) for tensor in self.tensors()]
+        try:
+            with distributed.single_rank():  # it may fail on another rank
+                run()
+        finally:
+            for tensor in self.tensors():
+                tensor.detach().zero_()  # the moments of an optimizer without a step so far
+            for tensor, value in before:
+                tensor.detach().copy_(value)
+            for network in (self.generator, self.critic):
+                network.zero_grad()
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict) -> None:
+    """Load saved moments, but keep this optimizer's learning rate and implementation, which depend
+    on the device."""
+    groups = zip(optimizer.state_dict()["param_groups"], saved["param_groups"], strict=True)
+    groups = [own | {"params": old["params"]} for own, old in groups]
+    optimizer.load_state_dict(saved | {"param_groups": groups})
+    for parameter, entries in optimizer.state.items():
+        if not all(value.shape in ((), parameter.shape) for value in entries.values()):
+            raise ValueError("a moment has another shape than its weights")
+
+
+# ---------------------------------------------------------------- building
+
+
+def build_state(config: Config, sample_shape: tuple[int, ...], device: torch.device) -> TrainState:
+    """Untrained networks, their moving average and optimizers."""
+    torch.manual_seed(config.seed)
+    # Convolutions are faster with channels last; dense layers are not affected.
+    layout = {"device": device, "memory_format": torch.channels_last}
+    generator, critic = (network.to(**layout) for network in build_networks(config, sample_shape))
+    if config.sync_batch_norm:
+        generator = nn.SyncBatchNorm.convert_sync_batchnorm(generator)
+    method = build_method(config)
+    precision = choose_precision(config.precision, device, sample_shape)
+    return TrainState(
+        generator=generator,
+        critic=critic,
+        ema=deepcopy(generator).eval().requires_grad_(False),
+        generator_optimizer=build_optimizer(config, generator, config.lr_generator),
+        critic_optimizer=build_optimizer(config, critic, config.lr_critic),
+        method=method,
+        losses=build_losses(method, precision, device),
+        sample_shape=sample_shape,
+        precision=precision,
+    )
+
+
+def build_networks(config: Config, sample_shape: tuple[int, ...]) -> tuple[nn.Module, nn.Module]:
+    """Generator and critic; their options are the keyword parameters of their constructors.
+
+    ValueError if they cannot be built for samples of this shape.
+    """
+    model = MODELS[config.model]
+    generator, critic = (
+        network(tuple(sample_shape), **config.options_of(keyword_parameters(network)))
+        for network in (model.generator, model.critic)
+    )
+    return generator, critic
+
+
+def build_method(config: Config) -> Method:
+    """The method; its options are its fields."""
+    return METHODS[config.method](**config.options_of(options_of_method(config.method)))
+
+
+def check_networks(config: Config, sample_shape: tuple[int, ...], device: torch.device) -> None:
+    """ValueError if the networks cannot be built, or do not fit in the device's memory."""
+    with torch.device("meta"):  # shapes without memory
+        networks = build_networks(config, sample_shape)
+    memory = device_memory(device)
+    # Four bytes each for a weight, its gradient, Adam's two moments and the moving average.
+    needed = 20 * sum(parameter.numel() for net in networks for parameter in net.parameters())
+    if memory and needed > memory:
+        raise ValueError(
+            f"these networks and their optimizers need {needed / 2**30:,.0f} GiB, but {device} has "
+            f"{memory / 2**30:,.0f} GiB: lower --width or --image-size, or use --model dcgan"
+        )
+
+
+def device_memory(device: torch.device) -> int | None:
+    """The device's total memory in bytes, or None if unknown."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return None
+
+
+def build_optimizer(config: Config, network: nn.Module, rate: float) -> torch.optim.Optimizer:
+    """The optimizer of one network. On CUDA the learning rate is a tensor on the device, so that a
+    captured step can follow it."""
+    parameters = list(network.parameters())
+    device = parameters[0].device
+    on_cuda = device.type == "cuda"
+    options = {"lr": torch.tensor(rate, device=device) if on_cuda else rate, "capturable": on_cuda}
+    if config.optimizer == "rmsprop":
+        return torch.optim.RMSprop(parameters, **options)
+    fused = device.type in ("cuda", "cpu")  # one pass over all weights
+    return torch.optim.Adam(parameters, betas=config.betas, fused=fused, **options)
+
+
+# ---------------------------------------------------------------- between the updates
+
+
+def set_learning_rates(state: TrainState, config: Config, progress: float) -> None:
+    """Set both rates for the next step; with `lr_decay` they decrease linearly to zero."""
+    factor = 1 - progress if config.lr_decay else 1.0
+    for optimizer, rate in (
+        (state.critic_optimizer, config.lr_critic),
+        (state.generator_optimizer, config.lr_generator),
+    ):
+        for group in optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):  # read by a captured step
+                group["lr"].fill_(rate * factor)
+            else:
+                group["lr"] = rate * factor
+
+
+def ema_weight(decay: float, step: int) -> float:
+    """Weight of the generator in the moving average's next update; larger in the first steps, so
+    that the initial weights are forgotten."""
+    return 1 - min(decay, (1 + step) / (10 + step)) if decay else 1.0
+
+
+@torch.no_grad()
+def update_ema(ema: nn.Module, generator: nn.Module, weight: Tensor) -> None:
+    """ema += weight * (generator - ema), for parameters and running statistics."""
+    for average, value in zip(ema.parameters(), generator.parameters(), strict=True):
+        average.lerp_(value, weight)
+    for average, value in zip(ema.buffers(), generator.buffers(), strict=True):
+        average.copy_(average.lerp(value, weight) if value.is_floating_point() else value)
