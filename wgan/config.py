@@ -289,9 +289,11 @@ def changes(old: Config, new: Config) -> list[str]:
 
 
 def read_toml(path: str | Path) -> dict:
-    """The options in a TOML file; ValueError if it cannot be read."""
+    """The options in a TOML file; ValueError if it cannot be read. A recipe is found from any
+    folder: a path that does not exist is looked up in the repository, too."""
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        found = Path(path) if Path(path).exists() else RECIPES.parent / path
+        return tomllib.loads(found.read_text(encoding="utf-8"))
     except FileNotFoundError:
         recipes = sorted(f"configs/{other.name}" for other in RECIPES.glob("*.toml"))
         raise ValueError(

@@ -126,6 +126,14 @@ def test_a_square_image_size_may_be_a_number(tmp_path):
     assert parse("--config", tmp_path / "a.toml").image_size == "64"
 
 
+def test_a_recipe_is_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert parse("--config", "configs/grid-best.toml").dataset == "grid"
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "grid-best.toml").write_text('dataset = "ring"')
+    assert parse("--config", "configs/grid-best.toml").dataset == "ring"  # the user's own first
+
+
 def test_a_missing_file_names_the_nearest_recipe():
     with pytest.raises(ValueError, match=r"did you mean 'configs/points-wgan-gp\.toml'"):
         parse("--config", "configs/points-wgan-pg.toml")
