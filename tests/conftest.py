@@ -24,8 +24,8 @@ def seeded():
 
 @pytest.fixture(scope="session")
 def processes():
-    """Starts processes from a server that has imported torch already, with what its optimizers
-    and its deterministic mode load on first use."""
+    """Starts processes from a server that has already imported torch, including what its optimizers
+    and its deterministic mode import on first use."""
     os.environ["PYTHONPATH"] = os.pathsep.join(
         map(str, [ROOT, ROOT / "tests", ROOT / "tests" / "wgan"])
     )
@@ -37,7 +37,7 @@ def processes():
 
 @pytest.fixture(scope="session", autouse=True)
 def away_from_the_checkout(tmp_path_factory):
-    """Where `datasets` and `images` are none of the user's."""
+    """Run in a temporary folder, so that `datasets` and `images` of the user are not touched."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("working"))
         yield
@@ -77,7 +77,7 @@ class ShiftGenerator(nn.Module):
 
 @pytest.fixture(scope="session")
 def image_folder(tmp_path_factory):
-    """A data set that costs nothing: 40 small colour images, red above and blue below."""
+    """40 small colour images, red at the top and blue at the bottom."""
     from PIL import Image
 
     folder = tmp_path_factory.mktemp("images")

@@ -232,7 +232,7 @@ def test_a_new_run_starts_from_anothers_weights(image_folder, tmp_path):
         old, new = read_checkpoint(source), read_checkpoint(run / "b" / "checkpoint.pt")
         assert new["step"] == 2
         assert all(torch.equal(old["critic"][k], new["critic"][k]) for k in old["critic"])
-    # Going on needs the other run no more.
+    # Resuming does not need the other run.
     source.rename(tmp_path / "moved")
     again = ["--init-from", source, "--steps", 4, *rate]
     assert run_main(image_folder, tmp_path / "checkpoint.pt" / "b", *again) == 0
@@ -294,7 +294,7 @@ def test_no_mutated_checkpoint_is_accepted(image_folder, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_forged_checkpoints_are_refused_or_loaded_but_never_crash(image_folder, tmp_path):
-    """With a digest that is right, only the loader and the checks of the content are left."""
+    """If the digest is correct, only the loader and the checks of the content remain."""
     run_main(image_folder, tmp_path / "r", "--steps", 2)
     content = (tmp_path / "r" / "checkpoint.pt").read_bytes()
     archive = content[: -DIGEST_LENGTH - 2] + b"\0\0"

@@ -137,7 +137,7 @@ def test_the_penaltys_gradient_matches_finite_differences(network, norm):
 
 
 def input_gradients_double(critic, samples):
-    """What `input_gradients` computes, in the plainest way, and not rounded to float32."""
+    """`input_gradients` in the simplest form, and in double precision."""
     samples = samples.clone().requires_grad_()
     with torch.enable_grad():
         return torch.autograd.grad(critic(samples).sum(), samples)[0].flatten(1)

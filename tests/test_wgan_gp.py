@@ -114,7 +114,7 @@ def test_every_normalisation_of_an_image_critic(norm):
 
 def test_layer_normalisation_undoes_the_scale_of_a_layer():
     critic = DCGANCritic((1, 16, 16), 4, critic_norm="layer")
-    images = 100 * torch.randn(3, 1, 16, 16)  # beside which the norm's epsilon is nothing
+    images = 100 * torch.randn(3, 1, 16, 16)  # so that the norm's epsilon is negligible
     # LeakyReLU is homogeneous, and the first layer has no bias yet: doubling the input
     # doubles what the layer norm then undoes.
     torch.testing.assert_close(critic(images), critic(2 * images), rtol=1e-3, atol=1e-3)
@@ -295,7 +295,7 @@ def test_a_critic_of_patches_scores_every_image_by_itself():
     assert scores.shape == (4,)
     torch.testing.assert_close(critic(images[1:2]), scores[1:2])
     moved = images.clone()
-    moved[:, :, 11, 11] += 1  # the last pixel lies in a patch, too
+    moved[:, :, 11, 11] += 1  # the last pixel is part of a patch, too
     assert (critic(moved) != scores).all()
 
 

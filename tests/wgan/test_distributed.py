@@ -36,7 +36,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def draw_nothing(run):
-    """In place of curves and timelapse, which cost more than the steps."""
+    """Replaces curves and timelapse, which take longer than the steps."""
 
 
 @pytest.fixture(autouse=True)
@@ -256,7 +256,7 @@ def fill_the_disk(arguments):
 
 
 def find_other_data(folder, arguments):
-    """The second rank has a image of its own."""
+    """The second rank has one different image."""
     if distributed.rank() == 1:
         arguments[arguments.index("--dataset") + 1] = folder
     return train.main(arguments)
@@ -273,7 +273,7 @@ def test_ranks_that_find_other_data_are_refused(processes, image_folder, tmp_pat
 
 
 class FakeEvaluation:
-    """Measures on the first rank alone, and takes its time."""
+    """A slow evaluation, on the first rank only."""
 
     def __init__(self, run):
         assert distributed.is_first()

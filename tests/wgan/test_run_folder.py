@@ -166,7 +166,7 @@ def test_lines_that_could_not_be_written_come_later_and_whole(run, monkeypatch):
 
 
 class FullDisk(io.FileIO):
-    """Takes five bytes and no more, as a disk does that is almost full."""
+    """Accepts five bytes per write, like a disk that is almost full."""
 
     def __init__(self, path):
         super().__init__(path, "ab")
