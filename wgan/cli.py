@@ -111,7 +111,8 @@ def describe_choices() -> str:
     """A line for each method, model and data set, for the end of `--help`."""
     texts = {name: (method.__doc__ or "").splitlines()[0] for name, method in METHODS.items()}
     texts |= {name: entry.help for name, entry in {**MODELS, **DATASETS}.items()}
-    return "\n".join(f"  {name:<15}{text}" for name, text in texts.items())
+    width = 2 + max(map(len, texts))
+    return "\n".join(f"  {name:<{width}}{text}" for name, text in texts.items())
 
 
 def flag(name: str) -> str:

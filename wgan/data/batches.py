@@ -8,8 +8,11 @@ import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -25,7 +28,7 @@ class RowReader:
         self.sample_shape, self.dtype, self.count = sample_shape, dtype, count
         self.row_bytes = math.prod(sample_shape) * dtype.itemsize
         self.tensor: Tensor | None = None
-        self.files: list[Path] = []
+        self.files: list[BinaryIO] = []
         self.ends = np.zeros(0, np.int64)  # of each file, the index after its last sample
 
     @classmethod
@@ -40,9 +43,15 @@ class RowReader:
     def from_files(
         cls, files: Sequence[Path], counts: Sequence[int], sample_shape: tuple[int, ...]
     ) -> "RowReader":
-        """Samples at the start of each file, `counts[i]` of them in `files[i]`, as raw uint8."""
+        """Samples at the start of each file, `counts[i]` of them in `files[i]`, as raw uint8.
+
+        The files are kept open, so that they can be read even after they were replaced. They are
+        not mapped, because pages of a map count as the process's memory.
+        """
         reader = cls(tuple(sample_shape), torch.uint8, sum(counts))
-        reader.files, reader.ends = list(files), np.cumsum(counts, dtype=np.int64)
+        allow_open_files(len(files))
+        reader.files = [open(file, "rb", buffering=0) for file in files]
+        reader.ends = np.cumsum(counts, dtype=np.int64)
         return reader
 
     def __len__(self) -> int:
@@ -87,27 +96,32 @@ class RowReader:
         return copy
 
 
-def read_at(path: Path, offset: int, row: np.ndarray) -> None:
-    """Fill `row` with the bytes at that offset of a file.
-
-    The file is opened each time, because macOS allows a process only 256 open files, and opening
-    costs microseconds. It is not mapped, because pages of a map count as the process's memory.
-    """
-    try:
-        if hasattr(os, "preadv"):
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                count = os.preadv(descriptor, [row], offset)
-            finally:
-                os.close(descriptor)
-        else:  # Windows
-            with open(path, "rb", buffering=0) as file:
-                file.seek(offset)
-                count = file.readinto(row)
-    except FileNotFoundError as error:
-        raise OSError(f"{path} was removed while it was in use: run the command again") from error
+def read_at(file: BinaryIO, offset: int, row: np.ndarray) -> None:
+    """Fill `row` with the bytes at that offset of a file; several threads may read at once."""
+    if hasattr(os, "preadv"):
+        count = os.preadv(file.fileno(), [row], offset)
+    else:  # Windows
+        with SEEKING:
+            file.seek(offset)
+            count = file.readinto(row)
     if count < row.nbytes:
-        raise OSError(f"{path} has become shorter while it was in use: run the command again")
+        raise OSError(f"{file.name} became shorter while it was in use: run the command again")
+
+
+SEEKING = Lock()  # between moving a file's position and reading there
+
+
+def allow_open_files(count: int) -> None:
+    """Raise this process's limit of open files, which is 256 on macOS, if it is too low."""
+    with suppress(ImportError, ValueError, OSError):  # not on Windows, or not permitted
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = 2 * count + 256  # data sets may be loaded more than once
+        if hard != resource.RLIM_INFINITY:
+            wanted = min(wanted, hard)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 @dataclass(frozen=True)
@@ -161,7 +175,7 @@ class Batches:
         self.samples, self.batch_size, self.seed = samples, batch_size, seed
         self.device, self.rank_slice = device, rank_slice
         if resident is None:
-            resident = fits(samples.nbytes, device) and (samples.in_memory or device.type != "cpu")
+            resident = fits(samples.nbytes, device) and (samples.in_memory or device.type == "cuda")
         self.resident = resident
         if resident:
             self.on_device = samples.to_device(device)
@@ -215,7 +229,8 @@ class Batches:
 
 
 def fits(size: int, device: torch.device) -> bool:
-    """Whether `size` bytes leave half of the device's free memory; always true of a CPU."""
+    """Whether `size` bytes leave half of the device's free memory; always true without CUDA, where
+    samples in memory are there already."""
     return device.type != "cuda" or 2 * size <= torch.cuda.mem_get_info(device)[0]
 
 

@@ -7,11 +7,11 @@ assigns it to one of up to 1,024 buckets, and each bucket is one file:
     manifest  JSON: which images these are, and why others could not be read
     footer    the length of the manifest and its SHA-256
 
-If images are added, changed or removed, only their buckets are prepared again. The order of the
-samples is bucket by bucket, so that it depends only on the files in the folder, and not on when
-they were added. A file is written under a temporary name and never changes: its name contains
-the manifest's hash, so that a process that still reads an outdated file gets an error and no
-other image.
+If images are added, changed or removed, their buckets are written again; rows of other images are
+copied from the outdated files. The order of the samples is bucket by bucket, so that it depends
+only on the files in the folder, and not on when they were added. A file is written under a
+temporary name and never changes: its name contains the manifest's hash, so that a process that
+still reads an outdated file finds the same images in it.
 """
 
 import errno
@@ -229,6 +229,7 @@ class FolderCache:
         digest = hashlib.sha256(encode(f"{path}\0{self.shape_text}")).hexdigest()
         self.folder = root / "prepared" / f"{path.name[:40]}-{self.shape_text}-{digest[:12]}"
         self.stopped = threading.Event()
+        self.known: dict[ImageFile, tuple[Path, int] | Failure] = {}  # in outdated buckets
 
     def load(self) -> Images:
         """Prepare new and changed images, and return all of them.
@@ -237,7 +238,7 @@ class FolderCache:
         with what to do, if the disk or the memory is too small.
         """
         buckets = group(self.source.list())
-        found = self.find(buckets)
+        found, _ = self.find(buckets)
         if len(found) == len(buckets):  # neither the lock nor write access is needed
             return self.in_files(found)
         try:
@@ -265,26 +266,29 @@ class FolderCache:
     def update(self) -> dict[int, Bucket]:
         """Prepare missing and outdated buckets, and remove the files that are not needed."""
         buckets = group(self.source.list())  # again, as waiting for the lock may take long
-        found = self.find(buckets)
+        found, outdated = self.find(buckets)
         missing = {number: buckets[number] for number in buckets if number not in found}
         if missing:
+            self.known = known_images(outdated)
+            self.check_disk(missing, count_images(buckets))
+            found |= self.in_threads(self.write_bucket, missing, count_images(buckets))
             needed = {bucket.path for bucket in found.values()} | {self.folder / "lock"}
             for path in set(self.folder.iterdir()) - needed:
                 with suppress(OSError):  # Windows does not remove a file that is being read
                     path.unlink()
-            self.check_disk(count_images(missing), count_images(buckets))
-            found |= self.in_threads(self.write_bucket, missing, count_images(buckets))
         return found
 
-    def find(self, buckets: dict[int, list[ImageFile]]) -> dict[int, Bucket]:
-        """The buckets whose files are intact and up to date, by number."""
-        found = {}
+    def find(self, buckets: dict[int, list[ImageFile]]) -> tuple[dict[int, Bucket], list[Bucket]]:
+        """The buckets whose files are up to date, by number, and the intact but outdated ones."""
+        found, outdated = {}, []
         for path in self.folder.glob("*.rows"):
             with suppress(ValueError, OSError, OverflowError):
                 number, bucket = self.read_bucket(path)
                 if buckets.get(number) == bucket.images and not self.can_read_more(bucket):
                     found[number] = bucket
-        return found
+                else:
+                    outdated.append(bucket)
+        return found, outdated
 
     def can_read_more(self, bucket: Bucket) -> bool:
         """Whether an image that could not be read for a transient reason can be read now."""
@@ -292,10 +296,12 @@ class FolderCache:
         results = map(self.decode, names)
         return not all(isinstance(result, Failure) and result.transient for result in results)
 
-    def check_disk(self, missing: int, count: int) -> None:
+    def check_disk(self, missing: dict[int, list[ImageFile]], count: int) -> None:
         """Print how much will be written; ValueError if the disk is too small for it."""
-        needed, free = missing * self.row_bytes, shutil.disk_usage(self.folder).free
-        some = f"{missing:,} of " if missing < count else ""
+        needed = count_images(missing) * self.row_bytes
+        free = shutil.disk_usage(self.folder).free
+        new = sum(image not in self.known for images in missing.values() for image in images)
+        some = f"{new:,} new of " if new < count else ""
         print(
             f"preparing {some}{count:,} images of {self.source.path} as {self.shape_text}: "
             f"{format_size(needed)} in {self.folder}, {format_size(free)} free",
@@ -410,12 +416,26 @@ class FolderCache:
         for image in images:
             if self.stopped.is_set():
                 raise CancelledError
-            result = self.decode(image.name)
+            result = self.copy(image)
+            if result is None:
+                result = self.decode(image.name)
             if isinstance(result, Failure):
                 failures[image.name] = result
             else:
                 write(result)
         return failures
+
+    def copy(self, image: ImageFile) -> "np.ndarray | Failure | None":
+        """The bytes of an image in an outdated bucket, or why it is unreadable; None if unknown."""
+        known = self.known.get(image)
+        if known is None or isinstance(known, Failure):
+            return known
+        path, row = known
+        try:
+            offset = row * self.row_bytes
+            return np.fromfile(path, np.uint8, self.row_bytes, offset=offset).reshape(self.shape)
+        except (OSError, ValueError):  # removed or cut short since it was found
+            return None
 
     def decode(self, name: str) -> np.ndarray | Failure:
         """The bytes of an image, or why it cannot be read."""
@@ -441,6 +461,21 @@ def group(images: list[ImageFile]) -> dict[int, list[ImageFile]]:
     for image in images:
         buckets.setdefault(zlib.crc32(encode(image.name)) % count, []).append(image)
     return dict(sorted(buckets.items()))
+
+
+def known_images(outdated: list[Bucket]) -> dict[ImageFile, tuple[Path, int] | Failure]:
+    """Where the rows of images are in outdated buckets, and why others cannot be read."""
+    known: dict[ImageFile, tuple[Path, int] | Failure] = {}
+    for bucket in outdated:
+        row = 0
+        for image in bucket.images:
+            failure = bucket.failures.get(image.name)
+            if failure is None:
+                known[image] = (bucket.path, row)
+                row += 1
+            elif not failure.transient:
+                known[image] = failure
+    return known
 
 
 def count_images(buckets: dict[int, list[ImageFile]]) -> int:
