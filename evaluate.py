@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from utils import unbiased_estimate
 from wgan.checkpoints import read_any_checkpoint
-from wgan.cli import Parser
 from wgan.config import Config, stored_config
 from wgan.data import Dataset, load_dataset
+from wgan.errors import Parser
 from wgan.evaluation.evaluator import (
     MIN_SAMPLES,
     SAMPLES,
@@ -48,7 +48,7 @@ def evaluate(options: argparse.Namespace) -> dict:
             f"the run's samples have shape {generator.sample_shape}, but the data set now has "
             f"{dataset.sample_shape}: they cannot be compared"
         )
-    result = {"source": options.source, "step": checkpoint["step"], "seed": options.seed}
+    result = {"source": options.source, "step": checkpoint.get("step"), "seed": options.seed}
     if dataset.is_points:
         return result | evaluate_points(checkpoint, config, generator, dataset, options)
     return result | evaluate_images(config, generator, dataset, options)

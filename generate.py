@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from wgan import plots
-from wgan.cli import Parser
+from wgan.errors import Parser
 from wgan.files import write_whole
 from wgan.sampling import generate, interpolation_frames, load_generator
 

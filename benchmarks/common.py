@@ -19,9 +19,9 @@ from utils import METHODS
 from wgan import distributed
 from wgan.acceleration import accelerate, prepare_device
 from wgan.budget import Budget
-from wgan.cli import Parser
 from wgan.config import Config
 from wgan.data import Batches, RowReader, parse_image_size
+from wgan.errors import Parser
 from wgan.layers import resolve
 from wgan.state import TrainState, build_state
 from wgan_gp import MODELS

@@ -226,18 +226,20 @@ def ratio_text(loop: dict) -> str:
 
 # ---------------------------------------------------------------- a table of cases
 
+FIRST_CASE = {"method": "wgan-gp", "model": "dcgan", "image_size": "28", "channels": 1}
+FIRST_CASE |= {"precision": "auto"}
 CASES = {
-    "WGAN-GP, DCGAN, 64x64x3": {"image_size": "64", "channels": 3},
-    "WGAN-GP, DCGAN, 28x28": {},
-    "the same in float32": {"precision": "fp32"},
-    "WGAN, DCGAN, 28x28": {"method": "wgan"},
-    "WGAN-div, DCGAN, 28x28": {"method": "wgan-div"},
-    "WGAN-GP, dense, 28x28": {"model": "dense"},
+    "WGAN-GP, DCGAN, 64x64x3": FIRST_CASE | {"image_size": "64", "channels": 3},
+    "WGAN-GP, DCGAN, 28x28": FIRST_CASE,
+    "the same in float32": FIRST_CASE | {"precision": "fp32"},
+    "WGAN, DCGAN, 28x28": FIRST_CASE | {"method": "wgan"},
+    "WGAN-div, DCGAN, 28x28": FIRST_CASE | {"method": "wgan-div"},
+    "WGAN-GP, dense, 28x28": FIRST_CASE | {"model": "dense"},
 }
 
 
 def measure_table(options: argparse.Namespace) -> dict:
-    """Measure each of `CASES`; the other options apply to all of them."""
+    """Measure each of `CASES`; options that no case sets, such as --width, apply to all."""
     result: dict = {"machine": describe_machine(choose_device(options.device)), "cases": {}}
     for name, changed in CASES.items():
         torch.compiler.reset()  # compile each case for its own shapes

@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from wgan.config import Config
@@ -118,24 +119,30 @@ def from_memory(images: np.ndarray, batch_size: int, device: torch.device) -> It
 
 def from_loader(images: np.ndarray, batch_size: int, workers: int) -> Iterator[Tensor]:
     """The same through PIL, torchvision's transforms and a DataLoader, as in tutorials."""
-    from PIL import Image
-    from torchvision import transforms
-
-    half = [0.5] * images.shape[1]
-    to_tensor = transforms.Compose([transforms.ToTensor(), transforms.Normalize(half, half)])
-
-    class Images(torch.utils.data.Dataset):
-        def __len__(self) -> int:
-            return len(images)
-
-        def __getitem__(self, index: int) -> Tensor:
-            return to_tensor(Image.fromarray(images[index].transpose(1, 2, 0).squeeze()))
-
     loader = torch.utils.data.DataLoader(
-        Images(), batch_size, shuffle=True, drop_last=True, num_workers=workers
+        PILImages(images), batch_size, shuffle=True, drop_last=True, num_workers=workers
     )
     while True:
         yield from loader
+
+
+class PILImages(torch.utils.data.Dataset):
+    """Images `(N, C, H, W)` uint8 one by one, `(C, H, W)` in [-1, 1]. Processes can pickle it."""
+
+    def __init__(self, images: np.ndarray):
+        from torchvision import transforms
+
+        half = [0.5] * images.shape[1]
+        self.images = images
+        self.transform = transforms.Compose(
+            [transforms.ToTensor(), transforms.Normalize(half, half)]
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.transform(Image.fromarray(self.images[index].transpose(1, 2, 0).squeeze()))
 
 
 # ---------------------------------------------------------------- the dense networks of tutorials

@@ -488,8 +488,8 @@ def test_every_recipe_trains(path, tmp_path, monkeypatch, random, no_plots):
         samples = (255 * samples).astype(np.uint8)
     tiny = Dataset(RowReader.from_array(samples))
     monkeypatch.setattr("wgan.setup.load_dataset", lambda *arguments: tiny)
-    options = ["--config", path, "--dataset", dataset, "--steps", 1, "--width", 8, *OFTEN]
-    options += ["--compile", "off", "--device", "cpu", "--run", tmp_path / "r"]
+    options = ["--config", path, "--dataset", dataset, "--steps", 1, "--max-seconds", 0, *OFTEN]
+    options += ["--width", 8, "--compile", "off", "--device", "cpu", "--run", tmp_path / "r"]
     assert main([*map(str, options)]) == 0
     assert read_checkpoint(tmp_path / "r" / "checkpoint.pt")["step"] == 1
 

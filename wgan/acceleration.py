@@ -42,13 +42,19 @@ def accelerate(
     because compiling takes a while. If something fails, a line says so and training is slower.
     """
 
+    # What ranks exchange inside the generator cannot be compiled, and a trial must not exchange
+    # anything, because it may fail on one rank alone.
+    exchanges = config.sync_batch_norm and distributed.world_size() > 1
+
     def trial_step() -> None:
-        state.run_and_roll_back(lambda: step(state, config, inputs))
+        state.generator.train(not exchanges)  # in evaluation mode, it exchanges nothing
+        try:
+            state.run_and_roll_back(lambda: step(state, config, inputs))
+        finally:
+            state.generator.train()
 
     if should_compile(config, budget):
-        # What ranks exchange inside the generator cannot be compiled.
-        critic_only = config.sync_batch_norm and distributed.world_size() > 1
-        compile_losses(state, trial_step, critic_only)
+        compile_losses(state, trial_step, critic_only=exchanges)
     one_rank = distributed.world_size() == 1  # a graph would have to contain the collectives
     if config.compile != "off" and state.device.type == "cuda" and one_rank:
         capture_step(state, config, inputs, step)

@@ -34,12 +34,10 @@ def add_digest(archive: bytes) -> bytes:
 def read_checkpoint(path: Path) -> dict:
     """The content of a checkpoint file, loaded as data and never as code.
 
-    ValueError if the file is corrupt, contains code, or has another format.
+    ValueError if the file is corrupt, contains code, or has another format; OSError if it cannot
+    be read.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"cannot read the checkpoint {path}: {error}") from error
+    content = path.read_bytes()
     if add_digest(content[: -len(COMMENT_LENGTH) - DIGEST_LENGTH] + COMMENT_LENGTH) != content:
         raise ValueError(f"the checkpoint {path} is corrupt or was not written by this project")
     try:

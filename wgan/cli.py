@@ -8,7 +8,14 @@ from utils import METHODS
 from wgan import distributed
 from wgan.config import FIELDS, RECIPES, SHORTHANDS, read_toml, suggestion, validated
 from wgan.data import DATASETS
-from wgan.errors import BadInput, CommandError, PeerFailed, explain_out_of_memory
+from wgan.errors import (
+    BadInput,
+    CommandError,
+    Parser,
+    PeerFailed,
+    TrainingFailed,
+    explain_out_of_memory,
+)
 from wgan.layers import Layer, Resolved, resolve, unused_recipe
 from wgan.setup import Run, set_up
 from wgan_gp import MODELS
@@ -22,13 +29,6 @@ GROUPS = {  # the first option of each group in `--help`
 }
 
 
-class Parser(argparse.ArgumentParser):
-    """Invalid flags raise a ValueError, as invalid values do, so that one place reports both."""
-
-    def error(self, message):
-        raise ValueError(message)
-
-
 def run_training(argv: list[str] | None, train: Callable[[Run], int]) -> int:
     """`python train.py`; the exit code: 0 done, 1 training failed, 2 bad input, 128 + signal if
     stopped by a signal."""
@@ -39,7 +39,8 @@ def run_training(argv: list[str] | None, train: Callable[[Run], int]) -> int:
             print(f"error: {error}", file=sys.stderr)
         return BadInput.exit_code
     if options.dry_run:
-        print(config.to_toml(sources), end="")
+        if distributed.is_first():
+            print(config.to_toml(sources), end="")
         return 0
     advice = (
         f"--batch-size is {config.batch_size} and --width {config.width}; lower one of them or "
@@ -54,7 +55,10 @@ def run_training(argv: list[str] | None, train: Callable[[Run], int]) -> int:
                     print(run.describe_finished())
                     return 0
                 print(run.describe(), flush=True)
-                return train(run)
+                try:
+                    return train(run)
+                except OSError as error:  # of the data, as failed writes do not end training
+                    raise TrainingFailed(f"{error}. The last checkpoint is untouched.") from error
     except PeerFailed as error:
         print(error, file=sys.stderr)
         return error.exit_code

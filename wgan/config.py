@@ -96,7 +96,7 @@ class Config:
     flip: bool = option(False, "mirror half of the images, left to right")
 
     method: str = option("wgan-gp", ", ".join(METHODS), one_of(METHODS))
-    model: str = option("dcgan", ", ".join(MODELS), one_of(MODELS))
+    model: str = option("dcgan", f"{', '.join(MODELS)} (used for points)", one_of(MODELS))
     width: int = option(
         64, "dcgan, residual: channels of the critic's first stage; dense: hidden units", COUNT
     )
@@ -185,7 +185,8 @@ class Config:
             raise ValueError("steps, epochs or max_seconds must be greater than 0")
         if self.categories > self.noise_dim:
             raise ValueError(
-                f"categories ({self.categories}) must not exceed noise_dim ({self.noise_dim})"
+                f"categories ({self.categories}) must not exceed noise_dim ({self.noise_dim}): "
+                "use a smaller number, or 0 for none"
             )
         if self.generator_norm == "batch" and 1 in (self.batch_size, self.generator_batch):
             raise ValueError("batch normalisation (generator_norm) needs a batch_size of 2 or more")
@@ -243,7 +244,7 @@ def options_of_method(name: str) -> set[str]:
 
 
 def without_effect(config: Config) -> dict[str, str]:
-    """The options that have no effect in this combination, and the option value that is why."""
+    """The options without effect in this combination, each with the setting that disables it."""
     found: dict[str, str] = {}
     for own, table, options_of in (
         ("model", MODELS, options_of_model),

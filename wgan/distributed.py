@@ -82,7 +82,7 @@ def exit_process(main: Callable[[], int]) -> NoReturn:
 
 
 def fail(message: str, kind: type[Exception] = TrainingFailed) -> NoReturn:
-    """End training on all ranks, each of which found the same; the first one reports why."""
+    """End training on all ranks; call it on every rank. The first one reports why."""
     if is_first():
         raise kind(message)
     raise PeerFailed(f"rank {rank()} ends with the first rank")

@@ -1,5 +1,6 @@
-"""The errors that end a command, and their exit codes."""
+"""The errors that end a command, their exit codes, and a parser that raises them."""
 
+import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,9 +27,16 @@ class PeerFailed(CommandError):
     """Another rank failed, and reports the reason itself."""
 
 
+class Parser(argparse.ArgumentParser):
+    """Invalid flags raise a ValueError, as invalid values do, so that one place reports both."""
+
+    def error(self, message):
+        raise ValueError(message)
+
+
 @contextmanager
 def explain_out_of_memory(advice: str) -> Iterator[None]:
-    """Turn a lack of memory into a `TrainingFailed` that says what to do."""
+    """Turn an out-of-memory error into a `TrainingFailed` that says what to do."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

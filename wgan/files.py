@@ -1,7 +1,12 @@
-"""Atomic writes."""
+"""Atomic writes, and locks between processes."""
 
+import errno
 import os
+import sys
+from contextlib import ExitStack
 from pathlib import Path
+
+from filelock import FileLock
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -21,3 +26,28 @@ def write_temporary(path: Path, content: bytes) -> Path:
         temporary.unlink(missing_ok=True)
         raise
     return temporary
+
+
+def acquire_lock(path: Path, timeout: float = -1) -> ExitStack:
+    """Lock a file against other processes; closing the returned stack releases the lock, and so
+    does the end of the process.
+
+    Raises filelock.Timeout if another process holds it after `timeout` seconds (negative: waits).
+    On a file system without locks, a warning is printed instead.
+    """
+    stack, lock = ExitStack(), FileLock(path)
+    try:
+        lock.acquire(timeout=timeout)
+        stack.callback(lock.release)
+    except OSError as error:
+        if isinstance(error, TimeoutError) or error.errno not in NO_LOCKS:
+            raise
+        print(
+            f"cannot lock {path} ({error.strerror}): make sure that no other process uses its "
+            "folder",
+            file=sys.stderr,
+        )
+    return stack
+
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)

@@ -4,6 +4,7 @@ The strongest layer that sets it wins: flag, `--config` file, the data set's rec
 configs/), the model's settings, the method's settings, the default.
 """
 
+import re
 from typing import NamedTuple
 
 from utils import METHODS
@@ -69,7 +70,15 @@ def merge(layers: list[Layer]) -> Resolved:
                     layer = {other: type(FIELDS[other].default)(0) for other in weaker} | layer
         values |= layer
         sources |= dict.fromkeys(layer, source)
-    return Resolved(Config(**values), sources)
+    try:
+        return Resolved(Config(**values), sources)
+    except ValueError as error:  # what one option needs may have been set by another layer
+        others = [
+            f"{name} is from {source}"
+            for name, source in sources.items()
+            if re.search(rf"\b{name}\b", str(error)) and source not in ("default", "command line")
+        ]
+        raise ValueError("; ".join([str(error), *others])) from None
 
 
 def check_given_options(config: Config, given: list[Layer]) -> None:
@@ -114,7 +123,7 @@ def unused_recipe(config: Config) -> str | None:
     if not recipes or find_recipe(vars(config)):
         return None
     needs = [
-        f"{source} is for {' and '.join(values[key] for key in ('method', 'model'))}"
+        f"{source} is for {' and '.join(values[k] for k in ('method', 'model') if k in values)}"
         for source, values in recipes
     ]
     return f"no recipe for {config.method} and {config.model} was applied: {', '.join(needs)}"

@@ -62,9 +62,9 @@ def build_losses(method: Method, precision: torch.dtype, device: torch.device) -
 def choose_precision(name: str, device: torch.device, sample_shape: tuple[int, ...]) -> torch.dtype:
     """The type that networks compute in; "auto" is bfloat16 if the hardware accelerates it.
 
-    That is CUDA with compute capability 8.0 or higher, and CPUs with AMX or AVX512-BF16. Points
-    always use float32, as 8 bits of precision would blur their coordinates. Weights and
-    optimizers are float32 in any case.
+    That is CUDA with compute capability 8.0 or higher, and CPUs with AMX or AVX512-BF16, but not
+    for points, as 8 bits of precision would blur their coordinates. Weights and optimizers are
+    float32 in any case.
     """
     if name == "auto":
         name = "bf16" if len(sample_shape) == 3 and accelerates_bfloat16(device) else "fp32"

@@ -46,19 +46,21 @@ class Monitor:
         if self.config.eval_every and distributed.is_first():
             self.evaluation = Evaluation(run)
         self.checkpoints = Checkpoints(self.state, self.folder)
-        self.display = Display(self.state, self.budget, self.samples_per_step)
+        self.display: Display | None = None
 
     def __enter__(self) -> "Monitor":
         return self
 
     def __exit__(self, *error) -> None:
-        self.display.close()
+        if self.display:
+            self.display.close()
 
     def start(self) -> None:
-        """Save the real samples and the first grid, before any update."""
-        if self.state.step == 0:
+        """Save the real samples and the first grid, before any update, and start the clock."""
+        if self.state.step == 0 and distributed.is_first():
             try_to_write("grid of real samples", self.folder.save_real, draw_real(self.real))
             self.save_samples()
+        self.display = Display(self.state, self.budget, self.samples_per_step)
 
     def after_step(self, status: StepStatus, losses: dict[str, Tensor]) -> None:
         """Do what is due after a step; `losses` are still on the device."""
@@ -69,7 +71,7 @@ class Monitor:
         )
         if is_due(config.log_every, step) or evaluate or last:
             self.log(losses, evaluate)
-        if is_due(config.sample_every, step) or last:
+        if (is_due(config.sample_every, step) or last) and distributed.is_first():
             self.save_samples()
         if is_due(config.checkpoint_every, step) or status.save_requested:
             self.checkpoints.save(self.display.seconds())
@@ -202,7 +204,7 @@ class Evaluation:
         return distance
 
 
-# ---------------------------------------------------------------- what a person sees
+# ---------------------------------------------------------------- display
 
 
 class Display:

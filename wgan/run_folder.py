@@ -15,10 +15,11 @@ import errno
 import io
 import math
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-from filelock import BaseFileLock, FileLock, Timeout
+from filelock import Timeout
 from PIL.Image import Image
 
 from wgan import plots
@@ -30,7 +31,7 @@ from wgan.checkpoints import (
     read_checkpoint,
 )
 from wgan.config import Config, changes, read_toml, stored_config
-from wgan.files import write_temporary, write_whole
+from wgan.files import acquire_lock, write_temporary, write_whole
 
 LOG_COLUMNS = (
     "step",
@@ -46,6 +47,8 @@ LOG_COLUMNS = (
 )
 TIME_COLUMNS = ("seconds", "images_per_second")
 LOCK = "lock"
+FILES = ("config.toml", "log.csv", CHECKPOINT, "best.pt", "real.png", "curves.png")
+FILES += ("timelapse.gif", "samples/*")
 
 
 class RunFolder:
@@ -72,9 +75,10 @@ class RunFolder:
             )
         (self.path / "samples").mkdir(parents=True, exist_ok=True)
         self.lock = lock_run(self.path)
-        for leftover in self.path.rglob("*.tmp"):  # of a process that was killed
-            leftover.unlink(missing_ok=True)
         try:
+            for name in FILES:
+                for leftover in self.path.glob(f"{name}.*.tmp"):  # of a process that was killed
+                    leftover.unlink(missing_ok=True)
             if stored.is_file() and find_checkpoints(self.path):  # otherwise nothing can be lost
                 self.check_unchanged(stored_config(read_toml(stored)))
             write_whole(stored, config.to_toml().encode())
@@ -83,7 +87,7 @@ class RunFolder:
             raise
 
     def close(self) -> None:
-        self.lock.release()
+        self.lock.close()
 
     def check_unchanged(self, old: Config) -> None:
         if changed := changes(old, self.config):
@@ -227,21 +231,18 @@ def move_aside(path: Path) -> Path | None:
     """
     if not (path / "config.toml").is_file():
         return None
-    lock_run(path).release()
+    lock_run(path).close()
     number = 1
     while (target := path.with_name(f"{path.name}.old-{number}")).exists():
         number += 1
     return path.rename(target)
 
 
-def lock_run(path: Path) -> BaseFileLock:
-    """Lock a run's folder; ValueError if another process has locked it. The system releases the
-    lock when the process ends."""
-    lock = FileLock(path / LOCK)
+def lock_run(path: Path) -> ExitStack:
+    """Lock a run's folder until the stack is closed; ValueError if another process holds it."""
     try:
-        lock.acquire(timeout=0)
+        return acquire_lock(path / LOCK, timeout=0)
     except Timeout:
         raise ValueError(
             f"another process trains in {path}: wait for it, or choose another folder with --run"
         ) from None
-    return lock

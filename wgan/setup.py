@@ -159,6 +159,8 @@ def report_differences(checkpoint: dict, state: TrainState) -> None:
     for key, text in (
         ("ranks", "the checkpoint was written by {} rank(s), and training resumes with {}"),
         ("torch", "the checkpoint was written with PyTorch {}, and this is {}"),
+        ("device", "the checkpoint was written on {}, and training resumes on {}"),
+        ("precision", "the checkpoint was written in {}, and training resumes in {}"),
     ):
         if checkpoint.get(key) != now[key]:
             print(text.format(checkpoint.get(key), now[key]) + ": not byte-identical training")

@@ -66,6 +66,8 @@ class TrainState:
             "progress": self.progress,
             "sample_shape": tuple(self.sample_shape),
             "ranks": distributed.world_size(),
+            "device": self.device.type,
+            "precision": str(self.precision).removeprefix("torch."),
             "torch": torch.__version__.split("+")[0],
         }
 

@@ -109,3 +109,8 @@ def test_images_in_a_file_are_read_from_there(tmp_path):
     images = images_in_file(tmp_path / "images", 3, (1, 2, 2))
     assert not images.in_memory and len(images) == 3
     assert images.read(torch.tensor([2, 0])).unique().tolist() == [128]
+
+
+def test_cases_do_not_depend_on_flags():
+    (names,) = {tuple(sorted(case)) for case in speed.CASES.values()}
+    assert set(names) >= {"method", "model", "image_size", "channels", "precision"}

@@ -1,10 +1,12 @@
 """The textbook loop is correct: it trains as ours does, on the same data."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.textbook import PENALTIES, Textbook, from_loader, from_memory
+from benchmarks.textbook import PENALTIES, PILImages, Textbook, from_loader, from_memory
 from train import critic_step, generator_step
 from utils import METHODS
 from wgan.data import to_byte_images
@@ -60,3 +62,10 @@ def test_both_feeds_yield_the_same_images(channels, cpu):
     drawn = next(from_memory(images, 50, cpu))  # with replacement, so each occurs almost surely
     assert drawn.shape == (50, channels, 8, 8) and drawn.dtype == torch.float32
     assert sorted(to_byte_images(drawn).flatten(1).unique(dim=0).tolist()) == expected
+
+
+def test_the_loaders_processes_can_receive_the_images():
+    """On macOS and Windows they are started anew, and everything is pickled."""
+    images = np.arange(2 * 3 * 4 * 4, dtype=np.uint8).reshape(2, 3, 4, 4)
+    copy = pickle.loads(pickle.dumps(PILImages(images)))
+    assert torch.equal(to_byte_images(copy[1]), torch.from_numpy(images[1]))

@@ -7,8 +7,8 @@ from helpers import assert_same_run, run_main, small_config
 
 from train import all_updates, sample_inputs, train_step
 from utils import METHODS
-from wgan import acceleration
-from wgan.acceleration import can_compile, capture_step, should_compile
+from wgan import acceleration, distributed
+from wgan.acceleration import accelerate, can_compile, capture_step, should_compile
 from wgan.budget import Budget
 from wgan.data import Batches, RowReader
 from wgan.losses import Losses
@@ -131,6 +131,24 @@ def test_training_continues_without_a_compiler(fault, image_folder, tmp_path, mo
     assert expected[fault] in capsys.readouterr().out
     run_main(image_folder, tmp_path / "plain", "--steps", 2)
     assert_same_run(tmp_path / "r", tmp_path / "plain")
+
+
+def test_a_trial_step_exchanges_no_batch_statistics(cpu, monkeypatch):
+    """Several ranks: in training mode, SyncBatchNorm would wait for ranks whose trial failed."""
+    config = small_config(sync_batch_norm=True, compile="on")
+    state, modes, compiled = build_state(config, SHAPE, cpu), [], []
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(acceleration, "can_compile", lambda device: True)
+    monkeypatch.setattr(
+        Losses, "compiled", lambda self, critic_only: compiled.append(critic_only) or self
+    )
+    inputs = (torch.zeros(1),)
+
+    def step(state, config, inputs):
+        modes.append(state.generator.training)
+
+    accelerate(state, config, Budget(10, 0), inputs, step)
+    assert (modes, compiled, state.generator.training) == ([False], [True], True)
 
 
 def test_auto_compiles_long_runs_only(monkeypatch):

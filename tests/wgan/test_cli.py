@@ -56,6 +56,10 @@ def test_a_dry_run_prints_the_options_and_trains_nothing(tmp_path, monkeypatch, 
     assert re.search(r"^width = 32 +# configs/glyphs.toml$", output, re.M)
     assert stored_config(tomllib.loads(output)).seed == 7
     assert not list(tmp_path.iterdir())
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert train.main(["--dry-run"]) == 0
+    assert capsys.readouterr().out == ""  # the first rank alone prints
 
 
 @pytest.mark.parametrize(
@@ -160,6 +164,17 @@ def test_other_failures_are_not_called_a_lack_of_memory(image_folder, tmp_path, 
     monkeypatch.setattr(train, "train_step", broken)
     with pytest.raises(RuntimeError, match="a programming error"):
         run_main(image_folder, tmp_path / "r", "--steps", 2)
+
+
+def test_data_that_cannot_be_read_any_more_end_training_with_one_line(
+    image_folder, tmp_path, monkeypatch, capsys
+):
+    def unreadable(*arguments):
+        raise OSError("0001.rows became shorter while it was in use: run the command again")
+
+    monkeypatch.setattr(train, "train_step", unreadable)
+    assert run_main(image_folder, tmp_path / "r", "--steps", 2) == 1
+    assert "error: 0001.rows became shorter" in capsys.readouterr().err
 
 
 def test_ctrl_c_before_training_is_130(image_folder, tmp_path, monkeypatch):

@@ -79,6 +79,15 @@ def test_every_recipe_of_a_data_set_exists_and_does_not_name_another_one():
         assert len(recipes_of(name)) == len(entry.recipes)
 
 
+def test_a_value_that_conflicts_with_a_recipe_names_the_recipe():
+    message = (
+        r"categories \(20\) must not exceed noise_dim \(16\).*categories is from configs/glyphs"
+    )
+    with pytest.raises(ValueError, match=message):
+        parse("--noise-dim", "16")
+    assert parse("--noise-dim", "16", "--categories", "0").noise_dim == 16
+
+
 def test_epochs_replace_steps_and_vice_versa(tmp_path):
     assert (parse("--epochs", "3").steps, parse("--epochs", "3").epochs) == (0, 3.0)
     file = tmp_path / "a.toml"

@@ -1,10 +1,12 @@
 """A run's folder: checkpoints that survive damage, and a log without gaps."""
 
+import errno
 import io
 from contextlib import closing
 
 import pytest
 import torch
+from filelock import FileLock
 from helpers import small_config
 
 from wgan import checkpoints, files, run_folder
@@ -150,6 +152,44 @@ def test_a_run_is_moved_aside_to_a_free_name(tmp_path):
 def test_a_folder_is_for_one_process_at_a_time(run):
     with pytest.raises(ValueError, match="another process trains in"):
         RunFolder(run.config)
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks_is_a_warning(code, tmp_path, monkeypatch, capsys):
+    def refuse(self):
+        raise OSError(code, "No locks available")
+
+    monkeypatch.setattr(FileLock, "_acquire", refuse)
+    run = RunFolder(small_config(run=str(tmp_path / "run")))
+    run.save({"step": 1})
+    run.close()
+    assert "cannot lock" in capsys.readouterr().err
+
+
+def test_leftovers_of_a_killed_process_are_removed_and_other_files_kept(tmp_path):
+    config = small_config(run=str(tmp_path / "run"))
+    RunFolder(config).close()
+    leftovers = ["checkpoint.pt.123.tmp", "samples/000100.png.123.tmp", "curves.png.123.tmp"]
+    others = ["neighbours.png.123.tmp", "mine.tmp"]
+    for name in leftovers + others:
+        (tmp_path / "run" / name).write_text("x")
+    RunFolder(config).close()
+    assert not any((tmp_path / "run" / name).exists() for name in leftovers)
+    assert all((tmp_path / "run" / name).exists() for name in others)
+
+
+def test_a_checkpoint_that_cannot_be_read_is_not_called_corrupt(run, monkeypatch):
+    run.save({"step": 1})
+    run.save({"step": 2})
+
+    def broken(path):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(type(run.path), "read_bytes", broken)
+    with pytest.raises(OSError, match="Input/output error"):
+        run.restore()
+    monkeypatch.undo()
+    assert run.restore()["step"] == 2
 
 
 def test_lines_that_could_not_be_written_come_later_and_whole(run, monkeypatch):

@@ -29,7 +29,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
@@ -37,13 +37,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from wgan.data.batches import Dataset, RowReader
 from wgan.data.downloads import fetch_celeba, find_lsun
 from wgan.data.images import Size, empty_bytes, image_to_bytes, open_image
+from wgan.files import acquire_lock
 
 VERSION = 2  # increase it if the images' bytes change, so that existing caches are made again
 IMAGES_PER_BUCKET, MAX_BUCKETS = 16, 1024
@@ -244,7 +245,7 @@ class FolderCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             message = f"waiting for another process to prepare {self.source.path}"
-            with acquire_lock(self.folder / "lock", message):
+            with wait_for_lock(self.folder / "lock", message):
                 return self.in_files(self.update())
         except KeyboardInterrupt:
             message = "stopped preparing images; run the same command to continue"
@@ -494,14 +495,13 @@ def thread_count() -> int:
     return 2 + (len(os.sched_getaffinity(0)) if confined else os.cpu_count() or 1)
 
 
-def acquire_lock(path: Path, message: str):
-    """Acquire a lock, which the returned context releases. Print the message before waiting."""
-    lock = FileLock(path)
+def wait_for_lock(path: Path, message: str) -> ExitStack:
+    """`acquire_lock`, printing the message before waiting for another process."""
     try:
-        return lock.acquire(timeout=0)
+        return acquire_lock(path, timeout=0)
     except Timeout:
         print(message, file=sys.stderr, flush=True)
-        return lock.acquire()
+        return acquire_lock(path)
 
 
 def encode(name: str) -> bytes:

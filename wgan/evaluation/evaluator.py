@@ -120,6 +120,9 @@ def critic_estimate(checkpoint: dict, config: Config, real: Tensor, fake: Tensor
     """E f(real) - E f(fake): the estimate by the critic f of a checkpoint, for samples
     `(N, ...)`."""
     _, critic = build_networks(config, tuple(real.shape[1:]))
-    critic.load_state_dict(checkpoint["critic"])
+    try:
+        critic.load_state_dict(checkpoint["critic"])
+    except Exception as error:  # a foreign checkpoint may contain anything
+        raise ValueError(f"the critic in the checkpoint does not fit: {error}") from error
     with torch.no_grad():
         return wasserstein_estimate(critic(real), critic(fake)).item()
