@@ -564,11 +564,7 @@ class Model:
 
 MODELS = {
     "dcgan": Model(DCGANGenerator, DCGANCritic, "convolutions, for images (Radford et al. 2016)"),
-    "residual": Model(
-        ResidualGenerator,
-        ResidualCritic,
-        "residual blocks, for images (Gulrajani et al. 2017)",
-    ),
+    "residual": Model(ResidualGenerator, ResidualCritic, "residual blocks, for images"),
     "dense": Model(
         DenseGenerator,
         DenseCritic,

@@ -19,6 +19,7 @@ from wgan import distributed, plots
 from wgan.budget import Budget, StepStatus
 from wgan.config import Config
 from wgan.data import seeded_generator, to_byte_images, to_float_images
+from wgan.evaluation.evaluator import Evaluator
 from wgan.run_folder import NullRunFolder, RunFolder
 from wgan.sampling import generate
 from wgan.setup import Run
@@ -185,8 +186,6 @@ class Evaluation:
     """Measures the samples of the moving average, and keeps the best checkpoint as best.pt."""
 
     def __init__(self, run: Run):
-        from wgan.evaluation.evaluator import Evaluator  # importing it takes seconds
-
         self.evaluator = Evaluator(
             run.dataset, run.config.data_root, run.state.device, features="classifier"
         )
