@@ -19,7 +19,7 @@ from utils import unbiased_estimate
 from wgan.checkpoints import read_any_checkpoint
 from wgan.config import Config, stored_config
 from wgan.data import Dataset, load_dataset
-from wgan.errors import Parser
+from wgan.errors import Parser, one_line
 from wgan.evaluation.evaluator import (
     MIN_SAMPLES,
     SAMPLES,
@@ -152,7 +152,7 @@ def main(argv: list[str] | None = None) -> int:
         if options.json:
             write_whole(options.json, (json.dumps(result, indent=2) + "\n").encode())
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     return 0
 

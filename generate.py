@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from wgan import plots
-from wgan.errors import Parser
+from wgan.errors import Parser, one_line
 from wgan.files import write_whole
 from wgan.sampling import generate, interpolation_frames, load_generator
 
@@ -108,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             write_samples(generate(generator, options.count, options.seed), target)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     print(f"wrote {target}")
     return 0

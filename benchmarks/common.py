@@ -21,7 +21,7 @@ from wgan.acceleration import accelerate, prepare_device
 from wgan.budget import Budget
 from wgan.config import Config
 from wgan.data import Batches, RowReader, parse_image_size
-from wgan.errors import Parser
+from wgan.errors import Parser, one_line
 from wgan.layers import resolve
 from wgan.state import TrainState, build_state
 from wgan_gp import MODELS
@@ -157,7 +157,7 @@ def run_command(run: Callable[[], None]) -> int:
     try:
         run()
     except (ValueError, OSError, subprocess.CalledProcessError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     return 0
 

@@ -246,8 +246,10 @@ def test_weights_that_do_not_fit_are_refused(image_folder, tmp_path, capsys):
         (["--init-from", image_folder / "0.png"], "is corrupt or was not written by this project"),
     ):
         arguments = ["--init-from", tmp_path / "a", *options, "--steps", 2]
+        capsys.readouterr()
         assert run_main(image_folder, tmp_path / "b", *arguments) == 2
-        assert message in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert message in error and error.startswith("error: ") and error.count("\n") == 1
         assert not (tmp_path / "b").exists()
 
 

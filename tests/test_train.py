@@ -335,6 +335,14 @@ def test_a_finished_run_is_reported_and_left_alone(image_folder, tmp_path, capsy
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "r").rglob("*.p*")}
 
 
+def test_a_finished_run_draws_the_plots_that_a_kill_prevented(image_folder, tmp_path):
+    run_main(image_folder, tmp_path / "r", "--steps", 2)
+    for name in ("curves.png", "timelapse.gif"):
+        (tmp_path / "r" / name).unlink()
+    assert run_main(image_folder, tmp_path / "r", "--steps", 2) == 0
+    assert (tmp_path / "r" / "curves.png").exists() and (tmp_path / "r" / "timelapse.gif").exists()
+
+
 def test_epochs_count_the_critics_passes_over_the_data(image_folder, tmp_path):
     run_main(image_folder, tmp_path / "r", "--epochs", 2)  # 40 images, 2 x 8 a step
     log, state, _ = contents(tmp_path / "r")

@@ -15,8 +15,10 @@ from wgan.errors import (
     PeerFailed,
     TrainingFailed,
     explain_out_of_memory,
+    one_line,
 )
 from wgan.layers import Layer, Resolved, resolve, unused_recipe
+from wgan.monitor import try_to_write
 from wgan.setup import Run, set_up
 from wgan_gp import MODELS
 
@@ -36,7 +38,7 @@ def run_training(argv: list[str] | None, train: Callable[[Run], int]) -> int:
         (config, sources), options = parse_command_line(make_parser(), argv)
     except ValueError as error:
         if distributed.is_first():  # all ranks have the same command line
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {one_line(error)}", file=sys.stderr)
         return BadInput.exit_code
     if options.dry_run:
         if distributed.is_first():
@@ -52,19 +54,20 @@ def run_training(argv: list[str] | None, train: Callable[[Run], int]) -> int:
                 print(line)
             with set_up(config, options.fresh) as run:
                 if run.is_finished():
+                    try_to_write("curves and timelapse", run.folder.save_missing_plots)
                     print(run.describe_finished())
                     return 0
                 print(run.describe(), flush=True)
                 try:
                     return train(run)
-                except OSError as error:  # of the data, as failed writes do not end training
+                except OSError as error:  # reading the data, or printing
                     raise TrainingFailed(f"{error}. The last checkpoint is untouched.") from error
     except PeerFailed as error:
         print(error, file=sys.stderr)
         return error.exit_code
     except CommandError as error:
         rank = "" if distributed.is_first() else f" on rank {distributed.rank()}"
-        print(f"error{rank}: {error}", file=sys.stderr)
+        print(f"error{rank}: {one_line(error)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:  # before training, or the second one during training
         return 130

@@ -27,6 +27,11 @@ class PeerFailed(CommandError):
     """Another rank failed, and reports the reason itself."""
 
 
+def one_line(error: Exception) -> str:
+    """An error's message without line breaks, which other libraries' messages may contain."""
+    return " ".join(str(error).split())
+
+
 class Parser(argparse.ArgumentParser):
     """Invalid flags raise a ValueError, as invalid values do, so that one place reports both."""
 

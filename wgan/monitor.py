@@ -175,10 +175,13 @@ class Checkpoints:
             return
         self.failures += 1
         if self.failures >= MAX_FAILED_SAVES:
+            last = (
+                f"the last one, of step {self.saved_step}, is still in {self.folder.path}, and the "
+                "same command resumes from it"
+            )
             distributed.fail(
-                f"no checkpoint could be written {self.failures} times in a row; the last one, of "
-                f"step {self.saved_step}, is still in {self.folder.path}, and the same command "
-                "resumes from it"
+                f"no checkpoint could be written {self.failures} times in a row; "
+                + (last if self.saved_step else "there is none in this run")
             )
 
 

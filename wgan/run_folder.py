@@ -190,6 +190,13 @@ class RunFolder:
     def save_sample(self, step: int, image: Image) -> None:
         write_whole(self.path / "samples" / f"{step:06d}.png", plots.png(image))
 
+    def save_missing_plots(self) -> None:
+        """Draw what a process killed at the very end did not draw."""
+        drawn = [self.path / "curves.png", self.path / "timelapse.gif"]
+        newest = max((path.stat().st_mtime_ns for path in find_checkpoints(self.path)), default=0)
+        if not all(path.exists() and path.stat().st_mtime_ns >= newest for path in drawn):
+            self.save_plots()
+
     def save_plots(self) -> None:
         """Draw the curves and the timelapse from the files of the folder."""
         rows = self.read_log()
@@ -215,7 +222,8 @@ class NullRunFolder:
     def ignore(self, *content) -> None:
         pass
 
-    close = save = save_best = log = save_real = save_sample = save_plots = ignore
+    close = save = save_best = log = save_real = save_sample = ignore
+    save_plots = save_missing_plots = ignore
 
 
 def is_empty_run(folder: Path) -> bool:

@@ -67,6 +67,7 @@ def test_a_dry_run_prints_the_options_and_trains_nothing(tmp_path, monkeypatch, 
     [
         (["--dataset", "glyhps"], "did you mean glyphs?"),
         (["--dataset", "missing/folder"], "no such folder"),
+        (["--dataset", ""], "unknown dataset ''"),
         (["--dataset", "{empty}"], "contains no files"),
         (["--dataset", "{texts}"], "none of the 1 files"),
         (["--width", "10000000000"], "at most 1e+06"),

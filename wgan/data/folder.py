@@ -283,7 +283,9 @@ class FolderCache:
         """The buckets whose files are up to date, by number, and the intact but outdated ones."""
         found, outdated = {}, []
         for path in self.folder.glob("*.rows"):
-            with suppress(ValueError, OSError, OverflowError):
+            with suppress(
+                ValueError, OSError, OverflowError, LookupError, TypeError, AttributeError
+            ):
                 number, bucket = self.read_bucket(path)
                 if buckets.get(number) == bucket.images and not self.can_read_more(bucket):
                     found[number] = bucket

@@ -78,7 +78,7 @@ def find_dataset(name: str) -> DatasetEntry:
     if name in DATASETS:
         return DATASETS[name]
     folder = Path(name)
-    if folder.is_dir():
+    if name and folder.is_dir():
         return DatasetEntry(partial(load_folder, folder), "a folder of images", (3, 64, 64))
     close = get_close_matches(name, DATASETS, 1)
     hint = f" (did you mean {close[0]}?)" if close else ""

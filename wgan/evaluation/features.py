@@ -190,7 +190,9 @@ def cached_classifier(
         with allow_nondeterminism():
             classifier = train_classifier(images, torch.from_numpy(labels).long(), classes, device)
         save_classifier(file, classifier)
-    return ClassifierFeatures(classifier.to(device), f"{stem}-{hash_of_weights(classifier)}")
+    # One layout, trained just now or not: another one rounds differently.
+    classifier.to(device, memory_format=torch.channels_last)
+    return ClassifierFeatures(classifier, f"{stem}-{hash_of_weights(classifier)}")
 
 
 def load_classifier(file: Path, channels: int, classes: int) -> Classifier | None:

@@ -100,7 +100,7 @@ def test_the_classifier_is_trained_once_and_again_if_corrupt(tmp_path, cpu, monk
     assert (train.call_count, second.name) == (1, first.name)
     parameters = (part.classifier.state_dict().values() for part in (first, second))
     for one, other in zip(*parameters, strict=True):
-        assert torch.equal(one, other)
+        assert torch.equal(one, other) and one.stride() == other.stride()  # so it rounds alike
     (file,) = tmp_path.glob("classifier-*.pt")
     assert first.name.startswith(file.stem)
     file.write_bytes(b"corrupt")
