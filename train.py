@@ -15,7 +15,7 @@ Losses and penalties are in utils.py, networks in wgan_gp.py. Everything that is
 algorithm (options, data, checkpoints, logging, several GPUs) is in the package wgan/.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -34,14 +34,12 @@ from wgan.state import TrainState, ema_weight, set_learning_rates, update_ema
 
 
 def critic_step(
-    state: TrainState, real: Tensor, noise: Tensor, mix: Tensor, grad_clip: float = 0.0
+    state: TrainState, real: Tensor, fake: Tensor, mix: Tensor, grad_clip: float = 0.0
 ) -> CriticLoss:
     """One critic update (Gulrajani et al. 2017, algorithm 1, lines 3 to 9).
 
-    real (B, ...), images in [-1, 1]; noise (B, noise_dim); mix (B,), uniform in [0, 1].
+    real (B, ...) and fake (B, ...), images in [-1, 1]; mix (B,), uniform in [0, 1].
     """
-    with torch.no_grad():  # the critic's loss needs no graph through the generator
-        fake = state.losses.sample(state.generator, noise)
     loss = state.losses.critic(state.critic, real, fake, mix)
     apply_gradients(state.critic_optimizer, state.critic, loss.loss, grad_clip)
     state.method.after_critic_step(state.critic)  # WGAN: clip the weights
@@ -82,7 +80,8 @@ def train(run: Run) -> int:
     config, state, budget = run.config, run.state, run.budget
     inputs = sample_inputs(state, config, run.batches)
     run.batches.wait()  # nothing is copied in the background while a step is captured
-    accelerate(state, config, budget, inputs, all_updates)
+    config = accelerate(state, config, budget, inputs, all_updates)
+    run.folder.store_config(config)
     with Monitor(run) as monitor, Signals() as signals:
         monitor.start()  # the first sample grid, before any update
         budget.start()
@@ -142,18 +141,28 @@ def sample_inputs(state: TrainState, config: Config, batches: Batches) -> StepIn
 def all_updates(state: TrainState, config: Config, inputs: StepInputs) -> dict[str, Tensor]:
     """The updates of one step. Nothing is sampled or read back from the device here, so that the
     whole function can be captured as a CUDA graph."""
-    critic_losses = []
-    for real, noise, mix, flip in zip(
-        inputs.real, inputs.noise, inputs.mix, inputs.flip, strict=True
-    ):
+    fakes, critic_losses = sample_fakes(state, inputs.noise), []
+    for real, fake, mix, flip in zip(inputs.real, fakes, inputs.mix, inputs.flip, strict=True):
         real = to_float_images(flip_where(real, flip) if config.flip else real)
-        critic_losses.append(critic_step(state, real, noise, mix, config.grad_clip))
+        critic_losses.append(critic_step(state, real, fake, mix, config.grad_clip))
     generator_loss = generator_step(state, inputs.generator_noise, config.grad_clip)
     update_ema(state.ema, state.generator, inputs.ema_weight)
     _, wasserstein, penalty = (
         torch.stack(values).mean() for values in zip(*critic_losses, strict=True)
     )
     return {"wasserstein": wasserstein, "penalty": penalty, "generator_loss": generator_loss}
+
+
+@torch.no_grad()
+def sample_fakes(state: TrainState, noise: Tensor) -> Sequence[Tensor]:
+    """Fake samples for each critic update of a step, from noise (n, B, noise_dim).
+
+    The generator does not change between these updates, so all are sampled at once, unless batch
+    normalisation lets a sample depend on the rest of its batch.
+    """
+    if state.generator_mixes_batch:
+        return [state.losses.sample(state.generator, batch) for batch in noise]
+    return state.losses.sample(state.generator, noise.flatten(0, 1)).unflatten(0, noise.shape[:2])
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -97,10 +97,10 @@ class DCGANCritic(Critic):
         widths = stage_widths(width, count_halvings(height, image_width))
         bias = critic_norm == "none"
         # Radford et al. 2016, section 3: no normalisation on the critic's first layer.
-        layers = [nn.Conv2d(channels, widths[0], 4, 2, 1), LeakyReLU(0.2)]
+        layers = [CriticConv2d(channels, widths[0], 4, 2, 1), LeakyReLU(0.2)]
         for before, after in pairwise(widths):
             layers += [
-                nn.Conv2d(before, after, 4, 2, 1, bias=bias),
+                CriticConv2d(before, after, 4, 2, 1, bias=bias),
                 normalisation(critic_norm, after, (height, image_width), critic=True),
                 LeakyReLU(0.2),
             ]
@@ -109,22 +109,6 @@ class DCGANCritic(Critic):
         layers += [nn.Flatten(), nn.Linear(features, 1)]
         self.layers = nn.Sequential(*layers)
         self.apply(dcgan_initialisation)
-
-
-class LeakyReLU(nn.Module):
-    """x if x > 0, else slope * x, computed as a product with a mask that carries no gradient.
-
-    Values and gradients equal those of `nn.LeakyReLU`. The second derivative is zero almost
-    everywhere, but a penalty's backward pass through `nn.LeakyReLU` would propagate these zeros
-    through the whole critic, at the cost of two of twelve forward passes.
-    """
-
-    def __init__(self, slope: float):
-        super().__init__()
-        self.slope = slope
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * torch.where(x > 0, 1.0, self.slope).to(x.dtype)
 
 
 def image_shape(
@@ -256,7 +240,7 @@ class ResidualCritic(Critic):
             layers += [block(width, width, "") for _ in range(2)]
             head = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
         else:
-            layers = [nn.Conv2d(channels, levels[0], 3, 1, 1)]
+            layers = [CriticConv2d(channels, levels[0], 3, 1, 1)]
             layers += [block(*pair, "down") for pair in pairwise(levels)]
             head = [nn.Flatten()]
             features *= (height >> stages) * (image_width >> stages)
@@ -283,6 +267,7 @@ class ResidualBlock(nn.Module):
         inner = before if resize == "down" and not first else after
         grow = nn.Upsample(scale_factor=2) if resize == "up" else nn.Identity()
         shrink = nn.AvgPool2d(2) if resize == "down" else nn.Identity()
+        conv = CriticConv2d if critic else nn.Conv2d
 
         def activated(channels: int) -> list[nn.Module]:
             activation = LeakyReLU(0.0) if critic else nn.ReLU()
@@ -290,13 +275,13 @@ class ResidualBlock(nn.Module):
 
         self.path = nn.Sequential(
             *([] if first else activated(before)),
-            *(grow, nn.Conv2d(before, inner, 3, 1, 1)),
-            *(*activated(inner), nn.Conv2d(inner, after, 3, 1, 1), shrink),
+            *(grow, conv(before, inner, 3, 1, 1)),
+            *(*activated(inner), conv(inner, after, 3, 1, 1), shrink),
         )
         same = before == after and not resize
         # Resizing and a 1x1 convolution commute; this order costs least.
         self.shortcut = (
-            nn.Identity() if same else nn.Sequential(shrink, nn.Conv2d(before, after, 1), grow)
+            nn.Identity() if same else nn.Sequential(shrink, conv(before, after, 1), grow)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -507,6 +492,113 @@ def hidden_layers(sizes: tuple[int, ...], norm: str, critic: bool = False) -> li
         activation = LeakyReLU(0.0) if critic else nn.ReLU()
         layers += [nn.Linear(before, after), normalisation(norm, after, (), critic), activation]
     return layers
+
+
+# ---------------------------------------------------------------- layers of critics
+#
+# A penalty differentiates a critic twice. These layers equal PyTorch's in value and in all
+# derivatives, but the second derivative is computed in less time.
+
+
+class CriticConv2d(nn.Conv2d):
+    """`nn.Conv2d` (without dilation and groups) whose second derivative is fast."""
+
+    def __init__(self, *sizes: int, **options):
+        super().__init__(*sizes, **options)
+        # Compiled without this, the penalty would silently lose its gradient. It is done here and
+        # not on import, because it loads the compiler, which takes a second.
+        torch.compiler.allow_in_graph(convolve)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight, self.bias
+        if torch.is_autocast_enabled(x.device.type):  # autocast does not look into `Convolution`
+            precision = torch.get_autocast_dtype(x.device.type)
+            x, weight = x.to(precision), weight.to(precision)
+            bias = None if bias is None else bias.to(precision)
+        if x.is_cuda:
+            x, weight = pad_channels(x), pad_channels(weight)
+        return convolve(x, weight, bias, self.stride, self.padding)
+
+
+def pad_channels(images: Tensor) -> Tensor:
+    """Zero channels up to a multiple of 8, with which cuDNN can use tensor cores."""
+    missing = -images.shape[1] % 8
+    return F.pad(images, (0, 0, 0, 0, 0, missing)) if missing else images
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride, padding) -> Tensor:
+    return Convolution.apply(x, weight, bias, stride, padding)
+
+
+class Convolution(torch.autograd.Function):
+    """y = w * x + b, with a first derivative made of operations that have fast derivatives.
+
+    For a gradient g of y, the gradient of x is the transposed convolution w^T g. The penalty is a
+    function of w^T g, so its update needs the derivative of w^T g with respect to w. PyTorch
+    computes it as a convolution of the images with a kernel as large as an image, for which no
+    library has fast code. But w^T g is linear in w: like every transposed convolution, it has a
+    weight gradient that costs as much as that of y. Writing w^T g as `conv_transpose2d` lets
+    autograd use it.
+    """
+
+    @staticmethod
+    def forward(x, weight, bias, stride, padding):
+        return F.conv2d(x, weight, bias, stride, padding)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, weight, _, ctx.stride, ctx.padding = inputs
+        ctx.save_for_backward(x, weight)
+
+    @staticmethod
+    def backward(ctx, g):
+        (x, weight), stride, padding = ctx.saved_tensors, ctx.stride, ctx.padding
+        needs_x, *needs_weights = ctx.needs_input_grad[:3]
+        grad_x = grad_weight = grad_bias = None
+        if needs_x:
+            sizes = zip(x.shape[2:], weight.shape[2:], stride, padding, strict=True)
+            rest = [(side + 2 * pad - kernel) % step for side, kernel, step, pad in sizes]
+            grad_x = F.conv_transpose2d(g, weight, None, stride, padding, rest)
+        if any(needs_weights):
+            _, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
+                *(g, x, weight, [len(weight)], stride, padding),
+                *([1, 1], False, [0, 0], 1, [False, *needs_weights]),  # dilation, ..., what to do
+            )
+        return grad_x, grad_weight, grad_bias, None, None
+
+
+class LeakyReLU(nn.Module):
+    """x if x > 0, else slope * x. Its second derivative is zero almost everywhere, and a penalty's
+    backward pass through `nn.LeakyReLU` would propagate these zeros through the whole critic, at
+    the cost of two of twelve forward passes. Here, no gradient flows to the sign of x.
+    """
+
+    def __init__(self, slope: float):
+        super().__init__()
+        self.slope = slope
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():  # the compiler fuses this product with its neighbours
+            return x * torch.where(x > 0, 1.0, self.slope).to(x.dtype)
+        return LeakyReLUFunction.apply(x, self.slope)
+
+
+class LeakyReLUFunction(torch.autograd.Function):
+    """LeakyReLU whose derivative g * slope(y) is differentiated with respect to g only."""
+
+    @staticmethod
+    def forward(x, slope):
+        return F.leaky_relu(x, slope)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.slope = inputs[1]
+        ctx.save_for_backward(output)  # the next layer keeps it in any case
+
+    @staticmethod
+    def backward(ctx, g):
+        y = ctx.saved_tensors[0].detach()  # of the same sign as x
+        return torch.ops.aten.leaky_relu_backward(g, y, ctx.slope, True), None
 
 
 # ---------------------------------------------------------------- shared

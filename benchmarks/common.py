@@ -49,7 +49,7 @@ def add_case_options(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=int, default=64, help="samples per update (default: 64)")
     add("--n-critic", type=int, default=5, help="critic updates per step (default: 5)")
     add("--precision", default="auto", help="auto, fp32, bf16 (default: auto)")
-    add("--compile", default="on", help="on, off (default: on)")
+    add("--compile", default="auto", help="auto: as a long run, on, off (default: auto)")
     add("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
     add("--seconds", type=float, default=20, help="of timing per loop (default: 20)")
 

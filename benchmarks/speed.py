@@ -40,7 +40,8 @@ from wgan.state import build_state
 from wgan_gp import choose_device
 
 ROUNDS = 5  # turns of each loop; the results are medians
-WARM_UP = 3  # steps before any is timed
+ROUNDS_IF_SLOW = 2  # if a single step takes longer than a turn should
+WARM_UP = 3  # steps before any is timed; one if slow
 TEXTBOOK, OURS = "textbook", "ours"
 Step = Callable[[], object]
 
@@ -50,13 +51,18 @@ Step = Callable[[], object]
 def time_in_turn(
     loops: dict[str, Step], seconds: float, device: torch.device
 ) -> dict[str, list[float]]:
-    """Seconds per step of each loop in each round, `seconds` per loop in all."""
-    calls = {}
+    """Seconds per step of each loop in each round, about `seconds` per loop in all."""
+    turn, calls, rounds = seconds / ROUNDS, {}, ROUNDS
     for name, step in loops.items():
-        seconds_per_call(step, WARM_UP, device)
-        calls[name] = max(1, round(seconds / ROUNDS / seconds_per_call(step, 1, device)))
+        step_seconds = seconds_per_call(step, 1, device)
+        if step_seconds < turn:
+            seconds_per_call(step, WARM_UP - 1, device)
+            step_seconds = seconds_per_call(step, 1, device)
+        if step_seconds > turn:
+            rounds = ROUNDS_IF_SLOW
+        calls[name] = max(1, round(turn / step_seconds))
     times: dict[str, list[float]] = {name: [] for name in loops}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name, step in loops.items():
             times[name].append(seconds_per_call(step, calls[name], device))
     return times
@@ -227,21 +233,29 @@ def ratio_text(loop: dict) -> str:
 # ---------------------------------------------------------------- a table of cases
 
 FIRST_CASE = {"method": "wgan-gp", "model": "dcgan", "image_size": "28", "channels": 1}
-FIRST_CASE |= {"precision": "auto"}
+FIRST_CASE |= {"precision": "auto", "width": None, "batch_size": 64}
+COLOUR = FIRST_CASE | {"image_size": "64", "channels": 3}
 CASES = {
-    "WGAN-GP, DCGAN, 64x64x3": FIRST_CASE | {"image_size": "64", "channels": 3},
     "WGAN-GP, DCGAN, 28x28": FIRST_CASE,
     "the same in float32": FIRST_CASE | {"precision": "fp32"},
     "WGAN, DCGAN, 28x28": FIRST_CASE | {"method": "wgan"},
     "WGAN-div, DCGAN, 28x28": FIRST_CASE | {"method": "wgan-div"},
     "WGAN-GP, dense, 28x28": FIRST_CASE | {"model": "dense"},
+    "WGAN-GP, DCGAN, 64x64x3": COLOUR,
+    "WGAN-GP, DCGAN, 64x64x3, batch 512": COLOUR | {"batch_size": 512},
+    "WGAN-GP, DCGAN, 128x128x3": COLOUR | {"image_size": "128"},
+    "WGAN-GP, residual, 32x32x3, width 128": COLOUR
+    | {"model": "residual", "image_size": "32", "width": 128},
 }
 
 
 def measure_table(options: argparse.Namespace) -> dict:
-    """Measure each of `CASES`; options that no case sets, such as --width, apply to all."""
+    """Measure each of `CASES`, or those whose name contains `--only`."""
     result: dict = {"machine": describe_machine(choose_device(options.device)), "cases": {}}
     for name, changed in CASES.items():
+        if options.only not in name:
+            continue
+        print(f"{name} ...", file=sys.stderr)
         torch.compiler.reset()  # compile each case for its own shapes
         config, shape = case_of(argparse.Namespace(**vars(options) | changed))
         comparison = Comparison(config, shape, options.workers)
@@ -251,14 +265,18 @@ def measure_table(options: argparse.Namespace) -> dict:
 
 def show_table(result: dict, options: argparse.Namespace) -> None:
     print(
-        f"\n{result['machine']}; milliseconds per step of {options.n_critic} critic updates with "
-        f"{options.batch_size} samples\n"
+        f"\n{result['machine']}; milliseconds per step of {options.n_critic} critic updates, with "
+        "batches of 64 and a width of 64 (dense: 512) if not named otherwise\n"
     )
-    print(f"| case | {TEXTBOOK}, DataLoader | {TEXTBOOK} | {OURS} | ratio (range) |")
-    print("|---|---|---|---|---|")
+    print(
+        f"| case | {TEXTBOOK}, DataLoader | {TEXTBOOK} | {OURS} | {TEXTBOOK} / {OURS} (range) "
+        "| share of a matrix product |"
+    )
+    print("|---|---|---|---|---|---|")
     for name, loops in result["cases"].items():
         times = " | ".join(f"{loop['ms_per_step']:.0f}" for loop in loops.values())
-        print(f"| {name} | {times} | {ratio_text(loops[OURS])} |")
+        share = f"{loops[OURS]['of_matrix_product']:.0%}"
+        print(f"| {name} | {times} | {ratio_text(loops[OURS])} | {share} |")
 
 
 # ---------------------------------------------------------------- growth
@@ -336,11 +354,17 @@ def run_benchmark(argv: list[str]) -> None:
     workers_help = "processes of the textbook loop's DataLoader (default: 0)"
     parser.add_argument("--workers", type=int, default=0, help=workers_help)
     modes = parser.add_mutually_exclusive_group()
-    modes.add_argument("--table", action="store_true", help="the cases of the README's table")
+    modes.add_argument("--table", action="store_true", help="the cases of docs/performance.md")
     growth_help = "time and memory against the data, the batch and the image size"
     modes.add_argument("--growth", action="store_true", help=growth_help)
     modes.add_argument("--peak-memory-of", choices=(TEXTBOOK, OURS), help=argparse.SUPPRESS)
+    only_help = "of the table: only the cases whose name contains this"
+    parser.add_argument("--only", default="", metavar="TEXT", help=only_help)
     options = parser.parse_args(argv)
+    if options.table:
+        changed = [n for n in FIRST_CASE if getattr(options, n) != parser.get_default(n)]
+        if changed:
+            raise ValueError(f"the cases of --table set {', '.join(changed)}: remove it")
     config, shape = case_of(options)
     if options.peak_memory_of:
         print_peak_memory(config, shape, options.peak_memory_of)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from wgan.config import Config
 from wgan.data import to_float_images
-from wgan_gp import LeakyReLU
+from wgan_gp import CriticConv2d, LeakyReLU
 
 
 class Textbook:
@@ -34,8 +34,8 @@ class Textbook:
         self.penalty = PENALTIES[config.method]
         self.device = next(critic.parameters()).device
         contiguous = {"memory_format": torch.contiguous_format}
-        self.generator = plain_activations(deepcopy(generator)).to(**contiguous)
-        self.critic = plain_activations(deepcopy(critic)).to(**contiguous)
+        self.generator = plain_layers(deepcopy(generator)).to(**contiguous)
+        self.critic = plain_layers(deepcopy(critic)).to(**contiguous)
         self.generator_optimizer = self.optimizer(self.generator, config.lr_generator)
         self.critic_optimizer = self.optimizer(self.critic, config.lr_critic)
 
@@ -97,9 +97,11 @@ def input_gradients(critic: nn.Module, mixed: Tensor) -> Tensor:
 PENALTIES = {"wgan": no_penalty, "wgan-gp": gradient_penalty, "wgan-div": divergence_penalty}
 
 
-def plain_activations(network: nn.Module) -> nn.Module:
-    """Replace this project's LeakyReLU by PyTorch's, in place."""
+def plain_layers(network: nn.Module) -> nn.Module:
+    """Replace this project's layers of critics by PyTorch's, in place."""
     for module in network.modules():
+        if isinstance(module, CriticConv2d):
+            module.__class__ = nn.Conv2d
         for name, child in module.named_children():
             if isinstance(child, LeakyReLU):
                 setattr(module, name, nn.LeakyReLU(child.slope))

@@ -22,7 +22,7 @@ from helpers import (
 from PIL import Image
 
 import train
-from train import critic_step, generator_step, main, train_step
+from train import critic_step, generator_step, main, sample_fakes, train_step
 from utils import METHODS, unbiased_estimate
 from wgan import generate, load_generator
 from wgan.checkpoints import read_checkpoint
@@ -59,7 +59,7 @@ def train_critic(state, steps):
     """Our critic step on two Gaussians a shift apart; the same noise, so that nothing is random."""
     noise = torch.randn(64, 2)
     for _ in range(steps):
-        critic_step(state, real=noise + SHIFT, noise=noise, mix=torch.rand(64))
+        critic_step(state, real=noise + SHIFT, fake=noise, mix=torch.rand(64))
     return state.critic.weights.detach()
 
 
@@ -75,12 +75,11 @@ def test_a_dense_critics_estimate_is_the_exact_distance_once_its_bias_is_removed
     options = {"model": "dense", "width": 64, "noise_dim": 2, "precision": "fp32", "lr": 2e-3}
     config = small_config(dataset="mnist", gp_weight=weight, **options)
     state = build_state(config, (2,), cpu)
-    state.generator = ShiftGenerator((0.0, 0.0))  # the noise itself
     rng = torch.Generator().manual_seed(0)
     estimates = []
     for _ in range(600):
-        real, noise = torch.randn(2, 256, 2, generator=rng)
-        losses = critic_step(state, real + SHIFT, noise, torch.rand(256, generator=rng))
+        real, fake = torch.randn(2, 256, 2, generator=rng)
+        losses = critic_step(state, real + SHIFT, fake, torch.rand(256, generator=rng))
         estimates.append(losses.wasserstein.item())
     biased = np.mean(estimates[-100:])
     points = torch.randn(2, 500, 2, generator=rng)
@@ -111,7 +110,8 @@ def test_the_generator_moves_onto_the_data(method):
         for _ in range(5):
             real = torch.randn(256, 2, generator=rng) + SHIFT
             noise, mix = torch.randn(256, 2, generator=rng), torch.rand(256, generator=rng)
-            critic_step(state, real, noise, mix)
+            (fake,) = sample_fakes(state, noise[None])
+            critic_step(state, real, fake, mix)
         generator_step(state, torch.randn(256, 2, generator=rng))
     assert (state.generator.shift.detach() - SHIFT).norm() < 0.1 * SHIFT.norm()
 
@@ -169,9 +169,9 @@ def calls(monkeypatch):
     found = []
     updates = train.critic_step, train.generator_step
 
-    def spy_critic(state, real, noise, *rest):
-        found.append(("critic", real.clone(), noise.clone()))
-        return updates[0](state, real, noise, *rest)
+    def spy_critic(state, real, fake, *rest):
+        found.append(("critic", real.clone(), fake.clone()))
+        return updates[0](state, real, fake, *rest)
 
     def spy_generator(state, noise, *rest):
         found.append(("generator", None, noise.clone()))
@@ -190,8 +190,28 @@ def test_a_step_is_n_critic_critic_updates_with_fresh_noise_and_data_then_the_ge
     for _ in range(2):
         train_step(state, config, batches)
     assert [name for name, _, _ in calls] == (["critic"] * 3 + ["generator"]) * 2
-    assert len({noise.sum().item() for _, _, noise in calls}) == 8
+    assert len({drawn.sum().item() for _, _, drawn in calls}) == 8
     assert len({real.sum().item() for _, real, _ in calls if real is not None}) == 6
+
+
+@pytest.mark.parametrize(("norm", "calls"), [("none", 1), ("layer", 1), ("batch", 3)])
+def test_fakes_are_sampled_at_once_unless_a_sample_depends_on_its_batch(
+    norm, calls, cpu, monkeypatch
+):
+    state = build_state(small_config(generator_norm=norm), (1, 16, 16), cpu)
+    noise, sizes = torch.randn(3, 8, 4), []
+    with torch.no_grad():
+        expected = [state.losses.sample(state.generator, batch) for batch in noise]
+
+    def sample(generator, batch, sample=state.losses.sample):
+        sizes.append(len(batch))
+        return sample(generator, batch)
+
+    state.losses = state.losses._replace(sample=sample)
+    found = train.sample_fakes(state, noise)
+    assert sizes == [24 // calls] * calls
+    assert not any(fake.requires_grad for fake in found)
+    torch.testing.assert_close(torch.stack(list(found)), torch.stack(expected))
 
 
 def test_a_steps_randomness_depends_on_the_seed_and_the_step_alone(random, cpu):

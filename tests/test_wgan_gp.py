@@ -1,15 +1,22 @@
 """The networks: shapes, sizes, ranges; the choice of a device."""
 
+from copy import deepcopy
+
 import pytest
 import torch
+import torch.nn.functional as F
 
+from benchmarks.textbook import plain_layers
+from utils import gradient_penalty
 from wgan_gp import (
     MODELS,
     NORMS,
+    CriticConv2d,
     DCGANCritic,
     DCGANGenerator,
     DenseCritic,
     DenseGenerator,
+    LeakyReLU,
     Patches,
     PatchSum,
     PyramidSum,
@@ -17,9 +24,11 @@ from wgan_gp import (
     ResidualCritic,
     ResidualGenerator,
     choose_device,
+    convolve,
     count_halvings,
     fits_dcgan,
     one_hot_categories,
+    pad_channels,
 )
 
 SIZES = [(8, 8), (28, 28), (32, 32), (48, 48), (64, 64), (96, 96), (128, 128), (256, 128), (64, 96)]
@@ -150,6 +159,81 @@ def test_auto_prefers_cuda_then_mps_then_the_cpu(monkeypatch):
         choose_device("cuda")
     with pytest.raises(ValueError, match="no device 'gpu'"):
         choose_device("gpu")
+
+
+# ---------------------------------------------------------------- layers of critics
+
+SIZES_OF_CONVOLUTIONS = [(4, 2, 1), (3, 1, 1), (1, 1, 0), (3, 2, 1), (4, 1, 1), (1, 2, 0)]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("kernel", "stride", "padding"), SIZES_OF_CONVOLUTIONS)
+def test_both_derivatives_of_a_convolution_are_right(kernel, stride, padding, bias):
+    double = {"dtype": torch.float64, "requires_grad": True}
+    x, weight = torch.randn(2, 3, 6, 7, **double), torch.randn(2, 3, kernel, kernel, **double)
+    inputs = (x, weight, torch.randn(2, **double) if bias else None)
+
+    def function(*tensors):
+        return convolve(*tensors, (stride, stride), (padding, padding))
+
+    expected = F.conv2d(*inputs, stride, padding)
+    torch.testing.assert_close(function(*inputs), expected)
+    assert torch.autograd.gradcheck(function, inputs)
+    assert torch.autograd.gradgradcheck(function, inputs)
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.2])
+def test_both_derivatives_of_the_activation_are_right(slope):
+    x = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(LeakyReLU(slope), x)
+    assert torch.autograd.gradgradcheck(LeakyReLU(slope), x)
+
+
+def penalty_gradients(critic, images, compiled, precision=torch.float32):
+    """The gradient of a penalty with respect to the critic's weights, as one vector."""
+
+    def penalty(critic, images):
+        enabled = precision != torch.float32
+        with torch.autocast("cpu", precision if enabled else None, enabled=enabled):
+            return gradient_penalty(critic, images)
+
+    if compiled:
+        torch.compiler.reset()
+        penalty = torch.compile(penalty, fullgraph=True, backend="aot_eager")
+    weights = [p for p in critic.parameters() if p.dim() > 1]  # a penalty has no bias gradients
+    return torch.cat([g.flatten() for g in torch.autograd.grad(penalty(critic, images), weights)])
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("network", [DCGANCritic, ResidualCritic])
+def test_a_penalty_has_the_gradient_it_has_with_pytorchs_layers(network, layout, compiled):
+    """Compiled, it is the test that the compiler does not drop the second derivative."""
+    ours = network((3, 16, 16), width=4).to(memory_format=layout)
+    pytorchs = plain_layers(deepcopy(ours))
+    assert sum(type(module) is CriticConv2d for module in ours.modules()) >= 2
+    assert not any(isinstance(m, CriticConv2d | LeakyReLU) for m in pytorchs.modules())
+    images = torch.randn(6, 3, 16, 16).to(memory_format=layout)
+    found = penalty_gradients(ours, images, compiled)
+    expected = penalty_gradients(pytorchs, images, compiled=False)
+    assert expected.norm() > 0
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5 * expected.abs().max().item())
+    rounded = penalty_gradients(ours, images, compiled, torch.bfloat16)
+    assert torch.cosine_similarity(rounded, expected, dim=0) > 0.95
+    assert not torch.equal(rounded, found)
+
+
+def test_zero_channels_change_no_value_and_no_gradient():
+    x, weight = torch.randn(2, 3, 8, 8), torch.randn(5, 3, 4, 4)
+    results = []
+    for pad in (pad_channels, lambda images: images):
+        inputs = x.clone().requires_grad_(), weight.clone().requires_grad_()
+        y = convolve(*map(pad, inputs), None, (2, 2), (1, 1))
+        results.append((y, *torch.autograd.grad(y.square().sum(), inputs)))
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected)
+    assert pad_channels(x).shape == (2, 8, 8, 8)
+    assert pad_channels(torch.zeros(1, 16, 2, 2)).shape == (1, 16, 2, 2)
 
 
 # ---------------------------------------------------------------- residual

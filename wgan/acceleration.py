@@ -1,9 +1,12 @@
 """How a training step runs fast: compiled losses, and the whole step as a CUDA graph."""
 
+import logging
+import math
 import os
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -15,31 +18,40 @@ from wgan.budget import Budget
 from wgan.config import Config
 from wgan.state import TrainState
 
-MIN_UPDATES_TO_COMPILE = 2000  # critic updates that save more time than compiling costs
-MIN_SECONDS_TO_COMPILE = 120  # the same for runs that are limited in time
+# What compiling costs and saves, for `--compile auto`: conservative values of the measurements in
+# docs/performance.md.
+COMPILE_SECONDS = 60.0  # if nothing is cached
+COMPILE_GAIN = {  # the share of a step's time that is saved
+    ("cuda", torch.bfloat16): 0.25,
+    ("cuda", torch.float32): 0.25,
+    ("cpu", torch.bfloat16): 0.1,
+}
+PROBE_STEPS, PROBE_SECONDS = 3, 1.0  # at most, to measure the time of a step
 
 Step = Callable[[TrainState, Config, NamedTuple], dict[str, Tensor]]
 
 
 def prepare_device(device: torch.device, deterministic: bool) -> None:
-    """Make a CUDA device the current one, on which steps are captured, and let its float32 matrix
-    products use TF32. With `deterministic`, CUDA computes the same bytes each time, as a CPU does
-    anyway."""
+    """Make a CUDA device the current one, on which steps are captured, let its float32 matrix
+    products use TF32, and let cuDNN try out which algorithm is fastest for each convolution.
+    With `deterministic`, CUDA computes the same bytes each time, as a CPU does anyway."""
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     torch.use_deterministic_algorithms(deterministic)
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = not deterministic
 
 
 def accelerate(
     state: TrainState, config: Config, budget: Budget, inputs: NamedTuple, step: Step
-) -> None:
+) -> Config:
     """Compile the losses and capture the step, as far as requested, possible and worthwhile.
 
     `step(state, config, inputs)` performs the updates of one step. Called before the first step,
     because compiling takes a while. If something fails, a line says so and training is slower.
+    Returns the configuration in which `compile` is decided: "on" or "off", no longer "auto".
     """
 
     # What ranks exchange inside the generator cannot be compiled, and a trial must not exchange
@@ -49,23 +61,59 @@ def accelerate(
     def trial_step() -> None:
         state.generator.train(not exchanges)  # in evaluation mode, it exchanges nothing
         try:
-            state.run_and_roll_back(lambda: step(state, config, inputs))
+            step(state, config, inputs)
         finally:
             state.generator.train()
 
-    if should_compile(config, budget):
+    def capture() -> None:
+        if can_capture(config, state.device):
+            capture_step(state, config, inputs, step)
+
+    if config.compile == "auto":
+        capture()  # takes a second, compiling up to a minute
+        run_step = (lambda: state.graph(inputs)) if state.graph else trial_step
+        decision = "on" if compiling_pays(state, budget, run_step) else "off"
+        config = replace(config, compile=decision)
+    if config.compile == "on":
+        state.graph = None  # of the uncompiled step
         compile_losses(state, trial_step, critic_only=exchanges)
-    one_rank = distributed.world_size() == 1  # a graph would have to contain the collectives
-    if config.compile != "off" and state.device.type == "cuda" and one_rank:
-        capture_step(state, config, inputs, step)
+    if not state.graph:
+        capture()
+    return config
 
 
-def should_compile(config: Config, budget: Budget) -> bool:
-    """Whether the losses should be compiled; "auto" means if the run is long enough."""
-    long_enough = budget.steps * config.n_critic >= MIN_UPDATES_TO_COMPILE and (
-        not config.max_seconds or config.max_seconds >= MIN_SECONDS_TO_COMPILE
-    )
-    return config.compile == "on" or (config.compile == "auto" and long_enough)
+def can_capture(config: Config, device: torch.device) -> bool:
+    """Only on CUDA, and only with one rank: a graph would have to contain the collectives."""
+    return config.cuda_graph and device.type == "cuda" and distributed.world_size() == 1
+
+
+def compiling_pays(state: TrainState, budget: Budget, run_step: Callable[[], object]) -> bool:
+    """Whether compiling saves more time than it takes in the time or the steps that are left, by a
+    conservative estimate. All ranks decide the same."""
+    steps_per_second = 1.0  # does not matter if only the time is limited
+    if budget.steps < math.inf:
+        steps_per_second = 1 / seconds_per_step(state, run_step)
+    seconds = budget.seconds_left(state.step, steps_per_second)
+    gain = COMPILE_GAIN.get((state.device.type, state.precision), 0.0)
+    pays = can_compile(state.device) and gain * seconds > COMPILE_SECONDS
+    (pays_for_one,) = distributed.all_max(pays)
+    return bool(pays_for_one)
+
+
+def seconds_per_step(state: TrainState, run_step: Callable[[], object]) -> float:
+    """The time of a step, measured on a few that are rolled back."""
+    times: list[float] = []
+
+    def probe() -> None:
+        while len(times) < PROBE_STEPS and sum(times) < PROBE_SECONDS:
+            start = time.perf_counter()
+            run_step()
+            if state.device.type == "cuda":
+                torch.cuda.synchronize(state.device)
+            times.append(time.perf_counter() - start)
+
+    state.run_and_roll_back(probe)
+    return min(times)
 
 
 def can_compile(device: torch.device) -> bool:
@@ -84,10 +132,12 @@ def compile_losses(
         print(f"not compiled because {missing} is missing; training continues, more slowly")
         return
     print("compiling the losses, once ...", end=" ", flush=True)
+    # It warns that CUDA_HOME is set on a machine without a GPU.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     start, eager = time.perf_counter(), state.losses
     state.losses = eager.compiled(critic_only=critic_only)
     try:
-        trial_step()
+        state.run_and_roll_back(trial_step)
         print(f"took {time.perf_counter() - start:.0f} s", flush=True)
     except Exception as error:  # compilers fail in many ways, and training works without
         state.losses = eager

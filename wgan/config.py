@@ -163,9 +163,12 @@ class Config:
     )
     compile: str = option(
         "auto",
-        "auto, on, off; auto: if the run is long enough",
+        "auto, on, off; auto: if it saves more time in this run than it takes",
         one_of(("auto", "on", "off")),
         resumable=True,
+    )
+    cuda_graph: bool = option(
+        True, "replay each step as a CUDA graph (one rank on CUDA)", resumable=True
     )
     deterministic: bool = option(
         False, "bitwise-reproducible CUDA kernels (slower)", resumable=True

@@ -16,6 +16,7 @@ import io
 import math
 import os
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -80,14 +81,21 @@ class RunFolder:
                 for leftover in self.path.glob(f"{name}.*.tmp"):  # of a process that was killed
                     leftover.unlink(missing_ok=True)
             if stored.is_file() and find_checkpoints(self.path):  # otherwise nothing can be lost
-                self.check_unchanged(stored_config(read_toml(stored)))
-            write_whole(stored, config.to_toml().encode())
+                old = stored_config(read_toml(stored))
+                self.check_unchanged(old)
+                if config.compile == "auto":  # what was decided when the run began
+                    config = replace(config, compile=old.compile)
+            self.store_config(config)
         except (ValueError, OSError):
             self.close()
             raise
 
     def close(self) -> None:
         self.lock.close()
+
+    def store_config(self, config: Config) -> None:
+        self.config = config
+        write_whole(self.path / "config.toml", config.to_toml().encode())
 
     def check_unchanged(self, old: Config) -> None:
         if changed := changes(old, self.config):
@@ -217,12 +225,12 @@ class NullRunFolder:
     """The run's folder on all ranks but the first: nothing is written."""
 
     def __init__(self, config: Config):
-        self.path = Path(config.run)
+        self.config, self.path = config, Path(config.run)
 
     def ignore(self, *content) -> None:
         pass
 
-    close = save = save_best = log = save_real = save_sample = ignore
+    close = store_config = save = save_best = log = save_real = save_sample = ignore
     save_plots = save_missing_plots = ignore
 
 

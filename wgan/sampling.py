@@ -12,8 +12,8 @@ from wgan import plots
 from wgan.checkpoints import read_any_checkpoint
 from wgan.config import stored_config
 from wgan.data import seeded_generator, to_byte_images
-from wgan.state import build_networks
-from wgan_gp import choose_device
+from wgan.state import build_network
+from wgan_gp import MODELS, choose_device
 
 CHUNK = 100  # samples computed at a time
 WALK_STOPS, WALK_FRAMES, WALK_IMAGES = 5, 16, 16  # noises, frames between two, images per frame
@@ -33,7 +33,9 @@ def generator_of(checkpoint: dict, path: str, weights: str, device: str) -> nn.M
     """`load_generator` for a checkpoint that was already read from `path`."""
     try:
         config = stored_config(checkpoint["config"])
-        generator, _ = build_networks(config, checkpoint["sample_shape"])
+        generator = build_network(
+            MODELS[config.model].generator, config, checkpoint["sample_shape"]
+        )
         generator.load_state_dict(checkpoint["ema" if weights == "ema" else "generator"])
     except Exception as error:  # a foreign checkpoint may contain anything
         raise ValueError(f"{path} contains no generator of this project: {error}") from error

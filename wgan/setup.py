@@ -1,7 +1,7 @@
 """From options to a `Run`: device, data, networks, folder, in this order."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -78,8 +78,11 @@ def set_up(config: Config, fresh: bool) -> Run:
         raise
     except (ValueError, OSError) as error:
         raise BadInput(str(error)) from error
-    if distributed.world_size() > 1:
-        state.restore(distributed.broadcast_from_first(state.to_checkpoint))
+    first = distributed.broadcast_from_first(
+        lambda: {"state": state.to_checkpoint(), "compile": folder.config.compile}
+    )
+    state.restore(first["state"])
+    config = replace(config, compile=first["compile"])
     batches = Batches(
         dataset.samples,
         config.batch_size,
@@ -145,7 +148,7 @@ def open_folder(config: Config, state: TrainState, fresh: bool) -> RunFolder | N
     try:
         if checkpoint := folder.restore():
             state.restore(checkpoint)
-            report_differences(checkpoint, state)
+            report_differences(checkpoint, state, folder.config)
         folder.start_log(state.step)
     except BaseException:
         folder.close()
@@ -153,14 +156,16 @@ def open_folder(config: Config, state: TrainState, fresh: bool) -> RunFolder | N
     return folder
 
 
-def report_differences(checkpoint: dict, state: TrainState) -> None:
+def report_differences(checkpoint: dict, state: TrainState, config: Config) -> None:
     """Print what makes the resumed training differ from an uninterrupted one."""
-    now = state.to_checkpoint()
+    now = state.to_checkpoint() | {"compile": config.compile}
+    checkpoint = checkpoint | {"compile": checkpoint["config"].get("compile")}
     for key, text in (
         ("ranks", "the checkpoint was written by {} rank(s), and training resumes with {}"),
         ("torch", "the checkpoint was written with PyTorch {}, and this is {}"),
         ("device", "the checkpoint was written on {}, and training resumes on {}"),
         ("precision", "the checkpoint was written in {}, and training resumes in {}"),
+        ("compile", "the checkpoint was written with --compile {}, and training resumes with {}"),
     ):
         if checkpoint.get(key) != now[key]:
             print(text.format(checkpoint.get(key), now[key]) + ": not byte-identical training")

@@ -40,6 +40,12 @@ class TrainState:
     def device(self) -> torch.device:
         return next(self.critic.parameters()).device
 
+    @property
+    def generator_mixes_batch(self) -> bool:
+        """Whether a sample depends on the other samples of its batch."""
+        kind = nn.modules.batchnorm._BatchNorm
+        return any(isinstance(module, kind) for module in self.generator.modules())
+
     def weights(self) -> Iterator[Tensor]:
         """All tensors of the three networks."""
         for name in NETWORKS:
@@ -147,16 +153,19 @@ def build_state(config: Config, sample_shape: tuple[int, ...], device: torch.dev
 
 
 def build_networks(config: Config, sample_shape: tuple[int, ...]) -> tuple[nn.Module, nn.Module]:
-    """Generator and critic; their options are the keyword parameters of their constructors.
-
-    ValueError if they cannot be built for samples of this shape.
-    """
+    """Generator and critic; ValueError if they cannot be built for samples of this shape."""
     model = MODELS[config.model]
-    generator, critic = (
-        network(tuple(sample_shape), **config.options_of(keyword_parameters(network)))
-        for network in (model.generator, model.critic)
+    return (
+        build_network(model.generator, config, sample_shape),
+        build_network(model.critic, config, sample_shape),
     )
-    return generator, critic
+
+
+def build_network(
+    network: type[nn.Module], config: Config, sample_shape: tuple[int, ...]
+) -> nn.Module:
+    """A network whose options are the keyword parameters of its constructor."""
+    return network(tuple(sample_shape), **config.options_of(keyword_parameters(network)))
 
 
 def build_method(config: Config) -> Method:

@@ -1,6 +1,7 @@
 """The benchmark of speed: its counts, and its three modes in small."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -85,11 +86,24 @@ def test_the_memory_of_a_loop_is_measured_in_its_own_process():
 
 def test_the_table_in_small(capsys, monkeypatch):
     cases = {"first": {"method": "wgan"}, "second": {"model": "dense", "precision": "fp32"}}
-    monkeypatch.setattr(speed, "CASES", cases)
-    assert main([*SMALL, "--table"]) == 0
+    small = {"image_size": "16", "width": 8, "batch_size": 8}
+    monkeypatch.setattr(speed, "CASES", {name: small | case for name, case in cases.items()})
+    table = ["--table", "--n-critic", "1", "--compile", "off", "--seconds", "0.1"]
+    assert main(table) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(" | ")[0] for line in lines[-2:]] == ["| first", "| second"]
-    assert all(line.count("|") == 6 for line in lines[-4:])
+    assert all(line.count("|") == 7 for line in lines[-4:])
+    assert main([*table, "--only", "sec"]) == 0
+    assert "| first" not in (output := capsys.readouterr().out) and "| second" in output
+    assert main([*table, "--width", "16"]) == 2
+    assert "the cases of --table set width" in capsys.readouterr().err
+
+
+def test_slow_steps_are_timed_in_fewer_rounds(cpu, monkeypatch):
+    fast = speed.time_in_turn({"a": lambda: None}, 0.01, cpu)
+    slow = speed.time_in_turn({"a": lambda: None, "b": lambda: time.sleep(0.01)}, 0.01, cpu)
+    assert (len(fast["a"]), len(slow["a"]), len(slow["b"])) == (5, 2, 2)
+    assert slow["b"][0] >= 0.01 > slow["a"][0]
 
 
 def test_growth_in_small(tmp_path, capsys, monkeypatch):
@@ -113,4 +127,4 @@ def test_images_in_a_file_are_read_from_there(tmp_path):
 
 def test_cases_do_not_depend_on_flags():
     (names,) = {tuple(sorted(case)) for case in speed.CASES.values()}
-    assert set(names) >= {"method", "model", "image_size", "channels", "precision"}
+    assert set(names) >= {"method", "model", "image_size", "channels", "precision", "width"}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks.textbook import PENALTIES, PILImages, Textbook, from_loader, from_memory
-from train import critic_step, generator_step
+from train import critic_step, generator_step, sample_fakes
 from utils import METHODS
 from wgan.data import to_byte_images
 from wgan.layers import resolve
@@ -32,8 +32,9 @@ def test_the_textbook_loop_trains_as_ours_does(method, model, cpu, monkeypatch):
     monkeypatch.setattr(textbook, "mix", lambda count: next(mixes))
     before = [parameter.detach().clone() for parameter in textbook.critic.parameters()]
     textbook.step()
+    fake = sample_fakes(state, noise[:2])
     for i in range(2):
-        critic_step(state, real[i], noise[i], mix[i])
+        critic_step(state, real[i], fake[i], mix[i])
     generator_step(state, noise[2])
     for ours, theirs in (
         (state.critic, textbook.critic),

@@ -1,18 +1,31 @@
 """Compiling and capturing: whether it happens, and that training is the same with and without."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from helpers import assert_same_run, run_main, small_config
 
-from train import all_updates, sample_inputs, train_step
+from train import all_updates, main, sample_inputs, train_step
 from utils import METHODS
 from wgan import acceleration, distributed
-from wgan.acceleration import accelerate, can_compile, capture_step, should_compile
+from wgan import budget as budget_module
+from wgan.acceleration import (
+    accelerate,
+    can_capture,
+    can_compile,
+    capture_step,
+    prepare_device,
+    seconds_per_step,
+)
 from wgan.budget import Budget
+from wgan.config import read_toml
 from wgan.data import Batches, RowReader
 from wgan.losses import Losses
 from wgan.state import build_state, set_learning_rates
+from wgan_gp import choose_device
 
 SHAPE = (3, 16, 16)
 
@@ -151,13 +164,107 @@ def test_a_trial_step_exchanges_no_batch_statistics(cpu, monkeypatch):
     assert (modes, compiled, state.generator.training) == ([False], [True], True)
 
 
-def test_auto_compiles_long_runs_only(monkeypatch):
-    monkeypatch.setattr(acceleration, "MIN_UPDATES_TO_COMPILE", 6)
-    monkeypatch.setattr(acceleration, "MIN_SECONDS_TO_COMPILE", 100)
-    auto = small_config(n_critic=2)
-    assert should_compile(auto, Budget(3, 0)) and not should_compile(auto, Budget(2, 0))
-    for seconds in (99, 100):
-        limited = small_config(n_critic=2, max_seconds=seconds)
-        assert should_compile(limited, Budget(10**6, seconds)) == (seconds == 100)
-    assert should_compile(small_config(compile="on"), Budget(1, 0))
-    assert not should_compile(small_config(compile="off"), Budget(10**6, 0))
+# ---------------------------------------------------------------- the decision of "auto"
+
+
+def decide(cpu, monkeypatch, budget, step_seconds=1.0, possible=True, **options):
+    """The decision of `--compile auto`, whether a step was timed, and the state."""
+    timed, config = [], small_config(n_critic=1, **options)
+    state = build_state(config, SHAPE, cpu)
+    monkeypatch.setattr(acceleration, "COMPILE_SECONDS", 60.0)
+    monkeypatch.setattr(acceleration, "COMPILE_GAIN", {("cpu", torch.float32): 0.1})
+    monkeypatch.setattr(
+        acceleration, "seconds_per_step", lambda *_: timed.append(1) or step_seconds
+    )
+    monkeypatch.setattr(acceleration, "can_compile", lambda device: possible)
+    monkeypatch.setattr(acceleration, "compile_losses", lambda *_, **__: None)
+    decided = accelerate(state, config, budget, (torch.zeros(1),), all_updates)
+    assert decided == replace(config, compile=decided.compile)
+    return decided.compile, len(timed)
+
+
+@pytest.mark.parametrize(
+    ("steps", "max_seconds", "expected"),
+    [
+        (601, 0, ("on", 1)),  # 601 s, of which 10 % are more than 60 s
+        (599, 0, ("off", 1)),
+        (math.inf, 700, ("on", 0)),  # no step need be timed
+        (math.inf, 500, ("off", 0)),
+        (601, 500, ("off", 1)),
+        (599, 700, ("off", 1)),
+        (601, 700, ("on", 1)),
+    ],
+)
+def test_auto_compiles_if_the_gain_exceeds_the_cost(steps, max_seconds, expected, cpu, monkeypatch):
+    monkeypatch.setattr(budget_module, "seconds_since_start", lambda: 0.0)
+    budget = Budget(steps, max_seconds)
+    assert decide(cpu, monkeypatch, budget, precision="fp32") == expected
+    assert decide(cpu, monkeypatch, budget, precision="fp32", possible=False)[0] == "off"
+    # No gain is known for this precision.
+    assert decide(cpu, monkeypatch, budget, precision="bf16")[0] == "off"
+
+
+def test_on_and_off_are_not_decided_again(cpu, monkeypatch):
+    for given in ("on", "off"):
+        long = Budget(10**9, 0)
+        assert decide(cpu, monkeypatch, long, precision="fp32", compile=given) == (given, 0)
+
+
+def test_timing_a_step_leaves_the_state_as_it_was(cpu):
+    """Also that of optimizers without a step so far."""
+    plain, expected = three_steps("wgan-gp", cpu, leave_as_it_is)
+
+    def probe(state, config, batches):
+        inputs = sample_inputs(state, config, batches)
+        assert 0 < seconds_per_step(state, lambda: all_updates(state, config, inputs)) < 60
+
+    timed, found = three_steps("wgan-gp", cpu, probe)
+    assert found == expected
+    assert all(map(torch.equal, timed.tensors(), plain.tensors()))
+
+
+def test_a_resumed_run_computes_as_it_was_decided_at_its_start(image_folder, tmp_path, monkeypatch):
+    """The decision is stored, and neither made again nor undone by a longer or shorter rest."""
+    decisions, compiled = iter([True]), []
+    monkeypatch.setattr(acceleration, "compiling_pays", lambda *_: next(decisions))
+    monkeypatch.setattr(acceleration, "can_compile", lambda device: True)
+    monkeypatch.setattr(Losses, "compiled", lambda self, critic_only: compiled.append(1) or self)
+    for steps in (2, 4):
+        options = ["--compile", "auto", "--steps", steps]
+        assert run_main(image_folder, tmp_path / "r", *options) == 0
+        assert read_toml(tmp_path / "r" / "config.toml")["compile"] == "on"
+    assert len(compiled) == 2
+    # The stored file repeats the run, whatever would be decided now.
+    repeat = ["--config", str(tmp_path / "r/config.toml"), "--run", str(tmp_path / "again")]
+    assert main(repeat) == 0
+    assert len(compiled) == 3
+    assert_same_run(tmp_path / "again", tmp_path / "r")
+
+
+@pytest.mark.parametrize(("ranks", "capture"), [(1, True), (2, True), (1, False)])
+def test_steps_are_captured_on_cuda_with_one_rank(ranks, capture, monkeypatch):
+    monkeypatch.setattr(distributed, "world_size", lambda: ranks)
+    config = small_config(cuda_graph=capture)
+    assert can_capture(config, torch.device("cuda", 0)) == (ranks == 1 and capture)
+    assert not can_capture(config, torch.device("cpu"))
+
+
+def test_cudnn_tries_its_algorithms_unless_deterministic(monkeypatch):
+    """With a stand-in as strict as CUDA, which needs the device's index."""
+
+    def set_device(device):
+        if device.index is None:
+            raise ValueError(f"Expected a torch.device with a specified index, but got: {device}")
+
+    monkeypatch.setattr(torch.cuda, "set_device", set_device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    precision = torch.get_float32_matmul_precision()
+    try:
+        for name in ("auto", "cuda", "cuda:1"):
+            for deterministic in (True, False):
+                prepare_device(choose_device(name), deterministic)
+                assert torch.backends.cudnn.benchmark == (not deterministic)
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.set_float32_matmul_precision(precision)
