@@ -107,6 +107,7 @@ class StepStatus:
     stop_signal: int  # 0: none
     save_requested: bool
     progress: float  # 0 to 1, of the whole budget
+    seconds: float  # of the first rank's clock
 
     @property
     def ended(self) -> bool:
@@ -143,11 +144,13 @@ class Budget:
         return min(1.0, max(step / self.steps, elapsed))
 
     def status(self, step: int, signals: Signals) -> StepStatus:
-        clock = (self.is_over(step), self.progress(step)) if distributed.is_first() else (0, 0)
-        finished, progress, stop_signal, save = distributed.all_max(
+        clock = (self.is_over(step), self.progress(step), seconds_since_start())
+        if not distributed.is_first():
+            clock = (0, 0, 0)
+        finished, progress, seconds, stop_signal, save = distributed.all_max(
             *clock, signals.stop_signal, signals.take_save_request()
         )
-        return StepStatus(step, bool(finished), int(stop_signal), bool(save), progress)
+        return StepStatus(step, bool(finished), int(stop_signal), bool(save), progress, seconds)
 
     def seconds_left(self, step: int, steps_per_second: float) -> float:
         for_steps = (self.steps - step) / steps_per_second
