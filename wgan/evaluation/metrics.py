@@ -93,7 +93,8 @@ def sliced_wasserstein(images: Tensor, reference: Tensor, seed: int = 0) -> dict
 
     For equally many images `(N, C, H, W)` of one shape. Follows Karras et al. 2018, section 5, with
     a quarter of the patches: 32 per image, each channel normalised, 512 random directions. Coarse
-    levels measure shapes, the finest level edges and noise. The keys are the sizes of the levels, such as "28x28".
+    levels measure shapes, the finest level edges and noise. The keys are the sizes of the levels,
+    such as "28x28".
     """
     rng = torch.Generator().manual_seed(seed)
     found = {}
