@@ -9,6 +9,7 @@ next to its floor, the score of held-out real samples.
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,9 +17,9 @@ from torch import nn
 from tqdm import tqdm
 
 from utils import unbiased_estimate
-from wgan.checkpoints import read_any_checkpoint
+from wgan.checkpoints import describe_other_data, read_any_checkpoint
 from wgan.config import Config, stored_config
-from wgan.data import Dataset, load_dataset
+from wgan.data import DATASETS, Dataset, load_dataset
 from wgan.errors import Parser, one_line
 from wgan.evaluation.evaluator import (
     MIN_SAMPLES,
@@ -42,16 +43,45 @@ def evaluate(options: argparse.Namespace) -> dict:
     checkpoint = read_any_checkpoint(options.source)
     generator = generator_of(checkpoint, options.source, options.weights, options.device)
     config = stored_config(checkpoint["config"])
-    dataset = load_dataset(config.dataset, config.data_root, config.image_size, config.grey)
+    config = with_moved_data(config, options)
+    dataset = load_data(config)
     if dataset.sample_shape != generator.sample_shape:
         raise ValueError(
             f"the run's samples have shape {generator.sample_shape}, but the data set now has "
             f"{dataset.sample_shape}: they cannot be compared"
         )
+    if other := describe_other_data(checkpoint.get("data"), dataset.identity()):
+        print(other, file=sys.stderr)
     result = {"source": options.source, "step": checkpoint.get("step"), "seed": options.seed}
     if dataset.is_points:
         return result | evaluate_points(checkpoint, config, generator, dataset, options)
     return result | evaluate_images(config, generator, dataset, options)
+
+
+def with_moved_data(config: Config, options: argparse.Namespace) -> Config:
+    """The configuration with the data's places that the user names; ValueError if the data are not
+    in the run's place and no other is named."""
+    named = {"dataset": options.dataset, "data_root": options.data_root}
+    named = {name: place for name, place in named.items() if place is not None}
+    known = config.dataset in DATASETS or Path(config.dataset).is_dir()
+    if not known and "dataset" not in named:
+        raise ValueError(
+            f"the run's folder of images {config.dataset!r} does not exist: if it moved, name it "
+            "with --dataset (and the folder of downloaded and prepared data with --data-root)"
+        )
+    return replace(config, **named)
+
+
+def load_data(config: Config) -> Dataset:
+    """The data of a run; ValueError or OSError, with what to do, if they cannot be loaded."""
+    try:
+        return load_dataset(config.dataset, config.data_root, config.image_size, config.grey)
+    except ValueError as error:
+        if Path(config.data_root).is_dir():
+            raise
+        raise ValueError(
+            f"{error} (if the run's data root {config.data_root!r} moved, name it with --data-root)"
+        ) from error
 
 
 def evaluate_images(
@@ -127,6 +157,8 @@ def make_parser() -> Parser:
     samples_help = f"number of samples, at most half of the data (default: {SAMPLES})"
     add("--samples", type=int, default=SAMPLES, help=samples_help)
     features_help = "auto: inception if its weights exist on this machine, otherwise classifier"
+    add("--dataset", metavar="S", help="folder or name of the data, if the run's moved")
+    add("--data-root", metavar="S", help="folder of downloaded and prepared data, if it moved")
     add("--features", choices=CHOICES, default="auto", help=features_help)
     add("--seed", type=int, default=0, help="random seed of the noise (default: 0)")
     weights_help = "weights of the moving average, or of the last step (default: ema)"
