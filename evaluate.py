@@ -19,7 +19,7 @@ from tqdm import tqdm
 from utils import unbiased_estimate
 from wgan.checkpoints import describe_other_data, read_any_checkpoint
 from wgan.config import Config, stored_config
-from wgan.data import DATASETS, Dataset, load_dataset
+from wgan.data import Dataset, load_dataset
 from wgan.errors import Parser, one_line
 from wgan.evaluation.evaluator import (
     MIN_SAMPLES,
@@ -42,9 +42,10 @@ def evaluate(options: argparse.Namespace) -> dict:
     """
     checkpoint = read_any_checkpoint(options.source)
     generator = generator_of(checkpoint, options.source, options.weights, options.device)
-    config = stored_config(checkpoint["config"])
-    config = with_moved_data(config, options)
-    dataset = load_data(config)
+    named = {"dataset": options.dataset, "data_root": options.data_root}
+    named = {name: place for name, place in named.items() if place is not None}
+    config = replace(stored_config(checkpoint["config"]), **named)
+    dataset = load_data(config, moved=bool(named))
     if dataset.sample_shape != generator.sample_shape:
         raise ValueError(
             f"the run's samples have shape {generator.sample_shape}, but the data set now has "
@@ -58,29 +59,17 @@ def evaluate(options: argparse.Namespace) -> dict:
     return result | evaluate_images(config, generator, dataset, options)
 
 
-def with_moved_data(config: Config, options: argparse.Namespace) -> Config:
-    """The configuration with the data's places that the user names; ValueError if the data are not
-    in the run's place and no other is named."""
-    named = {"dataset": options.dataset, "data_root": options.data_root}
-    named = {name: place for name, place in named.items() if place is not None}
-    known = config.dataset in DATASETS or Path(config.dataset).is_dir()
-    if not known and "dataset" not in named:
-        raise ValueError(
-            f"the run's folder of images {config.dataset!r} does not exist: if it moved, name it "
-            "with --dataset (and the folder of downloaded and prepared data with --data-root)"
-        )
-    return replace(config, **named)
-
-
-def load_data(config: Config) -> Dataset:
-    """The data of a run; ValueError or OSError, with what to do, if they cannot be loaded."""
+def load_data(config: Config, moved: bool) -> Dataset:
+    """The data of a run; if that fails and the user has not said where they moved, the error says
+    how to."""
     try:
         return load_dataset(config.dataset, config.data_root, config.image_size, config.grey)
-    except ValueError as error:
-        if Path(config.data_root).is_dir():
+    except (ValueError, OSError) as error:
+        if moved:
             raise
         raise ValueError(
-            f"{error} (if the run's data root {config.data_root!r} moved, name it with --data-root)"
+            f"the run's data cannot be loaded: {error}. If the data moved, name their place with "
+            "--dataset, and the folder of downloaded and prepared data with --data-root"
         ) from error
 
 

@@ -128,7 +128,7 @@ def test_data_that_moved_are_named_with_flags(image_folder, tmp_path, capsys):
     capsys.readouterr()
     assert main([str(tmp_path / "r")]) == 2
     error = capsys.readouterr().err
-    assert f"folder of images {str(pictures)!r} does not exist" in error
+    assert f"{str(pictures)!r}: there is no such folder" in error
     assert error.count("\n") == 1
     assert "--dataset" in error and "--data-root" in error
     arguments = [str(tmp_path / "r"), "--dataset", str(moved), "--data-root", str(tmp_path / "d2")]
@@ -175,7 +175,7 @@ def test_no_figures_from_a_classifier_that_learned_nothing(mislabelled_folder, t
     assert "no better than chance (50.0%): check the classes" in capsys.readouterr().err
     assert train_labelled(mislabelled_folder, tmp_path / "r2", "--eval-every", 2) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: --eval-every needs a classifier: ") and "50.0%" in error
+    assert error.startswith("error: --eval-every cannot be used: ") and "50.0%" in error
 
 
 def test_a_data_set_of_another_shape_is_refused(image_folder, tmp_path, monkeypatch, capsys):

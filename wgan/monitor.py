@@ -196,7 +196,7 @@ class Evaluation:
                 run.dataset, run.config.data_root, device, features="classifier"
             )
         except ValueError as error:
-            raise BadInput(f"--eval-every needs a classifier: {error}") from error
+            raise BadInput(f"--eval-every cannot be used: {error}") from error
         self.state, self.folder = run.state, run.folder
         self.best = run.folder.best_distance()
 

@@ -66,7 +66,9 @@ class Evaluator:
             unseen, *_ = split_indices(len(dataset), min(CHECKED_IMAGES, len(dataset) // 2))
             problem = describe_chance(self.features, dataset.read(unseen), labels[unseen])
             if problem and features == "classifier":
-                raise ValueError(f"{problem}: check the classes, or use --features inception")
+                raise ValueError(
+                    f"{problem}: check the classes, or use evaluate.py --features inception"
+                )
             if problem:
                 print(f"{problem}: comparing without classes", file=sys.stderr)
                 self.features = None
