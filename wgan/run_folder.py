@@ -161,7 +161,7 @@ class RunFolder:
         try:
             rows = [row for row in self.read_log() if int(row["step"]) <= step] if step else []
             [float(row[name] or "nan") for row in rows for name in LOG_COLUMNS]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, csv.Error) as error:
             raise ValueError(
                 f"{self.log_file} was not written by this project: move it away, and training "
                 "continues with a new log"

@@ -62,6 +62,16 @@ def test_data_that_moved_are_recognised_and_training_is_the_same(pictures, tmp_p
     assert resume(shutil.move(other, tmp_path / "third"), tmp_path / "moved", 5) == 0
 
 
+def test_moved_data_are_recognised_by_the_newest_intact_checkpoint(pictures, tmp_path, capsys):
+    run = tmp_path / "r"
+    for step in (1, 2):
+        assert resume(pictures, run, step) == 0
+    (run / "checkpoint.pt").write_bytes(b"x")
+    assert resume(pictures.rename(tmp_path / "moved"), run, 3) == 0
+    assert "resuming from" in capsys.readouterr().out
+    assert read_checkpoint(run / "checkpoint.pt")["step"] == 3
+
+
 def test_other_data_under_another_path_are_another_run(pictures, tmp_path, capsys):
     run = tmp_path / "r"
     assert resume(pictures, run, 1) == 0

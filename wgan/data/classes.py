@@ -33,7 +33,7 @@ def find_classes(names: list[str]) -> tuple[np.ndarray | None, str]:
         if note is None or not counts:
             break
         passed_over += [note] if note else []
-        rests = [rest.partition("/")[2] or rest for rest in rests]
+        rests = [rest.partition("/")[2] for rest in rests]
     reason = "; ".join(passed_over)
     if not counts:
         return None, f"no classes ({reason})" if reason else ""
