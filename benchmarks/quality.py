@@ -32,7 +32,7 @@ from benchmarks.textbook import (
     Textbook,
     from_loader,
 )
-from wgan.budget import seconds_since_start
+from wgan.budget import seconds_since_start, start_clock
 from wgan.config import RECIPES, read_toml
 from wgan.data import load_dataset, to_byte_images
 from wgan.evaluation.evaluator import Evaluator
@@ -114,6 +114,7 @@ def measure_plain_script(options: argparse.Namespace, seed: int) -> dict[int, fl
 def run_plain_script(options: argparse.Namespace) -> None:
     """Train the dense script and print its distances as JSON; the time of measuring is not
     counted. This is the process that `measure_plain_script` starts."""
+    start_clock(with_process=True)
     device = choose_device(options.device)
     dataset = load_dataset(DATASET, options.data_root)
     config = resolve(PLAIN_DENSE | {"dataset": DATASET}).config

@@ -3,50 +3,89 @@
 import math
 import os
 import signal
+import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from wgan import distributed
 
 RESERVED_SECONDS = 4  # of a time limit, for the last checkpoint and images
+LONGEST_IMPORT = 600  # seconds from a process's start to this module's; more means a wrong clock
 IMPORTED = time.perf_counter()
+_start = IMPORTED  # of the time that is limited
+
+
+def start_clock(with_process: bool) -> None:
+    """Count the seconds of a limit from now, or from the start of this process."""
+    global _start
+    _start = time.perf_counter() - (process_age() if with_process else 0)
 
 
 def seconds_since_start() -> float:
+    return time.perf_counter() - _start
+
+
+def process_age() -> float:
     """Seconds since this process started; other than on Linux, since this module was imported."""
+    imported = time.perf_counter() - IMPORTED
     try:
-        # proc(5): field 22, which is the 20th after the name in parentheses.
+        # proc(5): field 22, which is the 20th after the name in parentheses. Both are relative to
+        # the same clock even in a container, whose /proc/uptime may be its own.
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-        uptime = float(Path("/proc/uptime").read_text().split()[0])
-        return uptime - ticks / os.sysconf("SC_CLK_TCK")
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError, AttributeError):
-        return time.perf_counter() - IMPORTED
+        return imported
+    return age if imported <= age <= imported + LONGEST_IMPORT else imported
+
+
+def signals_named(*names: str) -> tuple[signal.Signals, ...]:
+    """Those of the signals that exist on this system."""
+    return tuple(getattr(signal, name) for name in names if hasattr(signal, name))
+
+
+STOP_SIGNALS = signals_named("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+SAVE_SIGNALS = signals_named("SIGUSR1")
+HANGUP = getattr(signal, "SIGHUP", None)
+
+
+def acknowledge(text: str) -> None:
+    """Write a line to standard error on the first rank, inside a signal handler: `print` may be
+    interrupted by itself there."""
+    if distributed.is_first():
+        with suppress(OSError):
+            os.write(2, f"\n{text}\n".encode())
 
 
 class Signals:
-    """SIGINT and SIGTERM end training after the current step; SIGUSR1 saves a checkpoint after it.
+    """Ctrl-C (SIGINT), SIGTERM, a closed terminal (SIGHUP) and Ctrl-Break on Windows end training
+    after the current step; SIGUSR1 saves a checkpoint after it.
 
-    A second SIGINT raises KeyboardInterrupt at once.
+    A second SIGINT raises KeyboardInterrupt at once. A SIGHUP that is ignored, as under nohup,
+    remains ignored. Outside the main thread, Python allows no handlers, and nothing changes.
     """
 
     def __init__(self):
         self.stop_signal = 0  # the signal that asked to stop, or 0
         self.save_requested = False
+        self.handlers: dict = {}
 
     def __enter__(self) -> "Signals":
-        kinds = [signal.SIGINT, signal.SIGTERM]
-        if hasattr(signal, "SIGUSR1"):  # not on Windows
-            kinds.append(signal.SIGUSR1)
-        self.handlers = {kind: signal.signal(kind, self.receive) for kind in kinds}
+        if threading.current_thread() is threading.main_thread():
+            for kind in (*STOP_SIGNALS, *SAVE_SIGNALS):
+                if kind != HANGUP or signal.getsignal(kind) != signal.SIG_IGN:
+                    self.handlers[kind] = signal.signal(kind, self.receive)
         return self
 
     def receive(self, number: int, frame) -> None:
-        if number not in (signal.SIGINT, signal.SIGTERM):
+        if number in SAVE_SIGNALS:
             self.save_requested = True
         elif self.stop_signal and number == signal.SIGINT:
             raise KeyboardInterrupt
         else:
+            if not self.stop_signal:
+                acknowledge("finishing this step, then saving; Ctrl-C again stops at once")
             self.stop_signal = number
 
     def take_save_request(self) -> bool:
@@ -68,6 +107,7 @@ class StepStatus:
     stop_signal: int  # 0: none
     save_requested: bool
     progress: float  # 0 to 1, of the whole budget
+    seconds: float  # of the first rank's clock
 
     @property
     def ended(self) -> bool:
@@ -104,11 +144,13 @@ class Budget:
         return min(1.0, max(step / self.steps, elapsed))
 
     def status(self, step: int, signals: Signals) -> StepStatus:
-        clock = (self.is_over(step), self.progress(step)) if distributed.is_first() else (0, 0)
-        finished, progress, stop_signal, save = distributed.all_max(
+        clock = (self.is_over(step), self.progress(step), seconds_since_start())
+        if not distributed.is_first():
+            clock = (0, 0, 0)
+        finished, progress, seconds, stop_signal, save = distributed.all_max(
             *clock, signals.stop_signal, signals.take_save_request()
         )
-        return StepStatus(step, bool(finished), int(stop_signal), bool(save), progress)
+        return StepStatus(step, bool(finished), int(stop_signal), bool(save), progress, seconds)
 
     def seconds_left(self, step: int, steps_per_second: float) -> float:
         for_steps = (self.steps - step) / steps_per_second

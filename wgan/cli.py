@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from utils import METHODS
 from wgan import distributed
+from wgan.budget import start_clock
 from wgan.config import FIELDS, RECIPES, SHORTHANDS, read_toml, suggestion, validated
 from wgan.data import DATASETS
 from wgan.errors import (
@@ -19,6 +20,7 @@ from wgan.errors import (
 )
 from wgan.layers import Layer, Resolved, resolve, unused_recipe
 from wgan.monitor import try_to_write
+from wgan.output import safe_output
 from wgan.setup import Run, set_up
 from wgan_gp import MODELS
 
@@ -33,7 +35,14 @@ GROUPS = {  # the first option of each group in `--help`
 
 def run_training(argv: list[str] | None, train: Callable[[Run], int]) -> int:
     """`python train.py`; the exit code: 0 done, 1 training failed, 2 bad input, 128 + signal if
-    stopped by a signal."""
+    stopped by a signal. Without `argv`, training is what this process was started for, so that a
+    limit in time includes the imports."""
+    start_clock(with_process=argv is None)
+    with safe_output():
+        return parse_and_train(argv, train)
+
+
+def parse_and_train(argv: list[str] | None, train: Callable[[Run], int]) -> int:
     try:
         (config, sources), options = parse_command_line(make_parser(), argv)
     except ValueError as error:
@@ -60,7 +69,7 @@ def run_training(argv: list[str] | None, train: Callable[[Run], int]) -> int:
                 print(run.describe(), flush=True)
                 try:
                     return train(run)
-                except OSError as error:  # reading the data, or printing
+                except OSError as error:  # reading the data
                     raise TrainingFailed(f"{error}. The last checkpoint is untouched.") from error
     except PeerFailed as error:
         print(error, file=sys.stderr)

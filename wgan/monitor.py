@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from utils import gradient_norms, interpolate
 from wgan import distributed, plots
-from wgan.budget import Budget, StepStatus
+from wgan.budget import Budget, StepStatus, seconds_since_start
 from wgan.config import Config
 from wgan.data import seeded_generator, to_byte_images, to_float_images
 from wgan.errors import BadInput
@@ -31,6 +31,11 @@ SCATTER_POINTS = 1000
 SURFACE_SIDE = 100  # lattice points along each axis of a critic's surface
 MAX_FAILED_SAVES = 3  # checkpoints in a row that cannot be written end training
 SECONDS_BETWEEN_LINES = 5  # if the output is not a terminal
+# If steps are slow, something is shown and saved between the steps at which it is due.
+MAX_SECONDS_WITHOUT_LINE = 10
+MAX_SECONDS_UNSAVED = 60, 600  # at first, and in a long run
+ESTIMATE_SECONDS = 5  # of training, before its duration is estimated
+LONG_RUN = 3600  # seconds, above which flags are named that shorten the run
 
 
 class Monitor:
@@ -49,6 +54,7 @@ class Monitor:
             self.evaluation = Evaluation(run)
         self.checkpoints = Checkpoints(self.state, self.folder)
         self.display: Display | None = None
+        self.last_line = self.last_save = seconds_since_start()  # later, by the first rank's clock
 
     def __enter__(self) -> "Monitor":
         return self
@@ -65,18 +71,33 @@ class Monitor:
         self.display = Display(self.state, self.budget, self.samples_per_step)
 
     def after_step(self, status: StepStatus, losses: dict[str, Tensor]) -> None:
-        """Do what is due after a step; `losses` are still on the device."""
+        """Do what is due after a step, by its number or by the time; `losses` are still on the
+        device. The log and the numbered grids depend on the step alone, so that they are the same
+        after a resume."""
         self.display.bar.update()
+        self.display.estimate(status)
         config, step, last = self.config, status.step, status.finished
         evaluate = is_due(config.eval_every, step) or (
             config.eval_every > 0 and step == self.budget.steps
         )
         if is_due(config.log_every, step) or evaluate or last:
             self.log(losses, evaluate)
+            self.last_line = status.seconds
+        elif status.seconds - self.last_line > MAX_SECONDS_WITHOUT_LINE:
+            self.display.show(self.measure(losses))
+            self.last_line = status.seconds
         if (is_due(config.sample_every, step) or last) and distributed.is_first():
             self.save_samples()
-        if is_due(config.checkpoint_every, step) or status.save_requested:
+        overdue = status.seconds - self.last_save > self.max_seconds_unsaved()
+        if is_due(config.checkpoint_every, step) or status.save_requested or overdue:
             self.checkpoints.save(self.display.seconds())
+            self.last_save = status.seconds
+        if overdue and distributed.is_first():
+            try_to_write("latest grid", self.folder.save_latest, self.draw())
+
+    def max_seconds_unsaved(self) -> float:
+        first, later = MAX_SECONDS_UNSAVED
+        return min(later, max(first, self.display.seconds() / 10))
 
     def finish(self, status: StepStatus) -> None:
         """Save the last checkpoint and the plots, and print how training ended."""
@@ -94,20 +115,26 @@ class Monitor:
     def log(self, losses: dict[str, Tensor], evaluate: bool) -> None:
         """Write a line of the log, with the evaluation if requested, and display it."""
         norm = interpolate_gradient_norm(self.state, self.config, self.real)
-        scalars = distributed.all_mean(losses | {"gradient_norm": norm})
-        values = {name: value.item() for name, value in scalars.items()}
-        check_finite(values, self.state)
-        images = self.state.step * self.samples_per_step
-        row = {"step": self.state.step, "epoch": images / len(self.dataset), "images": images}
-        row |= self.display.lap(self.state.step) | values
+        row = self.measure(losses | {"gradient_norm": norm})
         if evaluate and self.evaluation:
             row["frechet_distance"] = self.evaluation.measure()
         try_to_write("log line", self.folder.log, row)
         self.display.show(row)
 
+    def measure(self, scalars: dict[str, Tensor]) -> dict[str, float]:
+        """A row of the log from values on the device; ends training if one is not finite."""
+        means = distributed.all_mean(scalars)
+        values = {name: value.item() for name, value in means.items()}
+        check_finite(values, self.state)
+        images = self.state.step * self.samples_per_step
+        row = {"step": self.state.step, "epoch": images / len(self.dataset), "images": images}
+        return row | self.display.lap(self.state.step) | values
+
     def save_samples(self) -> None:
-        image = draw_samples(self.state, self.noise, self.real)
-        try_to_write("sample grid", self.folder.save_sample, self.state.step, image)
+        try_to_write("sample grid", self.folder.save_sample, self.state.step, self.draw())
+
+    def draw(self) -> Image:
+        return draw_samples(self.state, self.noise, self.real)
 
 
 def is_due(every: int, step: int) -> bool:
@@ -225,6 +252,8 @@ class Display:
         self.start = time.perf_counter() - state.seconds
         self.lap_step, self.lap_seconds = state.step, state.seconds
         self.last_line = -math.inf
+        self.first_step, self.first_seconds = state.step, seconds_since_start()
+        self.estimated = False
 
     def close(self) -> None:
         self.bar.close()
@@ -240,20 +269,46 @@ class Display:
         self.lap_step, self.lap_seconds = step, now
         return {"seconds": now, "images_per_second": speed}
 
+    def estimate(self, status: StepStatus) -> None:
+        """Print once how long the run takes, and how to shorten it if that is hours."""
+        elapsed = status.seconds - self.first_seconds
+        if self.estimated or status.ended or elapsed < ESTIMATE_SECONDS:
+            return
+        self.estimated = True
+        rate = (status.step - self.first_step) / elapsed
+        left = self.budget.seconds_left(status.step, rate)
+        text = f"about {describe_seconds(left)} left, at {1 / rate:.2g} s per step"
+        if left > LONG_RUN:
+            text += (
+                "; to shorten the run: --max-seconds 600 (with --lr-decay, the rates then decay in "
+                "this time), a smaller --width or a smaller --image-size"
+            )
+        if distributed.is_first():
+            self.bar.write(text)
+
     def show(self, row: dict[str, float]) -> None:
         names = {"wasserstein": "W", "penalty": "penalty", "images_per_second": "images/s"}
         names |= {"frechet_distance": "Fréchet"} if "frechet_distance" in row else {}
         values = {name: f"{row[column]:.4g}" for column, name in names.items()}
-        self.bar.set_postfix(values, refresh=False)
+        speed = row["images_per_second"] / self.samples_per_step
+        left = self.budget.seconds_left(row["step"], speed)
+        limited = {"left": f"{left:.0f} s"} if self.budget.max_seconds else {}
+        self.bar.set_postfix(values | limited, refresh=False)
         now = time.perf_counter()
         due = self.budget.is_over(row["step"]) or now - self.last_line > SECONDS_BETWEEN_LINES
         if self.bar.disable and due:
             self.last_line = now
-            speed = row["images_per_second"] / self.samples_per_step
-            left = self.budget.seconds_left(row["step"], speed)
             text = "  ".join(f"{name} {value}" for name, value in values.items())
             step = self.budget.describe(row["step"]).replace(" of ", "/")
             print(f"{step}  {text}  {left:.0f} s left", flush=True)
+
+
+def describe_seconds(seconds: float) -> str:
+    """A rounded duration, such as "40 s", "12 min" or "14 h"."""
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ config.toml             the options; `--config` with this file and another `--ru
 log.csv                 one line every `--log-every` steps
 real.png                real samples, arranged like the generated ones
 samples/000100.png      samples from fixed noise, every `--sample-every` steps
+latest.png              the same between these steps, if they take more than a minute
 curves.png              plots of the log
 timelapse.gif           the samples, animated
 checkpoint.pt           everything needed to resume; checkpoint.previous.pt is the one before
@@ -48,8 +49,8 @@ LOG_COLUMNS = (
 )
 TIME_COLUMNS = ("seconds", "images_per_second")
 LOCK = "lock"
-FILES = ("config.toml", "log.csv", CHECKPOINT, "best.pt", "real.png", "curves.png")
-FILES += ("timelapse.gif", "samples/*")
+FILES = ("config.toml", "log.csv", CHECKPOINT, "best.pt", "real.png", "latest.png")
+FILES += ("curves.png", "timelapse.gif", "samples/*")
 
 
 class RunFolder:
@@ -212,6 +213,9 @@ class RunFolder:
     def save_sample(self, step: int, image: Image) -> None:
         write_whole(self.path / "samples" / f"{step:06d}.png", plots.png(image))
 
+    def save_latest(self, image: Image) -> None:
+        write_whole(self.path / "latest.png", plots.png(image))
+
     def save_missing_plots(self) -> None:
         """Draw what a process killed at the very end did not draw."""
         drawn = [self.path / "curves.png", self.path / "timelapse.gif"]
@@ -233,6 +237,7 @@ class RunFolder:
             animation = io.BytesIO()
             plots.timelapse(frames, animation)
             write_whole(self.path / "timelapse.gif", animation.getvalue())
+        (self.path / "latest.png").unlink(missing_ok=True)  # older than the last numbered grid
 
 
 class NullRunFolder:
@@ -244,7 +249,7 @@ class NullRunFolder:
     def ignore(self, *content) -> None:
         pass
 
-    close = store_config = save = save_best = log = save_real = save_sample = ignore
+    close = store_config = save = save_best = log = save_real = save_sample = save_latest = ignore
     save_plots = save_missing_plots = ignore
 
 

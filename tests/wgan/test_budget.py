@@ -1,7 +1,10 @@
 """When training ends."""
 
 import math
+import os
 import re
+import signal
+import threading
 
 import pytest
 from helpers import run_main
@@ -88,3 +91,81 @@ def test_a_run_of_limited_time_leaves_all_its_files(image_folder, tmp_path, cloc
     # Its rates have decayed to zero, so the same command does not begin again.
     assert run_main(image_folder, run, *options) == 0
     assert f"is finished at step {step}; to train further, a longer run" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- the clock
+
+
+def test_a_limit_counts_from_the_start_of_the_process_or_from_the_call(monkeypatch):
+    monkeypatch.setattr(budget, "process_age", lambda: 500.0)
+    budget.start_clock(with_process=True)
+    assert 500 <= budget.seconds_since_start() < 501
+    budget.start_clock(with_process=False)
+    assert 0 <= budget.seconds_since_start() < 1
+
+
+def test_the_age_of_a_process_does_not_rely_on_a_clock_of_its_own(monkeypatch):
+    """A container may have another /proc/uptime; a wrong start time is not believed either."""
+    imported = budget.time.perf_counter() - budget.IMPORTED
+    assert imported <= budget.process_age() < imported + budget.LONGEST_IMPORT
+    real = budget.Path.read_text
+    for ticks in ("0", str(10**12)):
+        fields = " ".join(["1", "(python)", "S", *["0"] * 18, ticks, "0"])
+
+        def read_text(path, *options, text=fields):
+            return text if str(path) == "/proc/self/stat" else real(path, *options)
+
+        monkeypatch.setattr(budget.Path, "read_text", read_text)
+        imported = budget.time.perf_counter() - budget.IMPORTED
+        assert budget.process_age() == pytest.approx(imported, abs=0.5)
+
+
+def test_a_run_in_an_old_process_has_all_its_time(image_folder, tmp_path, monkeypatch, capsys):
+    """As in a notebook, whose kernel is older than the limit."""
+    monkeypatch.setattr(budget, "process_age", lambda: 10_000.0)
+    assert run_main(image_folder, tmp_path / "r", "--max-seconds", "10", "--steps", "2") == 0
+    assert "finished at step 2 of 2" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- signals
+
+
+@pytest.mark.parametrize("kind", [k for k in budget.STOP_SIGNALS if k != signal.SIGINT])
+def test_the_first_signal_is_acknowledged_at_once(kind, capfd):
+    before = signal.getsignal(kind)
+    with Signals() as signals:
+        signal.raise_signal(kind)
+        assert signals.stop_signal == kind
+        signal.raise_signal(kind)  # a second one is not the user's impatience
+    assert signal.getsignal(kind) == before
+    assert capfd.readouterr().err.count("finishing this step") == 1
+
+
+def test_a_second_ctrl_c_stops_at_once(capfd):
+    with Signals() as signals, pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+        assert "finishing this step" in capfd.readouterr().err
+        assert signals.stop_signal == signal.SIGINT
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGHUP")
+def test_an_ignored_hangup_remains_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Signals() as signals:
+            signal.raise_signal(signal.SIGHUP)
+            assert signals.stop_signal == 0
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_training_works_outside_the_main_thread(image_folder, tmp_path):
+    codes = []
+    options = image_folder, tmp_path / "r", "--steps", 2
+    thread = threading.Thread(target=lambda: codes.append(run_main(*options)))
+    thread.start()
+    thread.join()
+    assert codes == [0]
+    assert read_checkpoint(tmp_path / "r" / "checkpoint.pt")["step"] == 2

@@ -205,6 +205,7 @@ def try_collectives(folder):
 
 def test_collectives(processes, tmp_path):
     assert end_of(start_ranks(processes, tmp_path, try_collectives, tmp_path)) == [0, 0]
+    seconds = []
     for rank in range(2):
         results = torch.load(tmp_path / f"results-{rank}", weights_only=True)
         assert results["max"] == (1, 0, 5)
@@ -216,7 +217,9 @@ def test_collectives(processes, tmp_path):
         assert results["from_first"] == {"by": 0}
         # The first rank's clock, anybody's signals.
         expected = {"step": 3, "finished": False, "stop_signal": 15, "save_requested": True}
+        seconds.append(results["status"].pop("seconds"))
         assert results["status"] == expected | {"progress": 0.75}
+    assert seconds[0] == seconds[1] > 0
     assert (tmp_path / "turns").read_text() == "0 1 "
 
 
@@ -406,6 +409,8 @@ def test_torchrun_restarts_after_a_kill_and_nothing_is_lost(processes, image_fol
     assert end_of(start_ranks(processes, tmp_path, train.main, whole)) == [0, 0]
     output, _ = child.communicate(timeout=120)
     assert child.returncode == 0, output
-    assert "from step 6 to step 10" in output  # from the last checkpoint, in spite of --fresh
+    assert (
+        "resumed at step 6, to step 10" in output
+    )  # from the last checkpoint, in spite of --fresh
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
     assert not Path(f"{tmp_path / 'killed'}.old-1").exists()

@@ -83,7 +83,7 @@ def class_coverage(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
 
 # ---------------------------------------------------------------- images without labels
 
-PATCH_SIZE, PATCHES_PER_IMAGE = 7, 128
+PATCH_SIZE, PATCHES_PER_IMAGE = 7, 32
 DIRECTIONS = 512
 SMALLEST_LEVEL = 14  # side of the coarsest level of a pyramid, at least
 
@@ -91,9 +91,9 @@ SMALLEST_LEVEL = 14  # side of the coarsest level of a pyramid, at least
 def sliced_wasserstein(images: Tensor, reference: Tensor, seed: int = 0) -> dict[str, float]:
     """Distance between 7x7 patches on each level of a Laplacian pyramid, times 1000.
 
-    For equally many images `(N, C, H, W)` of one shape. Follows Karras et al. 2018, section 5:
-    128 patches per image, each channel normalised, 512 random directions. Coarse levels measure
-    shapes, the finest level edges and noise. The keys are the sizes of the levels, such as "28x28".
+    For equally many images `(N, C, H, W)` of one shape. Follows Karras et al. 2018, section 5, with
+    a quarter of the patches: 32 per image, each channel normalised, 512 random directions. Coarse
+    levels measure shapes, the finest level edges and noise. The keys are the sizes of the levels, such as "28x28".
     """
     rng = torch.Generator().manual_seed(seed)
     found = {}
@@ -104,9 +104,9 @@ def sliced_wasserstein(images: Tensor, reference: Tensor, seed: int = 0) -> dict
         )
         directions = torch.randn(DIRECTIONS, patches.shape[1], generator=rng)
         directions /= directions.norm(dim=1, keepdim=True)
-        distances = [
-            wasserstein_1d((patches @ direction).numpy(), (reference_patches @ direction).numpy())
-            for direction in directions
+        distances = [  # several directions at once, as each product reads all patches
+            wasserstein_1d((some @ patches.T).numpy(), (some @ reference_patches.T).numpy())
+            for some in directions.split(16)
         ]
         size = "x".join(map(str, level.shape[2:]))
         found[size] = 1000 * float(np.mean(distances))
@@ -114,7 +114,8 @@ def sliced_wasserstein(images: Tensor, reference: Tensor, seed: int = 0) -> dict
 
 
 def wasserstein_1d(values: np.ndarray, others: np.ndarray) -> float:
-    """Wasserstein-1 distance of equally many numbers: pairing them in order costs least."""
+    """Wasserstein-1 distance of equally many numbers, the mean over the rows of `(K, N)`: pairing
+    them in order costs least."""
     return np.abs(np.sort(values) - np.sort(others)).mean()
 
 
@@ -136,7 +137,7 @@ def laplacian_pyramid(images: Tensor) -> list[Tensor]:
 
 def random_patches(level: Tensor, rng: torch.Generator) -> Tensor:
     """Patches at random positions of each image, with each channel normalised over all patches:
-    `(N, C, H, W)` to `(N * 128, 7 * 7 * C)`."""
+    `(N, C, H, W)` to `(N * 32, 7 * 7 * C)`."""
     count, _, height, width = level.shape
     side = min(PATCH_SIZE, height, width)
     position = (count, PATCHES_PER_IMAGE, 1, 1)
@@ -145,7 +146,7 @@ def random_patches(level: Tensor, rng: torch.Generator) -> Tensor:
     rows = rows + torch.arange(side).view(-1, 1)
     columns = columns + torch.arange(side)
     images = torch.arange(count).view(-1, 1, 1, 1)
-    patches = level.permute(0, 2, 3, 1)[images, rows, columns].flatten(0, 1)  # (N * 128, 7, 7, C)
+    patches = level.permute(0, 2, 3, 1)[images, rows, columns].flatten(0, 1)  # (N * 32, 7, 7, C)
     mean, deviation = patches.mean((0, 1, 2)), patches.std((0, 1, 2)).clamp(min=1e-8)
     return ((patches - mean) / deviation).flatten(1)
 
