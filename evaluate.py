@@ -9,6 +9,7 @@ next to its floor, the score of held-out real samples.
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from torch import nn
 from tqdm import tqdm
 
 from utils import unbiased_estimate
-from wgan.checkpoints import read_any_checkpoint
+from wgan.checkpoints import describe_other_data, read_any_checkpoint
 from wgan.config import Config, stored_config
 from wgan.data import Dataset, load_dataset
 from wgan.errors import Parser, one_line
@@ -41,17 +42,35 @@ def evaluate(options: argparse.Namespace) -> dict:
     """
     checkpoint = read_any_checkpoint(options.source)
     generator = generator_of(checkpoint, options.source, options.weights, options.device)
-    config = stored_config(checkpoint["config"])
-    dataset = load_dataset(config.dataset, config.data_root, config.image_size, config.grey)
+    named = {"dataset": options.dataset, "data_root": options.data_root}
+    named = {name: place for name, place in named.items() if place is not None}
+    config = replace(stored_config(checkpoint["config"]), **named)
+    dataset = load_data(config, moved=bool(named))
     if dataset.sample_shape != generator.sample_shape:
         raise ValueError(
             f"the run's samples have shape {generator.sample_shape}, but the data set now has "
             f"{dataset.sample_shape}: they cannot be compared"
         )
+    if other := describe_other_data(checkpoint.get("data"), dataset.identity()):
+        print(other, file=sys.stderr)
     result = {"source": options.source, "step": checkpoint.get("step"), "seed": options.seed}
     if dataset.is_points:
         return result | evaluate_points(checkpoint, config, generator, dataset, options)
     return result | evaluate_images(config, generator, dataset, options)
+
+
+def load_data(config: Config, moved: bool) -> Dataset:
+    """The data of a run; if that fails and the user has not said where they moved, the error says
+    how to."""
+    try:
+        return load_dataset(config.dataset, config.data_root, config.image_size, config.grey)
+    except (ValueError, OSError) as error:
+        if moved:
+            raise
+        raise ValueError(
+            f"the run's data cannot be loaded: {error}. If the data moved, name their place with "
+            "--dataset, and the folder of downloaded and prepared data with --data-root"
+        ) from error
 
 
 def evaluate_images(
@@ -127,6 +146,8 @@ def make_parser() -> Parser:
     samples_help = f"number of samples, at most half of the data (default: {SAMPLES})"
     add("--samples", type=int, default=SAMPLES, help=samples_help)
     features_help = "auto: inception if its weights exist on this machine, otherwise classifier"
+    add("--dataset", metavar="S", help="folder or name of the data, if the run's moved")
+    add("--data-root", metavar="S", help="folder of downloaded and prepared data, if it moved")
     add("--features", choices=CHOICES, default="auto", help=features_help)
     add("--seed", type=int, default=0, help="random seed of the noise (default: 0)")
     weights_help = "weights of the moving average, or of the last step (default: ema)"

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -118,6 +119,63 @@ def test_only_estimates_with_a_gradient_penalty_are_corrected(tmp_path, monkeypa
     assert main([str(tmp_path / "r"), "--json", str(tmp_path / "j"), "--samples", "200"]) == 0
     generated = json.loads((tmp_path / "j").read_text())["generated"]
     assert "critic_estimate" in generated and "critic_estimate_unbiased" not in generated
+
+
+def test_data_that_moved_are_named_with_flags(image_folder, tmp_path, capsys):
+    pictures = shutil.copytree(image_folder, tmp_path / "pictures")
+    assert run_main(pictures, tmp_path / "r", "--steps", 1, "--data-root", tmp_path / "d") == 0
+    moved = pictures.rename(tmp_path / "moved")
+    capsys.readouterr()
+    assert main([str(tmp_path / "r")]) == 2
+    error = capsys.readouterr().err
+    assert f"{str(pictures)!r}: there is no such folder" in error
+    assert error.count("\n") == 1
+    assert "--dataset" in error and "--data-root" in error
+    arguments = [str(tmp_path / "r"), "--dataset", str(moved), "--data-root", str(tmp_path / "d2")]
+    assert main(arguments) == 0
+    assert (tmp_path / "d2" / "prepared").is_dir()
+    assert "was trained on" not in capsys.readouterr().err
+    for name in ("1.png", "2.png", "3.png"):
+        (moved / name).unlink()
+    assert main(arguments) == 0
+    assert "was trained on 40 images, and the data now has 37\n" in capsys.readouterr().err
+    assert main([*arguments[:2], ""]) == 2
+    assert "unknown dataset ''" in capsys.readouterr().err
+
+
+def test_a_corrupt_checkpoint_is_replaced_by_the_previous_one(image_folder, tmp_path, capsys):
+    for steps in (1, 2):
+        assert run_main(image_folder, tmp_path / "r", "--steps", steps) == 0
+    (tmp_path / "r" / "checkpoint.pt").write_bytes(b"x")
+    assert main([str(tmp_path / "r"), "--json", str(tmp_path / "j")]) == 0
+    assert json.loads((tmp_path / "j").read_text())["step"] == 1
+    assert "is corrupt" in capsys.readouterr().err
+    (tmp_path / "r" / "checkpoint.previous.pt").write_bytes(b"x")
+    assert main([str(tmp_path / "r")]) == 2
+
+
+@pytest.fixture(scope="module")
+def mislabelled_folder(tmp_path_factory):
+    """Noise in two classes, between which there is no difference."""
+    folder = tmp_path_factory.mktemp("mislabelled")
+    random = np.random.default_rng(0)
+    for index in range(80):
+        path = folder / "ab"[index % 2] / f"{index}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(random.integers(0, 255, (8, 8), np.uint8)).save(path)
+    return folder
+
+
+def test_no_figures_from_a_classifier_that_learned_nothing(mislabelled_folder, tmp_path, capsys):
+    assert train_labelled(mislabelled_folder, tmp_path / "r") == 0
+    assert main([str(tmp_path / "r"), "--json", str(tmp_path / "j")]) == 0
+    assert list(json.loads((tmp_path / "j").read_text())["real"]) == ["sliced_wasserstein_8x8"]
+    assert "no better than chance (50.0%): comparing without classes" in capsys.readouterr().err
+    assert main([str(tmp_path / "r"), "--features", "classifier"]) == 2
+    assert "no better than chance (50.0%): check the classes" in capsys.readouterr().err
+    assert train_labelled(mislabelled_folder, tmp_path / "r2", "--eval-every", 2) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: --eval-every cannot be used: ") and "50.0%" in error
 
 
 def test_a_data_set_of_another_shape_is_refused(image_folder, tmp_path, monkeypatch, capsys):

@@ -6,6 +6,7 @@ and the comment, so the file remains one that `torch.load` reads.
 
 import hashlib
 import io
+import sys
 from pathlib import Path
 
 import torch
@@ -31,6 +32,11 @@ def add_digest(archive: bytes) -> bytes:
     return body + COMMENT_LENGTH + hashlib.sha256(body).hexdigest().encode()
 
 
+def has_digest(content: bytes) -> bool:
+    """Whether the content is what `add_digest` returned, unchanged."""
+    return add_digest(content[: -len(COMMENT_LENGTH) - DIGEST_LENGTH] + COMMENT_LENGTH) == content
+
+
 def read_checkpoint(path: Path) -> dict:
     """The content of a checkpoint file, loaded as data and never as code.
 
@@ -38,7 +44,7 @@ def read_checkpoint(path: Path) -> dict:
     be read.
     """
     content = path.read_bytes()
-    if add_digest(content[: -len(COMMENT_LENGTH) - DIGEST_LENGTH] + COMMENT_LENGTH) != content:
+    if not has_digest(content):
         raise ValueError(f"the checkpoint {path} is corrupt or was not written by this project")
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -57,13 +63,26 @@ def read_checkpoint(path: Path) -> dict:
     return state
 
 
+def describe_other_data(trained: object, now: dict) -> str | None:
+    """How the data differ from those that a checkpoint was trained on, both as `Dataset.identity`;
+    None if they do not, or if the checkpoint, which is older, does not say."""
+    before, count = trained.get("samples") if isinstance(trained, dict) else None, now["samples"]
+    if type(before) is not int or trained == now:
+        return None
+    found = f"{count:,}" if before != count else "as many, but not the same"
+    return f"the checkpoint was trained on {before:,} images, and the data now has {found}"
+
+
 def find_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a run that exist, the newest first."""
     return [path for name in (CHECKPOINT, PREVIOUS) if (path := folder / name).exists()]
 
 
 def read_any_checkpoint(path: str | Path) -> dict:
-    """The checkpoint in a file, or the newest one of the run in a folder; ValueError if none."""
+    """The checkpoint in a file, or the newest intact one of the run in a folder.
+
+    ValueError if there is none.
+    """
     given = Path(path)
     if not given.exists():
         raise ValueError(f"there is no checkpoint or run {path}")
@@ -71,5 +90,10 @@ def read_any_checkpoint(path: str | Path) -> dict:
         checkpoints = find_checkpoints(given)
         if not checkpoints:
             raise ValueError(f"the folder {path} contains no checkpoint")
-        given = checkpoints[0]
+        *newer, given = checkpoints
+        for checkpoint in newer:
+            try:
+                return read_checkpoint(checkpoint)
+            except ValueError as error:
+                print(f"{error}; reading {given} instead", file=sys.stderr)
     return read_checkpoint(given)

@@ -6,6 +6,8 @@
 import inspect
 import json
 import math
+import operator
+import os
 import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields
@@ -222,6 +224,7 @@ class Config:
 FIELDS = {entry.name: entry for entry in fields(Config)}
 # One name for two options. Given together with one of them, it sets only the other.
 SHORTHANDS = {"lr": ("lr_critic", "lr_generator")}
+PATHS = ("dataset", "init_from")  # a resumed run compares them by what they lead to
 # How long to train: each of these options, if set, overrides the others' values of weaker layers.
 OVERRIDES = {"steps": ["epochs"], "epochs": ["steps"], "max_seconds": ["steps", "epochs"]}
 
@@ -284,9 +287,20 @@ def changes(old: Config, new: Config) -> list[str]:
         before = getattr(old, name)
         # A decay of the learning rate ends at the last step, so the number of steps matters.
         resumable = FIELDS[name].metadata["resumable"] and not (new.lr_decay and name in OVERRIDES)
-        if not resumable and before != after:
+        same = same_path if name in PATHS else operator.eq
+        if not resumable and not same(before, after):
             found.append(f"{name} was {before!r} and is {after!r}")
     return found
+
+
+def same_path(one: str, other: str) -> bool:
+    """Whether two names of data sets or paths are equal, or lead to the same file or folder."""
+    if one == other or {one, other} & {"", *DATASETS}:
+        return one == other
+    try:
+        return os.path.samefile(one, other)
+    except (OSError, ValueError):  # one is gone, or no path
+        return os.path.abspath(one) == os.path.abspath(other)
 
 
 # ---------------------------------------------------------------- TOML

@@ -19,6 +19,7 @@ from wgan import distributed, plots
 from wgan.budget import Budget, StepStatus, seconds_since_start
 from wgan.config import Config
 from wgan.data import seeded_generator, to_byte_images, to_float_images
+from wgan.errors import BadInput
 from wgan.evaluation.evaluator import Evaluator
 from wgan.run_folder import NullRunFolder, RunFolder
 from wgan.sampling import generate
@@ -216,9 +217,13 @@ class Evaluation:
     """Measures the samples of the moving average, and keeps the best checkpoint as best.pt."""
 
     def __init__(self, run: Run):
-        self.evaluator = Evaluator(
-            run.dataset, run.config.data_root, run.state.device, features="classifier"
-        )
+        device = run.state.device
+        try:
+            self.evaluator = Evaluator(
+                run.dataset, run.config.data_root, device, features="classifier"
+            )
+        except ValueError as error:
+            raise BadInput(f"--eval-every cannot be used: {error}") from error
         self.state, self.folder = run.state, run.folder
         self.best = run.folder.best_distance()
 

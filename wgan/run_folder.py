@@ -16,7 +16,7 @@ import errno
 import io
 import math
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,12 +57,15 @@ class RunFolder:
     """The folder of one run, for one process at a time. Opening it creates the folder, or checks
     that it contains this run.
 
+    `data` is the `Dataset.identity` of the data now: a checkpoint that was trained on the same data
+    under another path belongs to this run.
+
     ValueError if it contains another run or other files, or another process trains there; OSError
     if it cannot be written. Closing it releases the lock.
     """
 
-    def __init__(self, config: Config):
-        self.config = config
+    def __init__(self, config: Config, data: dict | None = None):
+        self.config, self.data = config, data
         self.path = Path(config.run)
         self.checkpoint, self.previous = self.path / CHECKPOINT, self.path / PREVIOUS
         self.log_file = self.path / "log.csv"
@@ -99,13 +102,23 @@ class RunFolder:
         write_whole(self.path / "config.toml", config.to_toml().encode())
 
     def check_unchanged(self, old: Config) -> None:
-        if changed := changes(old, self.config):
+        changed = changes(old, self.config)
+        if changed and self.is_trained_on(self.data):  # which may have moved
+            changed = changes(old, replace(self.config, dataset=old.dataset))
+        if changed:
             raise ValueError(
                 f"{self.path} contains another run ({'; '.join(changed)}): choose another folder "
                 "with --run, move this one aside with --fresh, or use the old options again"
             )
 
     # -------------------------------------------------------- checkpoints
+
+    def is_trained_on(self, data: dict | None) -> bool:
+        """Whether the newest intact checkpoint says that it was trained on these data."""
+        for path in find_checkpoints(self.path):
+            with suppress(ValueError):
+                return data is not None and read_checkpoint(path).get("data") == data
+        return False
 
     def save(self, state: dict) -> None:
         """Write a checkpoint, whole or not at all, and keep the previous one."""
@@ -148,7 +161,8 @@ class RunFolder:
         """
         try:
             rows = [row for row in self.read_log() if int(row["step"]) <= step] if step else []
-        except (KeyError, ValueError) as error:
+            [float(row[name] or "nan") for row in rows for name in LOG_COLUMNS]
+        except (KeyError, TypeError, ValueError, csv.Error) as error:
             raise ValueError(
                 f"{self.log_file} was not written by this project: move it away, and training "
                 "continues with a new log"

@@ -10,7 +10,7 @@ import torch
 from wgan import distributed
 from wgan.acceleration import prepare_device
 from wgan.budget import Budget
-from wgan.checkpoints import find_checkpoints, read_any_checkpoint
+from wgan.checkpoints import describe_other_data, find_checkpoints, read_any_checkpoint
 from wgan.config import Config
 from wgan.data import Batches, Dataset, check_batch_size, load_dataset, sample_shape
 from wgan.errors import BadInput
@@ -73,6 +73,7 @@ def set_up(config: Config, fresh: bool) -> Run:
             check_before_loading(config, device)
             dataset = load_data(config)
             state = build_state(config, dataset.sample_shape, device)
+            state.data = dataset.identity()
         check_same_data(dataset, config)
         folder = open_folder(config, state, fresh)
     except BadInput:
@@ -145,7 +146,7 @@ def open_folder(config: Config, state: TrainState, fresh: bool) -> RunFolder | N
         state.load(read_any_checkpoint(config.init_from), NETWORKS)
     if fresh and (target := move_aside(Path(config.run))):
         print(f"moved the old run to {target}")
-    folder = RunFolder(config)
+    folder = RunFolder(config, state.data)
     try:
         if checkpoint := folder.restore():
             state.restore(checkpoint)
@@ -159,6 +160,8 @@ def open_folder(config: Config, state: TrainState, fresh: bool) -> RunFolder | N
 
 def report_differences(checkpoint: dict, state: TrainState, config: Config) -> None:
     """Print what makes the resumed training differ from an uninterrupted one."""
+    if other := describe_other_data(checkpoint.get("data"), state.data):
+        print(f"{other}: not byte-identical training")
     now = state.to_checkpoint() | {"compile": config.compile}
     checkpoint = checkpoint | {"compile": checkpoint["config"].get("compile")}
     for key, text in (

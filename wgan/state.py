@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,7 @@ class TrainState:
     step: int = 0
     seconds: float = 0.0  # of training so far, interruptions not counted
     progress: float = 0.0  # 0 to 1, of the steps or the time of the run
+    data: dict = field(default_factory=dict)  # the `Dataset.identity` of what it is trained on
     graph: Callable | None = None  # replays a whole step, if captured as a CUDA graph
 
     @property
@@ -70,6 +71,7 @@ class TrainState:
             "step": self.step,
             "seconds": self.seconds,
             "progress": self.progress,
+            "data": self.data,
             "sample_shape": tuple(self.sample_shape),
             "ranks": distributed.world_size(),
             "device": self.device.type,

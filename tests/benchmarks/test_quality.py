@@ -20,9 +20,11 @@ RECIPE = "fashion-mnist-best"
 
 @pytest.fixture
 def small_fashion(monkeypatch, tmp_path):
-    """300 random images in two classes, in place of Fashion-MNIST."""
-    samples = np.random.default_rng(0).integers(0, 256, (300, 1, 28, 28)).astype(np.uint8)
-    dataset = Dataset(RowReader.from_array(samples), np.arange(300) % 2)
+    """300 dark and bright images, in two classes, in place of Fashion-MNIST."""
+    labels = np.arange(300) % 2
+    samples = np.random.default_rng(0).integers(0, 128, (300, 1, 28, 28))
+    samples = (samples + 128 * labels[:, None, None, None]).astype(np.uint8)
+    dataset = Dataset(RowReader.from_array(samples), labels)
     monkeypatch.setattr(quality, "load_dataset", lambda name, root: dataset)
     return ["--data-root", str(tmp_path), "--device", "cpu"]
 

@@ -77,6 +77,15 @@ def test_a_log_of_another_form_is_refused_and_left_alone(run):
     assert run.log_file.read_text() == "step;epoch\n1;2\n"
 
 
+@pytest.mark.parametrize("value", ["much", "x" * 200_000])
+@pytest.mark.parametrize("column", ["wasserstein", "frechet_distance", "step"])
+def test_a_log_whose_values_are_no_numbers_is_refused(run, column, value):
+    run.start_log(0)
+    run.log(row(1) | {column: value})
+    with pytest.raises(ValueError, match="was not written by this project"):
+        run.start_log(5)
+
+
 def test_other_pictures_among_the_samples_do_no_harm(run):
     (run.path / "samples" / "best.png").write_text("mine")
     run.save_plots()

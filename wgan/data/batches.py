@@ -4,6 +4,7 @@ Images are `(N, C, H, W)` uint8 and stay bytes until a batch is on the device; p
 float32.
 """
 
+import hashlib
 import math
 import os
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 COPIED_BYTES = 2**25  # at a time, from files to the device
+DIGESTED_BYTES = 2**24  # of samples, to recognise a data set in a fraction of a second
 
 
 class RowReader:
@@ -126,10 +128,14 @@ def allow_open_files(count: int) -> None:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Samples, and the class of each as an integer, `(N,)`, if there are classes."""
+    """Samples, and the class of each as an integer, `(N,)`, if there are classes; -1 is no class.
+
+    `files_digest` covers the names and sizes of the files that the samples come from, if any.
+    """
 
     samples: RowReader
     labels: np.ndarray | None = None
+    files_digest: str = ""
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -145,6 +151,16 @@ class Dataset:
     def read(self, indices: Tensor | np.ndarray) -> Tensor:
         """Copy samples to a new tensor `(len(indices), ...)`."""
         return self.samples.read(indices)
+
+    def identity(self) -> dict[str, int | str]:
+        """The number of samples, and a digest that recognises them at another time or place. It
+        covers all bytes; if there are many, those of evenly spaced samples and `files_digest`."""
+        count = min(len(self), max(100, DIGESTED_BYTES // self.samples.row_bytes))
+        files = self.files_digest if count < len(self) else ""
+        digest = hashlib.sha256(f"{len(self)} {self.sample_shape} {files}".encode())
+        for part in (torch.arange(count) * len(self) // count).split(1000):
+            digest.update(self.read(part).numpy())
+        return {"samples": len(self), "digest": digest.hexdigest()}
 
 
 class Batches:

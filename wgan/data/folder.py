@@ -30,7 +30,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
@@ -42,6 +42,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from wgan.data.batches import Dataset, RowReader
+from wgan.data.classes import find_classes
 from wgan.data.downloads import fetch_celeba, find_lsun
 from wgan.data.images import Size, empty_bytes, image_to_bytes, open_image
 from wgan.files import acquire_lock
@@ -59,30 +60,31 @@ CELEBA_COUNT = 202_599
 
 
 def load_folder(folder: Path, root: Path, size: Size | None, grey: bool) -> Dataset:
-    """Load all images below a folder; the classes are its subfolders if every image is in one.
+    """Load all images below a folder, with the classes that `find_classes` finds, and print these.
 
     Files that are not images are skipped with a warning. Raises ValueError if no image is left.
     """
     source = FolderSource(folder, leave_out=root / "prepared")
     images = load_images(source, root, size, grey)
-    classes = [name.split("/")[0] for name in images.names if "/" in name]
-    if len(classes) < len(images.names) or len(set(classes)) < 2:
-        return Dataset(images.samples)
-    return Dataset(images.samples, np.unique(classes, return_inverse=True)[1])
+    labels, line = find_classes(images.names)
+    if line:
+        print(f"{folder}: {line}", file=sys.stderr)
+    return Dataset(images.samples, labels, images.digest)
 
 
 def load_celeba(root: Path, size: Size | None, grey: bool) -> Dataset:
     """CelebA's 202,599 aligned faces, without their attributes."""
     folder = fetch_celeba(root)
-    samples = load_folder(folder, root, size, grey).samples
-    if len(samples) != CELEBA_COUNT:
-        print(f"{folder} contains {len(samples):,} of {CELEBA_COUNT:,} faces", file=sys.stderr)
-    return Dataset(samples)
+    dataset = load_folder(folder, root, size, grey)
+    if len(dataset) != CELEBA_COUNT:
+        print(f"{folder} contains {len(dataset):,} of {CELEBA_COUNT:,} faces", file=sys.stderr)
+    return replace(dataset, labels=None)
 
 
 def load_lsun(root: Path, size: Size | None, grey: bool) -> Dataset:
     """LSUN's bedrooms. Reading its database needs the package lmdb."""
-    return Dataset(load_images(LsunSource(find_lsun(root)), root, size, grey).samples)
+    images = load_images(LsunSource(find_lsun(root)), root, size, grey)
+    return Dataset(images.samples, files_digest=images.digest)
 
 
 def load_images(
@@ -191,11 +193,13 @@ class LsunSource:
 
 @dataclass(frozen=True)
 class Images:
-    """The bytes of the readable images, their names, and by name why others are unreadable."""
+    """The bytes of the readable images, their names, by name why others are unreadable, and a
+    digest of the names and sizes of their files."""
 
     samples: RowReader
     names: list[str]
     unreadable: dict[str, str]
+    digest: str
 
 
 class Failure(NamedTuple):
@@ -487,8 +491,13 @@ def count_images(buckets: dict[int, list[ImageFile]]) -> int:
 
 def to_images(samples: RowReader, buckets: Iterable[Bucket]) -> Images:
     names = [name for bucket in buckets for name in bucket.names]
+    digest = hashlib.sha256()
+    for bucket in buckets:
+        readable = [image[:2] for image in bucket.images if image.name not in bucket.failures]
+        digest.update(json.dumps(readable).encode())
     failures = sorted(failure for bucket in buckets for failure in bucket.failures.items())
-    return Images(samples, names, {name: failure.reason for name, failure in failures})
+    unreadable = {name: failure.reason for name, failure in failures}
+    return Images(samples, names, unreadable, digest.hexdigest())
 
 
 def thread_count() -> int:

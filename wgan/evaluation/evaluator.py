@@ -1,5 +1,7 @@
 """Metrics of generated samples against a data set, for images and for points."""
 
+import sys
+
 import numpy as np
 import torch
 from PIL.Image import Image
@@ -15,6 +17,7 @@ from wgan.state import build_networks
 
 SAMPLES = 10_000
 MIN_SAMPLES = 4  # precision and recall need the third neighbour of a sample
+CHECKED_IMAGES = 2000  # held-out ones that a classifier must recognise better than by chance
 SLICED_IMAGES = 2048  # for the sliced Wasserstein distance
 PAIRED_POINTS = 2000  # for the exact distance, whose cost grows with the cube
 NEIGHBOURS, NEIGHBOUR_ROWS = 7, 8  # real images next to a sample, and number of samples
@@ -25,10 +28,13 @@ class Evaluator:
 
     `held_out` images, which a classifier has not seen, give each metric's floor. Both sets are
     drawn with a fixed seed; each has `count` images: `samples`, or half of the data if that is
-    less. `features` is a choice of `wgan.evaluation.features.choose_features`; if there are no
-    features, the only metric is the sliced Wasserstein distance.
+    less, or 10,000 if there is a classifier, so that one classifier serves every `samples`.
+    `features` is a choice of `wgan.evaluation.features.choose_features`; if there are no features,
+    or a classifier that "auto" chose has learned nothing, the only metric is the sliced Wasserstein
+    distance.
 
-    Raises ValueError if the data set has fewer than 8 images, or no labels for a classifier.
+    Raises ValueError if the data set has fewer than 8 images, or if a classifier is requested and
+    has no labels or learns nothing.
     """
 
     def __init__(
@@ -45,10 +51,27 @@ class Evaluator:
                 f"{len(dataset)}"
             )
         self.count = min(samples, len(dataset) // 2)
-        held_out, reference, training = split_indices(len(dataset), self.count)
-        self.held_out, self.reference = dataset.read(held_out), dataset.read(reference)
-        self.labels = None if dataset.labels is None else torch.from_numpy(dataset.labels).long()
+        *_, training = split_indices(len(dataset), self.count)
         self.features = choose_features(features, dataset, training, data_root, device)
+        learned = isinstance(self.features, ClassifierFeatures)
+        if learned and self.count > SAMPLES:
+            self.count = SAMPLES
+            print(f"comparing {SAMPLES:,} samples: a classifier has seen the rest", file=sys.stderr)
+        held_out, reference, _ = split_indices(len(dataset), self.count)
+        self.held_out, self.reference = dataset.read(held_out), dataset.read(reference)
+        self.labels = None
+        if learned:
+            labels = torch.from_numpy(dataset.labels).long()
+            self.labels = labels[labels >= 0]
+            unseen, *_ = split_indices(len(dataset), min(CHECKED_IMAGES, len(dataset) // 2))
+            problem = describe_chance(self.features, dataset.read(unseen), labels[unseen])
+            if problem and features == "classifier":
+                raise ValueError(
+                    f"{problem}: check the classes, or use evaluate.py --features inception"
+                )
+            if problem:
+                print(f"{problem}: comparing without classes", file=sys.stderr)
+                self.features = None
         self.reference_features = self.features(self.reference) if self.features else None
 
     def frechet_distance(self, images: Tensor) -> float:
@@ -88,10 +111,38 @@ class Evaluator:
 
 def split_indices(total: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Indices of `count` held-out and `count` reference samples out of `total`, and of all samples
-    a classifier may learn from, which include the reference; each in ascending order."""
+    a classifier may learn from; each in ascending order.
+
+    The last do not depend on `count`. If it is at most `SAMPLES`, they include the reference and no
+    held-out sample.
+    """
     order = np.random.default_rng(0).permutation(total)
-    held_out, rest = order[:count], order[count:]
-    return np.sort(held_out), np.sort(rest[:count]), np.sort(rest)
+    unseen = min(SAMPLES, total // 2)
+    start = max(unseen, count)
+    return np.sort(order[:count]), np.sort(order[start : start + count]), np.sort(order[unseen:])
+
+
+def describe_chance(features: ClassifierFeatures, images: Tensor, labels: Tensor) -> str | None:
+    """The accuracy of a classifier on images `(N, C, H, W)` that it has not seen, if it is not
+    better than chance by two standard errors; None if it is.
+
+    `labels` `(N,)` int64; images without a class, whose label is negative, do not count. The
+    accuracy is the mean over the classes, as the largest class alone could give a high one.
+    """
+    images, labels = images[labels >= 0], labels[labels >= 0]
+    if not len(labels):
+        return "none of the held-out real images has a class"
+    correct = features.probabilities(features(images)).argmax(1) == labels
+    counts = labels.bincount()  # (K,)
+    hits, counts = labels.bincount(correct.float())[counts > 0], counts[counts > 0]
+    accuracy, chance = (hits / counts).mean().item(), 1 / len(counts)
+    error = (chance * (1 - chance) / counts).sum().sqrt().item() / len(counts)
+    if accuracy > chance + 2 * error:
+        return None
+    return (
+        f"the classifier's accuracy on {len(labels):,} held-out real images is {accuracy:.1%}, "
+        f"averaged over the classes, which is no better than chance ({chance:.1%})"
+    )
 
 
 # ---------------------------------------------------------------- points

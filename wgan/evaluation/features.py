@@ -17,11 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from wgan.checkpoints import add_digest, has_digest
 from wgan.data import Dataset, to_float_images
+from wgan.errors import one_line
 from wgan.files import write_whole
 
 CHOICES = ("auto", "classifier", "inception")
 CLASSIFIER_VERSION = 1  # increase it if the classifier or its training changes
+INCEPTION_FILES = "weights-inception-2015-12-05*.pth"
 CHUNK = 500  # images computed at a time
 
 
@@ -40,8 +43,8 @@ def choose_features(
 
     "auto" is Inception if its weights exist on this machine, otherwise a classifier if the data
     set has labels. `training` are the indices of the samples that a classifier may learn from.
-    Raises ValueError if a classifier is requested and there are no labels, OSError if Inception's
-    weights cannot be downloaded.
+    Raises ValueError if a classifier is requested and there are no labels or if Inception's weights
+    are corrupt, OSError if these cannot be read or downloaded.
     """
     if choice == "classifier" and dataset.labels is None:
         raise ValueError("a classifier needs a data set with labels: use --features inception")
@@ -64,7 +67,7 @@ def in_chunks(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 class InceptionFeatures:
     """The 2048 pooled features of the Inception network that defines FID (Heusel et al. 2017).
 
-    The weights (91 MB) are downloaded once; OSError if that fails.
+    The weights (91 MB) are downloaded once. OSError if that fails, ValueError if they are corrupt.
     """
 
     name = "Inception"
@@ -72,7 +75,18 @@ class InceptionFeatures:
     def __init__(self, device: torch.device):
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-        network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
+        try:
+            network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
+        except OSError as error:
+            raise OSError(
+                f"Inception's weights cannot be read in or downloaded to {inception_folder()} "
+                f"({error}): try again, or use --features classifier"
+            ) from error
+        except Exception as error:  # a corrupt file may contain anything
+            raise ValueError(
+                f"Inception's weights {inception_folder() / INCEPTION_FILES} are corrupt: remove "
+                "this file to download them again, or use --features classifier"
+            ) from error
         self.network, self.device = network.to(device).eval(), device
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -82,8 +96,12 @@ class InceptionFeatures:
         )
 
 
+def inception_folder() -> Path:
+    return Path(torch.hub.get_dir(), "checkpoints")
+
+
 def inception_is_downloaded() -> bool:
-    return any(Path(torch.hub.get_dir(), "checkpoints").glob("weights-inception-2015-12-05*.pth"))
+    return any(inception_folder().glob(INCEPTION_FILES))
 
 
 # ---------------------------------------------------------------- the classifier
@@ -175,12 +193,13 @@ class Subset:
 def cached_classifier(
     dataset: Dataset, training: np.ndarray, data_root: str, device: torch.device
 ) -> ClassifierFeatures:
-    """A classifier of the samples with the indices `training`, trained once and kept in
+    """A classifier of the samples with a class and the indices `training`, trained once and kept in
     `data_root`.
 
     Its name contains a hash of the data and one of the weights, so features with the same name
     are comparable.
     """
+    training = training[dataset.labels[training] >= 0]
     images, labels = Subset(dataset, training), dataset.labels[training]
     classes = int(dataset.labels.max()) + 1
     stem = f"classifier-{hash_of_data(images, labels)}"
@@ -199,11 +218,15 @@ def load_classifier(file: Path, channels: int, classes: int) -> Classifier | Non
     """The classifier in a file; None if the file is missing or cannot be read."""
     classifier = Classifier(channels, classes)
     try:
-        classifier.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+        content = file.read_bytes()
+        if not has_digest(content):  # of weights, torch.load notices no changed bit
+            raise ValueError("its checksum is missing or wrong")
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        classifier.load_state_dict(state)
     except FileNotFoundError:
         return None
     except Exception as error:  # a corrupt file may contain anything
-        print(f"{file} cannot be read and will be replaced ({error})", file=sys.stderr)
+        print(f"{file} cannot be read and will be replaced ({one_line(error)})", file=sys.stderr)
         return None
     return classifier.eval().requires_grad_(False)
 
@@ -213,7 +236,7 @@ def save_classifier(file: Path, classifier: Classifier) -> None:
     torch.save(classifier.state_dict(), buffer)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, buffer.getvalue())
+        write_whole(file, add_digest(buffer.getvalue()))
     except OSError as error:
         print(f"the classifier was not saved and must be trained again: {error}", file=sys.stderr)
 

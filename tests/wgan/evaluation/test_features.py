@@ -91,7 +91,10 @@ def test_probabilities_leave_the_network_on_its_device():
 # ---------------------------------------------------------------- its cache
 
 
-def test_the_classifier_is_trained_once_and_again_if_corrupt(tmp_path, cpu, monkeypatch, capsys):
+@pytest.mark.parametrize("damage", [b"corrupt", b"x" * 66, b"PK", None], ids=repr)
+def test_the_classifier_is_trained_once_and_again_if_corrupt(
+    damage, tmp_path, cpu, monkeypatch, capsys
+):
     dataset, training = random_dataset(labels=np.arange(40) % 2), np.arange(40)
     train = Mock(side_effect=features.train_classifier)
     monkeypatch.setattr(features, "train_classifier", train)
@@ -103,7 +106,9 @@ def test_the_classifier_is_trained_once_and_again_if_corrupt(tmp_path, cpu, monk
         assert torch.equal(one, other) and one.stride() == other.stride()  # so it rounds alike
     (file,) = tmp_path.glob("classifier-*.pt")
     assert first.name.startswith(file.stem)
-    file.write_bytes(b"corrupt")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1  # of a weight, which torch.load does not notice
+    file.write_bytes(damage or content)
     third = cached_classifier(dataset, training, str(tmp_path), cpu)
     assert (train.call_count, third.name) == (2, first.name)
     assert "will be replaced" in capsys.readouterr().err
@@ -176,6 +181,27 @@ def test_features_are_chosen_by_what_exists(tmp_path, cpu, hub, fake_inception):
     (hub / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth").touch()
     assert chosen("auto", labelled) is InceptionFeatures
     assert chosen("classifier", labelled) is ClassifierFeatures
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x80\x02.", b"junk"])
+def test_corrupt_inception_weights_are_named(content, tmp_path, cpu, hub):
+    file = hub / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    for choice in ("auto", "inception"):
+        with pytest.raises(ValueError, match=r"weights-inception.* are corrupt: remove this file"):
+            choose_features(choice, random_dataset(), np.arange(40), str(tmp_path), cpu)
+
+
+def test_a_failed_download_of_inception_names_the_alternative(cpu, monkeypatch):
+    from torch_fidelity import feature_extractor_inceptionv3
+
+    def offline(*arguments):
+        raise OSError("no network")
+
+    monkeypatch.setattr(feature_extractor_inceptionv3, "FeatureExtractorInceptionV3", offline)
+    with pytest.raises(OSError, match=r"no network.*--features classifier"):
+        InceptionFeatures(cpu)
 
 
 def test_inception_sees_grey_images_as_three_equal_channels(cpu, fake_inception):

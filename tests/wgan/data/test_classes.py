@@ -1,0 +1,147 @@
+"""Which subfolders are classes."""
+
+import random as python_random
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wgan.data.classes import NO_CLASS, find_classes
+from wgan.data.table import load_dataset
+
+
+def names_in(**folders):
+    """Names of images; "__" in a folder's name means "/", a leading "_" nothing."""
+    return [
+        f"{folder.lstrip('_').replace('__', '/')}/{index}.png".lstrip("/")
+        for folder, count in folders.items()
+        for index in range(count)
+    ]
+
+
+def found(names):
+    """The images of each class."""
+    labels, line = find_classes(names)
+    if labels is None:
+        return None, line
+    classes = [
+        sorted({name for name, own in zip(names, labels, strict=True) if own == label})
+        for label in range(labels.max() + 1)
+    ]
+    return classes, line
+
+
+def by_folder(names, *folders):
+    return [sorted(name for name in names if folder in name.split("/")) for folder in folders]
+
+
+CLASSES = {
+    "plain": {"cats": 3, "dogs": 2},
+    "deeper": {"cats__kittens": 3, "dogs__old__big": 2},
+    "wrapped": {"animals__cats": 3, "animals__dogs": 2},
+    "wrapped twice": {"a__b__cats": 3, "a__b__dogs": 2},
+    "splits": {"train__cats": 3, "train__dogs": 2, "test__cats": 1},
+    "other splits": {"Training__cats": 3, "validation__dogs": 2},
+    "splits, wrapped": {"data__train__cats": 3, "data__val__dogs": 2, "data__test__dogs": 2},
+    "images within splits": {"train__images__cats": 3, "valid__images__dogs": 2},
+    "shards of classes": {"00000__cats": 3, "00000__dogs": 1, "00001__dogs": 3},
+}
+
+
+@pytest.mark.parametrize("layout", CLASSES)
+def test_classes_are_found_at_every_usual_level(layout):
+    names = names_in(**CLASSES[layout])
+    classes, line = found(names)
+    assert classes == by_folder(names, "cats", "dogs")
+    assert "2 classes" in line and f"cats {len(classes[0])}, dogs {len(classes[1])}" in line
+    assert ("merged over" in line) == ("splits" in layout)
+
+
+NONE = {
+    "flat": ({"_": 5}, ""),
+    "one folder": ({"cats": 5}, ""),
+    "one folder of folders": ({"a__b": 5}, ""),
+    "splits alone": ({"train": 5, "test": 2}, "merged over test, train"),
+    "images in splits": ({"train__images": 5, "test__images": 2}, "merged over"),
+    "numbered": ({"_00000": 5, "_00001": 5, "_00002": 1}, "00000, 00001, ... are numbered shards"),
+    "by thousands": ({"_69000": 9, "_00000": 10, "_01000": 10}, "are numbered shards"),
+    "parts": ({"part-1": 50, "part-2": 2}, "part-1, part-2 are numbered shards"),
+    "Shards": ({"Shard_01": 5, "Shard_02": 5}, "are numbered shards"),
+    "many strays": ({"_": 5, "cats": 20, "dogs": 20}, "5 of 45 images are in no class folder"),
+}
+
+
+@pytest.mark.parametrize("layout", NONE)
+def test_other_folders_are_no_classes(layout):
+    folders, reason = NONE[layout]
+    classes, line = found(names_in(**folders))
+    assert classes is None
+    assert reason in line if reason else line == ""
+
+
+NUMBERS = {
+    "digits": [str(digit) for digit in range(10)],
+    "two digits": ["00", "01", "02"],
+    "years": ["1990", "1991", "1992"],
+    "of several lengths": ["0001", "00002"],
+    "one is a word": ["0000", "0001", "none"],
+    "words with numbers": ["class1", "class2"],
+    "part of a word": ["part1", "party"],
+    "one is no split": ["train", "plane", "test"],
+}
+
+
+@pytest.mark.parametrize("layout", NUMBERS)
+def test_numbers_may_be_classes(layout):
+    names = [f"{folder}/{index}.png" for folder in NUMBERS[layout] for index in range(3)]
+    assert found(names)[0] == by_folder(names, *sorted(NUMBERS[layout]))
+
+
+def test_padded_numbers_with_uneven_counts_are_classes():
+    """As the traffic signs of GTSRB, unlike the shards of FFHQ."""
+    assert len(found(names_in(_00000=21, _00001=222, _00002=225, _00003=141))[0]) == 4
+
+
+def test_a_few_strays_stay_in_the_data_without_a_class():
+    names = ["sheet.png", *names_in(cats=20, dogs=20), "z.png"]
+    labels, line = find_classes(names)
+    assert labels.tolist() == [NO_CLASS, *[0] * 20, *[1] * 20, NO_CLASS]
+    assert "2 images in no class folder are used without a class: sheet.png, z.png" in line
+
+
+def test_the_line_is_short_whatever_the_folders_are():
+    names = [f"class{index}/0.png" for index in range(1000)]
+    line = find_classes(names)[1]
+    assert line.startswith("1,000 classes: class0 1, class1 1,") and len(line) < 250
+    assert line.endswith("and 990 more")
+    assert "\n" not in find_classes(names_in(**{"a\nb": 2, "c": 2}))[1]
+
+
+def test_random_trees_are_decided_and_every_image_has_a_label_or_none_has():
+    random = python_random.Random(0)
+    parts = ["train", "test", "0000", "0001", "part1", "part2", "a", "b", "1", "ü"]
+    for _ in range(500):
+        depth, some = random.randint(0, 4), random.sample(parts, random.randint(1, 4))
+        names = [
+            "/".join([*random.choices(some, k=random.randint(0, depth)), f"{index}.png"])
+            for index in range(random.randint(1, 40))
+        ]
+        labels, line = find_classes(names)
+        assert line.count("\n") == 0
+        if labels is not None:
+            assert len(labels) == len(names) and set(labels) - {NO_CLASS} == set(
+                range(max(labels) + 1)
+            )
+            assert (labels == NO_CLASS).mean() <= 0.05 and max(labels) > 0
+
+
+def test_a_folder_is_loaded_with_its_classes_and_says_so(tmp_path, capsys):
+    for value, path in enumerate(["train/cats/a.png", "test/dogs/b.png", "test/cats/c.png"]):
+        file = tmp_path / "p" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), value).save(file)
+    dataset = load_dataset(str(tmp_path / "p"), tmp_path, "8")
+    values = dataset.read(np.arange(3))[:, 0, 0, 0]
+    assert dataset.labels.tolist() == [[0, 1, 0][value] for value in values]
+    line = "p: 2 classes (merged over test, train): cats 2, dogs 1\n"
+    assert capsys.readouterr().err.endswith(line)

@@ -1,0 +1,83 @@
+"""The classes of a folder of images, which are its subfolders' names.
+
+Some subfolders are no classes: a single one around all images, the parts of a data set (`train`,
+`val`, `test`), and numbered shards (`00000`, `01000`, ... or `part-1`, `part-2`, ...). Such a level
+is passed over, and the level below it decides. See `datasets/README.md`.
+"""
+
+import re
+from collections import Counter
+
+import numpy as np
+
+from wgan.errors import one_line
+
+NO_CLASS = -1  # the label of an image in no class folder
+MOST_STRAYS = 0.05  # of all images; if more are in no class folder, the subfolders are no classes
+SHOWN_CLASSES, SHOWN_NAMES = 10, 3
+SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev"}
+SHARD = re.compile(r"(part|shard|chunk|batch|split|fold)[-_ ]?\d+", re.IGNORECASE)
+PADDED = re.compile(r"\d{4,}")
+
+
+def find_classes(names: list[str]) -> tuple[np.ndarray | None, str]:
+    """The label of each image, `(N,)` int64 or None if there are no classes, and one line that
+    says what was found; it is empty if the names, which are relative paths with "/", tell nothing.
+    """
+    rests, passed_over = names, []
+    while True:
+        folders = [rest.partition("/")[0] if "/" in rest else "" for rest in rests]
+        counts = Counter(folders)
+        strays = counts.pop("", 0)
+        note = describe_level(counts)
+        if note is None or not counts:
+            break
+        passed_over += [note] if note else []
+        rests = [rest.partition("/")[2] for rest in rests]
+    reason = "; ".join(passed_over)
+    if not counts:
+        return None, f"no classes ({reason})" if reason else ""
+    some = ", ".join(
+        [name for name, folder in zip(names, folders, strict=True) if not folder][:SHOWN_NAMES]
+    )
+    some += ", ..." if strays > SHOWN_NAMES else ""
+    if strays > MOST_STRAYS * len(names):
+        reason = f"{strays:,} of {len(names):,} images are in no class folder: {some}"
+        return None, f"no classes ({'; '.join([*passed_over, reason])})"
+    numbers = {name: number for number, name in enumerate(sorted(counts))}
+    labels = np.array([numbers.get(folder, NO_CLASS) for folder in folders], np.int64)
+    line = f"{len(counts):,} classes{f' ({reason})' if reason else ''}: {list_classes(counts)}"
+    if strays:
+        line += f"; {strays:,} images in no class folder are used without a class: {some}"
+    return labels, one_line(line)
+
+
+def describe_level(counts: Counter[str]) -> str | None:
+    """Why these folders, with their numbers of images, are no classes; empty for a single folder,
+    None if they are classes."""
+    names = sorted(counts)
+    if len(names) < 2:
+        return ""
+    if all(name.lower() in SPLITS for name in names):
+        return f"merged over {', '.join(names)}"
+    if all(map(SHARD.fullmatch, names)) or are_numbered_shards(counts):
+        return f"{names[0]}, {names[1]}{', ...' if len(names) > 2 else ''} are numbered shards"
+    return None
+
+
+def are_numbered_shards(counts: Counter[str]) -> bool:
+    """Whether all names are numbers of one length, of four or more digits and padded with zeros,
+    and all folders but the last are about equally full. Zero-padded classes, as those of GTSRB,
+    differ more in size."""
+    names = sorted(counts)
+    if not all(map(PADDED.fullmatch, names)) or len({*map(len, names)}) > 1:
+        return False
+    sizes = [counts[name] for name in names[:-1]]
+    return names[0].startswith("0") and 2 * min(sizes) >= max(max(sizes), counts[names[-1]])
+
+
+def list_classes(counts: Counter[str]) -> str:
+    """The classes and their numbers of images; of many, the first ones."""
+    shown = [f"{name} {counts[name]:,}" for name in sorted(counts)[:SHOWN_CLASSES]]
+    more = len(counts) - len(shown)
+    return ", ".join(shown) + (f" and {more:,} more" if more else "")
