@@ -42,7 +42,9 @@ def evaluate(options: argparse.Namespace) -> dict:
     checkpoint = read_any_checkpoint(options.source)
     generator = generator_of(checkpoint, options.source, options.weights, options.device)
     config = stored_config(checkpoint["config"])
-    dataset = load_dataset(config.dataset, config.data_root, config.image_size, config.grey)
+    dataset = load_dataset(
+        config.dataset, config.data_root, config.image_size, config.grey, config.range
+    )
     if dataset.sample_shape != generator.sample_shape:
         raise ValueError(
             f"the run's samples have shape {generator.sample_shape}, but the data set now has "
