@@ -63,7 +63,9 @@ def load_data(config: Config, moved: bool) -> Dataset:
     """The data of a run; if that fails and the user has not said where they moved, the error says
     how to."""
     try:
-        return load_dataset(config.dataset, config.data_root, config.image_size, config.grey)
+        return load_dataset(
+            config.dataset, config.data_root, config.image_size, config.grey, config.range
+        )
     except (ValueError, OSError) as error:
         if moved:
             raise

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from wgan import plots
 from wgan.errors import Parser, one_line
-from wgan.files import write_whole
+from wgan.files import GENERATED, write_whole
 from wgan.sampling import generate, interpolation_frames, load_generator
 
 SUFFIXES = ("", ".npy", ".npz", ".png", ".gif")
@@ -44,8 +44,10 @@ def write_samples(samples: Tensor, target: Path) -> None:
 
 
 def write_images(images: Tensor, folder: Path) -> None:
-    """Write one PNG per image, 000000.png and so on."""
+    """Write one PNG per image, 000000.png and so on, and a mark that keeps the folder out of data
+    sets in folders above it."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / GENERATED).touch()
     bar = tqdm(images, "writing", delay=2, leave=False, disable=None)
     for index, pixels in enumerate(bar):
         image = Image.fromarray(pixels.permute(1, 2, 0).numpy().squeeze())
@@ -53,11 +55,8 @@ def write_images(images: Tensor, folder: Path) -> None:
 
 
 def write_interpolation(generator: nn.Module, seed: int, target: Path) -> None:
-    first, *others = interpolation_frames(generator, seed)
     buffer = io.BytesIO()
-    first.save(
-        buffer, "GIF", save_all=True, append_images=others, duration=FRAME_MILLISECONDS, loop=0
-    )
+    plots.save_gif(interpolation_frames(generator, seed), FRAME_MILLISECONDS, buffer)
     write_whole(target, buffer.getvalue())
 
 
@@ -70,7 +69,8 @@ def check_target(target: Path, interpolate: bool, is_points: bool) -> None:
         raise ValueError(f"--out {target}: use the suffix .gif with --interpolate, and only then")
     if is_points and target.suffix in ("", ".gif"):
         raise ValueError(f"--out {target}: points need .png, .npz or .npy")
-    if not target.suffix and target.exists() and (target.is_file() or any(target.iterdir())):
+    used = target.is_dir() and any(path.name != GENERATED for path in target.iterdir())
+    if not target.suffix and (target.is_file() or used):
         raise ValueError(f"--out {target}: the folder is not empty; choose a new one")
 
 

@@ -24,7 +24,8 @@ def test_every_format_contains_the_same_samples(run, tmp_path):
         assert main([*arguments, "--device", "cpu"]) == 0
     assert np.array_equal(np.load(tmp_path / "a.npy"), expected)
     assert np.array_equal(np.load(tmp_path / "a.npz")["samples"], expected)
-    files = sorted((tmp_path / "folder").iterdir())
+    assert (tmp_path / "folder" / ".generated").exists()
+    files = sorted((tmp_path / "folder").glob("*.png"))
     assert [file.name for file in files] == [f"{index:06d}.png" for index in range(10)]
     assert np.array_equal(np.stack([np.asarray(Image.open(file)) for file in files]), expected)
     grid = np.asarray(Image.open(tmp_path / "a.png"))

@@ -61,6 +61,11 @@ def image_size(value: str) -> str | None:
     return None
 
 
+def value_range(values: tuple[float, float]) -> str | None:
+    low, high = values
+    return None if low < high or low == high == 0 else "must be LOW below HIGH, or 0 0"
+
+
 def zero_or_at_least_10(value: float) -> str | None:
     return None if value == 0 or value >= 10 else "must be 0, or at least 10"
 
@@ -95,6 +100,12 @@ class Config:
         "", "64 or 64x96 (height x width); empty: the set's own, 64 for folders", image_size
     )
     grey: bool = option(False, "convert to one channel")
+    range: tuple[float, float] = option(
+        (0.0, 0.0),
+        "folders of images of more than 8 bits: the values that become black and white; 0 0: the "
+        "smallest and largest of all images",
+        value_range,
+    )
     flip: bool = option(False, "mirror half of the images, left to right")
 
     method: str = option("wgan-gp", ", ".join(METHODS), one_of(METHODS))
@@ -262,6 +273,8 @@ def without_effect(config: Config) -> dict[str, str]:
     entry = DATASETS.get(config.dataset)
     if entry and len(entry.shape) == 1:  # points
         found |= dict.fromkeys(("image_size", "grey", "flip"), f"dataset {config.dataset}")
+    if entry:
+        found["range"] = f"dataset {config.dataset}"  # its images have 8 bits
     if config.optimizer != "adam":
         found["betas"] = f"optimizer {config.optimizer}"
     if config.generator_norm != "batch":

@@ -1,4 +1,4 @@
-"""Atomic writes, and locks between processes."""
+"""Atomic writes, locks between processes, and marks by which this project knows its own output."""
 
 import errno
 import os
@@ -7,6 +7,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from filelock import FileLock
+
+MARK = "drawn by the Wasserstein GAN project"  # in every grid, plot and animation
+GENERATED = ".generated"  # a file in each folder of generated images
 
 
 def write_whole(path: Path, content: bytes) -> None:

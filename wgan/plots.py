@@ -1,12 +1,16 @@
 """Arrays and logs to images: grids, curves, the timelapse, a critic's surface."""
 
 import io
+from collections.abc import Iterable
 from math import ceil
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from wgan.files import MARK
 
 TIMELAPSE_FRAMES = 60
 TIMELAPSE_SIDE = 480  # pixels; together with the number of frames it bounds the file size
@@ -107,9 +111,14 @@ def timelapse(frames: list[Path], target: BinaryIO) -> None:
             image.thumbnail((TIMELAPSE_SIDE, TIMELAPSE_SIDE))
             images.append(image)
     durations = [100] * (len(images) - 1) + [2000]  # milliseconds; longer for the last frame
-    images[0].save(
-        target, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0
-    )
+    save_gif(images, durations, target)
+
+
+def save_gif(frames: Iterable[Image.Image], durations: int | list[int], target: BinaryIO) -> None:
+    """Write an endless animation of frames, which last that many milliseconds."""
+    first, *others = frames
+    options = {"save_all": True, "duration": durations, "loop": 0, "comment": MARK}
+    first.save(target, "GIF", append_images=others, **options)
 
 
 def new_figure(width: float, height: float):
@@ -130,5 +139,7 @@ def to_image(figure) -> Image.Image:
 def png(image: Image.Image) -> bytes:
     """The content of a PNG file."""
     buffer = io.BytesIO()
-    image.save(buffer, "PNG")
+    mark = PngInfo()
+    mark.add_text("Software", MARK)
+    image.save(buffer, "PNG", pnginfo=mark)
     return buffer.getvalue()

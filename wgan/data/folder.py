@@ -4,7 +4,7 @@ The cache of a folder is `<data root>/prepared/<folder>-<shape>-<hash>/`. A hash
 assigns it to one of up to 1,024 buckets, and each bucket is one file:
 
     rows      the bytes (C, H, W) of the readable images, in the order of their names
-    manifest  JSON: which images these are, and why others could not be read
+    manifest  JSON: which images these are, why others could not be read, the ranges of deep images
     footer    the length of the manifest and its SHA-256
 
 If images are added, changed or removed, their buckets are written again; rows of other images are
@@ -12,60 +12,74 @@ copied from the outdated files. The order of the samples is bucket by bucket, so
 only on the files in the folder, and not on when they were added. A file is written under a
 temporary name and never changes: its name contains the manifest's hash, so that a process that
 still reads an outdated file finds the same images in it.
+
+Deep images, of more than 8 bits, need a scale, and all of them have the same: from the smallest to
+the largest of their values. The first deep image stops the decoding until all values are known.
 """
 
 import errno
 import hashlib
-import io
 import json
 import math
 import os
 import shutil
-import stat
 import struct
 import sys
 import threading
 import warnings
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
-from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from filelock import Timeout
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 from tqdm import tqdm
 
 from wgan.data.batches import Dataset, RowReader
 from wgan.data.classes import find_classes
 from wgan.data.downloads import fetch_celeba, find_lsun
-from wgan.data.images import Size, empty_bytes, image_to_bytes, open_image
+from wgan.data.images import (
+    INSTALL_HEIF,
+    Range,
+    Size,
+    empty_bytes,
+    image_to_bytes,
+    is_deep,
+    is_drawn_here,
+    value_range,
+)
+from wgan.data.sources import FolderSource, ImageFile, LsunSource
 from wgan.files import acquire_lock
 
-VERSION = 2  # increase it if the images' bytes change, so that existing caches are made again
+VERSION = 3  # increase it if the images' bytes change, so that existing caches are made again
 IMAGES_PER_BUCKET, MAX_BUCKETS = 16, 1024
 FOOTER = struct.Struct("<Q32s")
 NO_SPACE = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 ADVICE = "Free some space, or use another --data-root or a smaller --image-size"
 DEFAULT_SIZE = (64, 64)
 CELEBA_COUNT = 202_599
+AUTOMATIC = (0.0, 0.0)  # no range was given: take the images' own
+CHECKED_IMAGES, FEW_LEVELS, DARK = 16, 32, 128  # how grey levels are counted, and what is reported
 
 
 # ---------------------------------------------------------------- data sets
 
 
-def load_folder(folder: Path, root: Path, size: Size | None, grey: bool) -> Dataset:
+def load_folder(
+    folder: Path, root: Path, size: Size | None, grey: bool, given_range: Range = AUTOMATIC
+) -> Dataset:
     """Load all images below a folder, with the classes that `find_classes` finds, and print these.
 
     Files that are not images are skipped with a warning. Raises ValueError if no image is left.
+    `given_range` are the values of deep images that become black and white.
     """
     source = FolderSource(folder, leave_out=root / "prepared")
-    images = load_images(source, root, size, grey)
+    images = load_images(source, root, size, grey, given_range)
     labels, line = find_classes(images.names)
     if line:
         print(f"{folder}: {line}", file=sys.stderr)
@@ -88,11 +102,22 @@ def load_lsun(root: Path, size: Size | None, grey: bool) -> Dataset:
 
 
 def load_images(
-    source: "FolderSource | LsunSource", root: Path, size: Size | None, grey: bool
+    source: FolderSource | LsunSource,
+    root: Path,
+    size: Size | None,
+    grey: bool,
+    given_range: Range = AUTOMATIC,
 ) -> "Images":
     """Load all images of a source, with a warning about unreadable ones; ValueError if none is."""
-    images = FolderCache(source, root, size or DEFAULT_SIZE, grey).load()
+    images = FolderCache(source, root, size or DEFAULT_SIZE, grey, given_range).load()
     skipped = images.unreadable
+    if source.left_out:
+        names = ", ".join(source.left_out[:3]) + (", ..." if len(source.left_out) > 3 else "")
+        print(
+            f"{source.path}: left out {len(source.left_out)} of its folders, which contain runs or "
+            f"generated images ({names})",
+            file=sys.stderr,
+        )
     count = len(images.names) + len(skipped)
     if not count:
         raise ValueError(f"the folder {source.path} contains no files: put images there")
@@ -100,92 +125,35 @@ def load_images(
         names = "; ".join(f"{name!r}: {reason}" for name, reason in list(skipped.items())[:3])
         more = "; ..." if len(skipped) > 3 else ""
         print(
-            f"{source.path}: skipped {len(skipped)} of {count} files that are not readable images "
+            f"{source.path}: skipped {len(skipped)} of {count} files that cannot be used "
             f"({names}{more})",
             file=sys.stderr,
         )
     if not images.names:
         raise ValueError(f"none of the {count} files in {source.path} is a readable image")
+    if given_range != AUTOMATIC and images.scale is None:
+        print(f"--range has no effect: all images of {source.path} have 8 bits", file=sys.stderr)
+    report_few_levels(images, source.path)
     return images
 
 
-# ---------------------------------------------------------------- sources
-
-
-class ImageFile(NamedTuple):
-    """An image's name, and the size and time of change that tell whether its file has changed."""
-
-    name: str
-    size: int  # bytes
-    mtime: int  # nanoseconds
-
-
-@dataclass(frozen=True)
-class FolderSource:
-    """All files below a folder except hidden ones and those below `leave_out`."""
-
-    path: Path
-    leave_out: Path | None = None
-
-    def list(self) -> list[ImageFile]:
-        """The files sorted by name, which is the path relative to the folder, with "/"."""
-        found: list[ImageFile] = []
-        # Links are followed, and each folder is entered once, so that a loop of links ends.
-        entered = {os.path.realpath(self.leave_out)} if self.leave_out else set()
-        for path, folders, names in os.walk(self.path, onerror=self.report, followlinks=True):
-            if (real := os.path.realpath(path)) in entered:
-                folders.clear()
-                continue
-            entered.add(real)
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            relative = os.path.relpath(path, self.path)
-            prefix = "" if relative == "." else relative.replace(os.sep, "/") + "/"
-            for name in names:
-                with suppress(OSError):  # removed since it was listed
-                    status = os.stat(f"{path}/{name}")
-                    if stat.S_ISREG(status.st_mode) and not name.startswith("."):
-                        found.append(ImageFile(prefix + name, status.st_size, status.st_mtime_ns))
-        return sorted(found, key=attrgetter("name"))
-
-    def report(self, error: OSError) -> None:
-        if error.filename == str(self.path):
-            raise error
-        print(f"{error.filename} is left out: {error}", file=sys.stderr)
-
-    def open(self, name: str) -> Image.Image:
-        return open_image(self.path / name)
-
-
-@dataclass(frozen=True)
-class LsunSource:
-    """The images in one of LSUN's databases; if the database has changed, all of them have.
-
-    Raises ValueError if the package lmdb is missing or the database cannot be read.
-    """
-
-    path: Path
-
-    @cached_property
-    def database(self):
-        try:
-            import lmdb
-        except ImportError as error:
-            raise ValueError("lsun needs the package lmdb: pip install lmdb") from error
-        try:
-            return lmdb.open(str(self.path), readonly=True, lock=False)
-        except lmdb.Error as error:
-            raise ValueError(f"the database {self.path} cannot be read: {error}") from error
-
-    def list(self) -> list[ImageFile]:
-        status = (self.path / "data.mdb").stat()
-        with self.database.begin() as transaction:
-            keys = list(transaction.cursor().iternext(values=False))
-        names = (key.decode("utf-8", "surrogateescape") for key in keys)
-        return [ImageFile(name, status.st_size, status.st_mtime_ns) for name in names]
-
-    def open(self, name: str) -> Image.Image:
-        with self.database.begin() as transaction:
-            return open_image(io.BytesIO(transaction.get(name.encode("utf-8", "surrogateescape"))))
+def report_few_levels(images: "Images", path: Path) -> None:
+    """Print a warning if the images, as bytes, use few of the 256 grey levels."""
+    some = np.linspace(0, len(images.names) - 1, CHECKED_IMAGES).astype(int)
+    used = np.zeros(256, bool)
+    for index in some:
+        used[images.samples.read([index]).numpy()] = True
+    levels = np.flatnonzero(used)
+    if len(levels) >= FEW_LEVELS or (images.scale is None and levels[-1] >= DARK):
+        return
+    advice = "convert the images so that white is 255"
+    if images.scale is not None:
+        low, high = images.scale
+        advice = f"their values from {low:g} to {high:g} were scaled; use another --range LOW HIGH"
+    print(
+        f"{path}: the images use {len(levels)} of 256 grey levels, up to {levels[-1]}: {advice}",
+        file=sys.stderr,
+    )
 
 
 # ---------------------------------------------------------------- the cache
@@ -193,13 +161,14 @@ class LsunSource:
 
 @dataclass(frozen=True)
 class Images:
-    """The bytes of the readable images, their names, by name why others are unreadable, and a
-    digest of the names and sizes of their files."""
+    """The bytes of the readable images, their names, by name why others are unreadable, a digest of
+    the names and sizes of their files, and the scale of deep images, if there are any."""
 
     samples: RowReader
     names: list[str]
     unreadable: dict[str, str]
     digest: str
+    scale: Range | None = None
 
 
 class Failure(NamedTuple):
@@ -209,12 +178,19 @@ class Failure(NamedTuple):
     transient: bool
 
 
+class UnknownRange(Exception):
+    """A deep image was found whose values are not part of the scale."""
+
+
 @dataclass(frozen=True)
 class Bucket:
-    """The images of a bucket, by name the failures among them, and the bucket's file, if any."""
+    """The images of a bucket, by name the failures among them and the ranges of deep ones (None: no
+    values), the scale of deep ones, and the bucket's file, if any."""
 
     images: list[ImageFile]
     failures: dict[str, Failure]
+    ranges: dict[str, Range | None]
+    scale: Range | None
     path: Path | None = None
 
     @property
@@ -224,14 +200,28 @@ class Bucket:
 
 
 class FolderCache:
-    """The images of a source in one size, kept in files below a data root."""
+    """The images of a source in one size, kept in files below a data root.
 
-    def __init__(self, source: FolderSource | LsunSource, root: Path, size: Size, grey: bool):
+    The scale of deep images is `given_range`, or found from all of them.
+    """
+
+    def __init__(
+        self,
+        source: FolderSource | LsunSource,
+        root: Path,
+        size: Size,
+        grey: bool,
+        given_range: Range = AUTOMATIC,
+    ):
         self.source, self.size, self.grey = source, size, grey
+        self.given_range = None if given_range == AUTOMATIC else tuple(given_range)
+        self.scale = self.given_range
+        self.ranges: dict[ImageFile, Range | None] = {}  # of deep images
         self.shape = (1 if grey else 3, *size)
         self.row_bytes = math.prod(self.shape)
         path, self.shape_text = source.path.resolve(), "x".join(map(str, self.shape))
-        digest = hashlib.sha256(encode(f"{path}\0{self.shape_text}")).hexdigest()
+        key = f"{path}\0{self.shape_text}\0{self.given_range}\0{source.is_output}"
+        digest = hashlib.sha256(encode(key)).hexdigest()
         self.folder = root / "prepared" / f"{path.name[:40]}-{self.shape_text}-{digest[:12]}"
         self.stopped = threading.Event()
         self.known: dict[ImageFile, tuple[Path, int] | Failure] = {}  # in outdated buckets
@@ -272,11 +262,16 @@ class FolderCache:
         """Prepare missing and outdated buckets, and remove the files that are not needed."""
         buckets = group(self.source.list())  # again, as waiting for the lock may take long
         found, outdated = self.find(buckets)
-        missing = {number: buckets[number] for number in buckets if number not in found}
-        if missing:
-            self.known = known_images(outdated)
+        changed = len(found) < len(buckets)
+        while missing := {n: buckets[n] for n in buckets if n not in found}:
+            self.known = self.known_images(outdated)
             self.check_disk(missing, count_images(buckets))
-            found |= self.in_threads(self.write_bucket, missing, count_images(buckets))
+            try:
+                found |= self.in_threads(self.write_bucket, missing, count_images(buckets))
+            except UnknownRange:
+                self.measure(missing)
+                found, outdated = self.find(buckets)
+        if changed:
             needed = {bucket.path for bucket in found.values()} | {self.folder / "lock"}
             for path in set(self.folder.iterdir()) - needed:
                 with suppress(OSError):  # Windows does not remove a file that is being read
@@ -284,23 +279,83 @@ class FolderCache:
         return found
 
     def find(self, buckets: dict[int, list[ImageFile]]) -> tuple[dict[int, Bucket], list[Bucket]]:
-        """The buckets whose files are up to date, by number, and the intact but outdated ones."""
+        """The buckets whose files are up to date, by number, and the intact but outdated ones. This
+        decides the scale of deep images."""
+        intact = self.read_buckets()
+        self.ranges |= {
+            image: bucket.ranges[image.name]
+            for _, bucket in intact
+            if bucket.ranges
+            for image in bucket.images
+            if image.name in bucket.ranges
+        }
+        self.set_scale(buckets)
         found, outdated = {}, []
+        for number, bucket in intact:
+            current = buckets.get(number) == bucket.images and self.has_scale(bucket)
+            if current and not self.can_read_more(bucket):
+                found[number] = bucket
+            else:
+                outdated.append(bucket)
+        return found, outdated
+
+    def read_buckets(self) -> list[tuple[int, Bucket]]:
+        """The numbers and contents of all intact files."""
+        intact = []
         for path in self.folder.glob("*.rows"):
             with suppress(
                 ValueError, OSError, OverflowError, LookupError, TypeError, AttributeError
             ):
-                number, bucket = self.read_bucket(path)
-                if buckets.get(number) == bucket.images and not self.can_read_more(bucket):
-                    found[number] = bucket
-                else:
-                    outdated.append(bucket)
-        return found, outdated
+                intact.append(self.read_bucket(path))
+        return intact
+
+    def has_scale(self, bucket: Bucket) -> bool:
+        """Whether deep images of the bucket, if there are any, have today's scale."""
+        return not bucket.ranges or bucket.scale == self.scale
+
+    def set_scale(self, buckets: dict[int, list[ImageFile]]) -> None:
+        """Decide the scale of deep images from the ranges that are known so far."""
+        if self.given_range is None:
+            files = (image for images in buckets.values() for image in images)
+            known = list(filter(None, map(self.ranges.get, files))) if self.ranges else []
+            lows, highs = zip(*known, strict=True) if known else ([0.0], [0.0])
+            self.scale = (min(lows), max(highs))
+
+    def measure(self, buckets: dict[int, list[ImageFile]]) -> None:
+        """Find the ranges of deep images, except of those in outdated buckets."""
+        message = "found images of more than 8 bits: measuring their values, then starting again"
+        print(message, file=sys.stderr)
+
+        def measure_bucket(number: int, images: list[ImageFile]) -> None:
+            for image in images:
+                if self.stopped.is_set():
+                    raise CancelledError
+                if image not in self.known and image not in self.ranges:
+                    with suppress(Exception), self.source.open(image.name) as opened:
+                        if is_deep(opened):
+                            self.ranges[image] = value_range(opened)
+
+        self.in_threads(measure_bucket, buckets, count_images(buckets), "measuring images")
+
+    def known_images(self, outdated: list[Bucket]) -> dict[ImageFile, tuple[Path, int] | Failure]:
+        """Where the rows of images are in outdated buckets, and why others cannot be read."""
+        known: dict[ImageFile, tuple[Path, int] | Failure] = {}
+        for bucket in outdated:
+            row = 0
+            for image in bucket.images:
+                failure = bucket.failures.get(image.name)
+                if failure is None:
+                    if image.name not in bucket.ranges or bucket.scale == self.scale:
+                        known[image] = (bucket.path, row)
+                    row += 1
+                elif not failure.transient:
+                    known[image] = failure
+        return known
 
     def can_read_more(self, bucket: Bucket) -> bool:
         """Whether an image that could not be read for a transient reason can be read now."""
-        names = (name for name, failure in bucket.failures.items() if failure.transient)
-        results = map(self.decode, names)
+        failed = {name for name, failure in bucket.failures.items() if failure.transient}
+        results = map(self.decode, (image for image in bucket.images if image.name in failed))
         return not all(isinstance(result, Failure) and result.transient for result in results)
 
     def check_disk(self, missing: dict[int, list[ImageFile]], count: int) -> None:
@@ -326,8 +381,10 @@ class FolderCache:
         try:
             with open(temporary, "wb") as file:
                 failures = self.decode_all(images, file.write)
+                ranges = self.ranges_of(images)
                 content = {"bucket": number, "images": images, "failures": failures}
                 content |= {"version": VERSION, "shape": self.shape}
+                content |= {"ranges": ranges, "scale": self.scale if ranges else None}
                 manifest = json.dumps(content).encode()
                 digest = hashlib.sha256(manifest)
                 file.write(manifest + FOOTER.pack(len(manifest), digest.digest()))
@@ -337,7 +394,10 @@ class FolderCache:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-        return Bucket(images, failures, path)
+        return Bucket(images, failures, ranges, self.scale, path)
+
+    def ranges_of(self, images: list[ImageFile]) -> dict[str, Range | None]:
+        return {image.name: self.ranges[image] for image in images if image in self.ranges}
 
     def read_bucket(self, path: Path) -> tuple[int, Bucket]:
         """A bucket's number and content; ValueError if the file is corrupt or of another version.
@@ -356,7 +416,9 @@ class FolderCache:
             raise ValueError(f"{path} is of another version")
         images = [ImageFile(*image) for image in content["images"]]
         failures = {name: Failure(*failure) for name, failure in content["failures"].items()}
-        bucket = Bucket(images, failures, path)
+        ranges = {name: found and tuple(found) for name, found in content["ranges"].items()}
+        scale = content["scale"] and tuple(content["scale"])
+        bucket = Bucket(images, failures, ranges, scale, path)
         if start != len(bucket.names) * self.row_bytes:
             raise ValueError(f"{path} is corrupt")
         return content["bucket"], bucket
@@ -369,6 +431,15 @@ class FolderCache:
 
     def in_memory(self, buckets: dict[int, list[ImageFile]]) -> Images:
         """Decode all images without a cache, in the same order."""
+        try:
+            return self.decode_into_memory(buckets)
+        except UnknownRange:
+            self.measure(buckets)
+            self.set_scale(buckets)
+            self.known = {}  # they may have another scale
+            return self.decode_into_memory(buckets)
+
+    def decode_into_memory(self, buckets: dict[int, list[ImageFile]]) -> Images:
         count = count_images(buckets)
         samples = empty_bytes((count, *self.shape))
         ends = np.cumsum([len(images) for images in buckets.values()])
@@ -376,7 +447,8 @@ class FolderCache:
 
         def decode_bucket(number: int, images: list[ImageFile]) -> Bucket:
             free = iter(rows[number])
-            return Bucket(images, self.decode_all(images, lambda row: np.copyto(next(free), row)))
+            failures = self.decode_all(images, lambda row: np.copyto(next(free), row))
+            return Bucket(images, failures, self.ranges_of(images), self.scale)
 
         decoded = self.in_threads(decode_bucket, buckets, count)
         end = 0
@@ -387,10 +459,11 @@ class FolderCache:
 
     def in_threads(
         self,
-        function: Callable[[int, list[ImageFile]], Bucket],
+        function: Callable[[int, list[ImageFile]], Bucket | None],
         buckets: dict[int, list[ImageFile]],
         count: int,
-    ) -> dict[int, Bucket]:
+        title: str = "preparing images",
+    ) -> dict:
         """Call `function(number, images)` for each bucket, with a progress bar of `count` images.
 
         Threads suffice, because Pillow releases the interpreter lock.
@@ -400,7 +473,7 @@ class FolderCache:
         results = {}
         self.stopped.clear()
         with (
-            tqdm(desc="preparing images", total=count, initial=done, **options) as bar,
+            tqdm(desc=title, total=count, initial=done, **options) as bar,
             # Pillow warns of much that it then reads well; failures are reported by name.
             warnings.catch_warnings(action="ignore"),
             ThreadPoolExecutor(thread_count(), "images") as pool,
@@ -418,14 +491,19 @@ class FolderCache:
     def decode_all(
         self, images: list[ImageFile], write: Callable[[np.ndarray], object]
     ) -> dict[str, Failure]:
-        """Decode images in order, and write those that can be read; returns the failures."""
+        """Decode images in order, and write those that can be read; returns the failures.
+
+        Raises UnknownRange for a deep image whose range is unknown.
+        """
         failures: dict[str, Failure] = {}
         for image in images:
             if self.stopped.is_set():
                 raise CancelledError
             result = self.copy(image)
             if result is None:
-                result = self.decode(image.name)
+                result = self.decode(image)
+            if result is None:
+                raise UnknownRange
             if isinstance(result, Failure):
                 failures[image.name] = result
             else:
@@ -444,13 +522,20 @@ class FolderCache:
         except (OSError, ValueError):  # removed or cut short since it was found
             return None
 
-    def decode(self, name: str) -> np.ndarray | Failure:
-        """The bytes of an image, or why it cannot be read."""
+    def decode(self, file: ImageFile) -> np.ndarray | Failure | None:
+        """The bytes of an image, or why it cannot be read; None if it is deep and its range is
+        unknown."""
         try:
-            with self.source.open(name) as image:
-                return image_to_bytes(image, self.size, self.grey)
-        except UnidentifiedImageError:
-            return Failure("not an image", transient=False)
+            with self.source.open(file.name) as image:
+                if is_drawn_here(image) and not self.source.is_output:
+                    return Failure("drawn by this project", transient=False)
+                if is_deep(image) and file not in self.ranges:
+                    if self.given_range is None:
+                        return None
+                    self.ranges[file] = None
+                return image_to_bytes(image, self.size, self.grey, self.scale)
+        except UnidentifiedImageError as error:
+            return Failure(str(error), transient=str(error) == INSTALL_HEIF)
         except Exception as error:  # decoders raise all kinds of exceptions for broken files
             # Decoders also raise OSError, but only the operating system's have a number.
             transient = isinstance(error, MemoryError) or getattr(error, "errno", None) is not None
@@ -470,26 +555,11 @@ def group(images: list[ImageFile]) -> dict[int, list[ImageFile]]:
     return dict(sorted(buckets.items()))
 
 
-def known_images(outdated: list[Bucket]) -> dict[ImageFile, tuple[Path, int] | Failure]:
-    """Where the rows of images are in outdated buckets, and why others cannot be read."""
-    known: dict[ImageFile, tuple[Path, int] | Failure] = {}
-    for bucket in outdated:
-        row = 0
-        for image in bucket.images:
-            failure = bucket.failures.get(image.name)
-            if failure is None:
-                known[image] = (bucket.path, row)
-                row += 1
-            elif not failure.transient:
-                known[image] = failure
-    return known
-
-
 def count_images(buckets: dict[int, list[ImageFile]]) -> int:
     return sum(len(images) for images in buckets.values())
 
 
-def to_images(samples: RowReader, buckets: Iterable[Bucket]) -> Images:
+def to_images(samples: RowReader, buckets: Collection[Bucket]) -> Images:
     names = [name for bucket in buckets for name in bucket.names]
     digest = hashlib.sha256()
     for bucket in buckets:
@@ -497,7 +567,8 @@ def to_images(samples: RowReader, buckets: Iterable[Bucket]) -> Images:
         digest.update(json.dumps(readable).encode())
     failures = sorted(failure for bucket in buckets for failure in bucket.failures.items())
     unreadable = {name: failure.reason for name, failure in failures}
-    return Images(samples, names, unreadable, digest.hexdigest())
+    scale = next((bucket.scale for bucket in buckets if bucket.ranges), None)
+    return Images(samples, names, unreadable, digest.hexdigest(), scale)
 
 
 def thread_count() -> int:

@@ -1,15 +1,23 @@
 """Images as bytes `(C, H, W)` of one size, from files of any format and from arrays."""
 
+import logging
 import math
 import re
+import struct
+from contextlib import suppress
+from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
+
+from wgan.files import MARK
 
 Size = tuple[int, int]  # height, width
+Range = tuple[float, float]  # the values that become black and white
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as Pillow's mode "L"
 
 
@@ -24,20 +32,130 @@ def parse_image_size(text: str) -> Size | None:
     return height, width
 
 
+# ---------------------------------------------------------------- opening files
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf")  # what the image depends on
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+INSTALL_HEIF = "HEIC: install pillow-heif"
+BITS, BANDS, SAMPLE_FORMAT, NO_DATA = 258, 277, 339, 42113  # TIFF tags
+UNSIGNED, SIGNED, FLOAT = 1, 2, 3  # values of SAMPLE_FORMAT
+BIG_TIFF = (b"\x00\x2b", b"\x2b\x00")
+
+
 def open_image(source: Path | BinaryIO) -> Image.Image:
-    """Open without decoding. EPS and WMF are refused: Pillow runs another program to draw them."""
+    """Open an image; PNG files are decoded, others are not yet.
+
+    Broken or large metadata of a PNG file is ignored. UnidentifiedImageError, which says what the
+    file is, if Pillow does not read it.
+    """
+    try:
+        return open_with_pillow(source)
+    except Exception as error:
+        content = read_start(source, len(PNG_SIGNATURE))
+        if content == PNG_SIGNATURE:
+            return open_with_pillow(BytesIO(without_metadata(read_start(source))))
+        if isinstance(error, UnidentifiedImageError):
+            raise UnidentifiedImageError(describe_unreadable(source)) from error
+        raise
+
+
+def open_with_pillow(source: Path | BinaryIO) -> Image.Image:
+    """EPS and WMF are refused: Pillow runs another program to draw them."""
+    register_formats()
+    image = Image.open(source, formats=[name for name in Image.OPEN if name not in ("EPS", "WMF")])
+    if image.format == "PNG":  # metadata may also follow the pixels
+        try:
+            image.load()
+        except BaseException:
+            image.close()
+            raise
+    return image
+
+
+@cache
+def register_formats() -> None:
+    """Let Pillow read all its formats, and HEIC if pillow-heif is installed."""
     Image.init()
-    return Image.open(source, formats=[name for name in Image.OPEN if name not in ("EPS", "WMF")])
+    logging.getLogger("PIL").addHandler(logging.NullHandler())  # failures are reported by name
+    with suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
 
 
-def image_to_bytes(image: Image.Image, size: Size, grey: bool) -> np.ndarray:
+def read_start(source: Path | BinaryIO, size: int = -1) -> bytes:
+    if isinstance(source, Path):
+        with open(source, "rb") as file:
+            return file.read(size)
+    source.seek(0)
+    return source.read(size)
+
+
+def without_metadata(png: bytes) -> bytes:
+    """A PNG file without its text, colour profiles and whatever else is not needed to draw it."""
+    kept, start = [PNG_SIGNATURE], len(PNG_SIGNATURE)
+    while start + 8 <= len(png):
+        length, kind = struct.unpack_from(">I4s", png, start)
+        end = start + 12 + length  # with the length, the kind and a checksum
+        if kind in PNG_CHUNKS:
+            kept.append(png[start:end])
+        start = end
+    return b"".join(kept)
+
+
+def describe_unreadable(source: Path | BinaryIO) -> str:
+    """What a file is that Pillow does not read."""
+    start = read_start(source, 16)
+    if start[4:8] == b"ftyp" and start[8:12] in HEIC_BRANDS and "HEIF" not in Image.OPEN:
+        return INSTALL_HEIF
+    with suppress(Exception):  # not a TIFF file, or a broken one
+        return describe_tiff(source, start)
+    return "not an image"
+
+
+def describe_tiff(source: Path | BinaryIO, start: bytes) -> str:
+    """The values of a TIFF file that Pillow does not read; an error if it is no such file."""
+    tags = TiffImagePlugin.ImageFileDirectory_v2(start if start[2:4] in BIG_TIFF else start[:8])
+    file = BytesIO(read_start(source))
+    file.seek(tags.next)
+    tags.load(file)
+    bits, bands = max(tags[BITS]), tags.get(BANDS, 1)
+    if bits <= 8 and bands <= 4:
+        raise ValueError("a broken file of a kind that Pillow reads")
+    kind = {UNSIGNED: "integers", SIGNED: "signed integers", FLOAT: "floats"}.get(
+        tags.get(SAMPLE_FORMAT, (UNSIGNED,))[0], "complex numbers"
+    )
+    advice = "32-bit floats" if bits == 32 else "32 bits"
+    if bands > 1:
+        kind, advice = f"{kind} in {bands} bands", "1 or 3 bands of 8 bits"
+    return f"{bits}-bit {kind}, which Pillow does not read: convert to {advice}"
+
+
+def is_drawn_here(image: Image.Image) -> bool:
+    """Whether this project drew the image, as a grid, a plot or an animation."""
+    marks = image.info.get("Software"), image.info.get("comment")  # PNG, GIF
+    return MARK in marks or MARK.encode() in marks
+
+
+# ---------------------------------------------------------------- images to bytes
+
+
+def image_to_bytes(
+    image: Image.Image, size: Size, grey: bool, scale: Range | None = None
+) -> np.ndarray:
     """Convert an image, or the first frame of an animation, to bytes `(C, H, W)`, upright.
 
-    The shorter side is resized and the centre cropped.
+    The shorter side is resized and the centre cropped. A deep image needs a scale.
     """
     # JPEG files are decoded at the smallest eighth that still covers the size, many times faster.
     image.draft(None, (2 * max(size), 2 * max(size)))
-    image = flatten_modes(ImageOps.exif_transpose(image)).convert("L" if grey else "RGB")
+    image.load()
+    turn = find_rotation(image)
+    image = scaled(image, scale) if is_deep(image) else over_white(image)
+    image = image.convert("L" if grey else "RGB")
+    if turn is not None:
+        image = image.transpose(turn)
     (height, width), (top, left) = resize_then_crop((image.height, image.width), size)
     scale_x, scale_y = image.width / width, image.height / height
     box = (
@@ -50,20 +168,84 @@ def image_to_bytes(image: Image.Image, size: Size, grey: bool) -> np.ndarray:
     return np.ascontiguousarray(np.atleast_3d(np.asarray(image)).transpose(2, 0, 1))
 
 
-def flatten_modes(image: Image.Image) -> Image.Image:
-    """Draw transparent images over white; convert 16 bits, 32 bits and floats to 8 bits."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        values = np.asarray(image).astype(np.float64)
-        if image.mode == "F":  # no fixed range: the image's own
-            low, high = values.min(), values.max()
-            values = (values - low) * (255 / (high - low) if high > low else 0)
-        else:  # Pillow also uses "I" for 16 bits; larger values have 31 bits and a sign
-            values = values / (256 if values.max() < 2**16 else 2**23)
-        return Image.fromarray(values.clip(0, 255).astype(np.uint8))
+Transpose = Image.Transpose
+TURNS = {  # by the value of EXIF's orientation
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+
+
+def find_rotation(image: Image.Image) -> Image.Transpose | None:
+    """How to turn an image upright by its EXIF data; None if they are missing or broken."""
+    with suppress(Exception):
+        return TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    return None
+
+
+def over_white(image: Image.Image) -> Image.Image:
+    """The image over a white background if it is transparent."""
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image
+
+
+# ---------------------------------------------------------------- more than 8 bits
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether the values of an image need a scale: more than 8 bits, signed, or floats."""
+    signed = image.mode == "L" and sample_format(image) == SIGNED
+    return image.mode in ("I", "F") or image.mode.startswith("I;16") or signed
+
+
+def sample_format(image: Image.Image) -> int | None:
+    """UNSIGNED, SIGNED or FLOAT in a TIFF file; None in others."""
+    tags = getattr(image, "tag_v2", None)
+    return None if tags is None else tags.get(SAMPLE_FORMAT, (UNSIGNED,))[0]
+
+
+def value_range(image: Image.Image) -> Range | None:
+    """The smallest and largest value of a deep image, and 0 in place of positive smallest integers;
+    None if it has no values."""
+    values = deep_values(image)
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return None
+    low, high = float(values.min()), float(values.max())
+    return (low if image.mode == "F" else min(low, 0.0)), high
+
+
+def scaled(image: Image.Image, scale: Range) -> Image.Image:
+    """A deep image in 8 bits: the scale's ends become 0 and 255, and pixels without a value 0."""
+    low, high = scale
+    values = (deep_values(image) - low) * (255 / (high - low) if high > low else 0)
+    return Image.fromarray(np.nan_to_num(values).clip(0, 255).round().astype(np.uint8))
+
+
+def deep_values(image: Image.Image) -> np.ndarray:
+    """The values `(H, W)` of a deep image, float64, and NaN where it has none."""
+    values = np.asarray(image)
+    if image.mode == "I" and sample_format(image) == UNSIGNED:
+        values = values.view(np.uint32)  # Pillow has no mode for them
+    elif image.mode.startswith("I;16") and image.format == "FITS":
+        values = values.view(np.int16)
+    elif image.mode == "L":
+        values = values.view(np.int8)
+    floats = values.astype(np.float64)
+    floats[~np.isfinite(floats)] = np.nan
+    with suppress(ValueError, TypeError):  # no number
+        no_data = float(getattr(image, "tag_v2", {}).get(NO_DATA, "nan"))
+        floats[floats == (float(np.float32(no_data)) if image.mode == "F" else no_data)] = np.nan
+    return floats
+
+
+# ---------------------------------------------------------------- arrays
 
 
 def fit_images(images: np.ndarray, size: Size | None, grey: bool) -> np.ndarray:

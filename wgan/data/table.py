@@ -11,9 +11,9 @@ from pathlib import Path
 
 from wgan.data.batches import Dataset
 from wgan.data.downloads import load_cifar10, load_fashion_mnist, load_mnist
-from wgan.data.folder import load_celeba, load_folder, load_lsun
+from wgan.data.folder import AUTOMATIC, load_celeba, load_folder, load_lsun
 from wgan.data.glyphs import load_glyphs
-from wgan.data.images import Size, parse_image_size
+from wgan.data.images import Range, Size, parse_image_size
 from wgan.data.points import load_grid, load_ring, load_swissroll
 
 
@@ -51,15 +51,21 @@ DATASETS = {
 
 
 def load_dataset(
-    name: str, root: str | Path = "datasets", image_size: str = "", grey: bool = False
+    name: str,
+    root: str | Path = "datasets",
+    image_size: str = "",
+    grey: bool = False,
+    given_range: Range = AUTOMATIC,
 ) -> Dataset:
     """Load the data set called `name`, or the folder of images at that path.
 
     `image_size` is "64" or "64x96" (height x width), or empty for the data set's own size. The
     shorter side is resized and the centre cropped. Points ignore `image_size` and `grey`.
+    `given_range` are the values that become black and white in a folder's images of more than 8
+    bits; (0, 0): the smallest and largest of all.
     Raises ValueError if the data set is unknown, unavailable or empty.
     """
-    return find_dataset(name).load(Path(root), parse_image_size(image_size), grey)
+    return find_dataset(name, given_range).load(Path(root), parse_image_size(image_size), grey)
 
 
 def sample_shape(name: str, image_size: str = "", grey: bool = False) -> tuple[int, ...]:
@@ -73,13 +79,14 @@ def sample_shape(name: str, image_size: str = "", grey: bool = False) -> tuple[i
     return (1 if grey else shape[0], *(size or shape[1:]))
 
 
-def find_dataset(name: str) -> DatasetEntry:
+def find_dataset(name: str, given_range: Range = AUTOMATIC) -> DatasetEntry:
     """The table's entry, or one for the folder at that path; ValueError if there is neither."""
     if name in DATASETS:
         return DATASETS[name]
     folder = Path(name)
     if name and folder.is_dir():
-        return DatasetEntry(partial(load_folder, folder), "a folder of images", (3, 64, 64))
+        load = partial(load_folder, folder, given_range=given_range)
+        return DatasetEntry(load, "a folder of images", (3, 64, 64))
     close = get_close_matches(name, DATASETS, 1)
     hint = f" (did you mean {close[0]}?)" if close else ""
     reason = "it is a file, not a folder" if folder.exists() else "there is no such folder"

@@ -1,17 +1,21 @@
 """Images of every kind, files that are not images, and arrays."""
 
+import struct
+import sys
+import types
+
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin, TiffImagePlugin
 
-from wgan.data.images import fit_images, parse_image_size
+from wgan.data.images import NO_DATA, fit_images, open_image, parse_image_size, register_formats
 from wgan.data.table import load_dataset
 
 RED, GREY = (200, 50, 0), 100
 
 
-def load(folder, size, grey=False) -> np.ndarray:
-    dataset = load_dataset(str(folder), image_size=size, grey=grey)
+def load(folder, size, grey=False, **options) -> np.ndarray:
+    dataset = load_dataset(str(folder), folder.parent / "root", size, grey, **options)
     return dataset.read(np.arange(len(dataset))).numpy()
 
 
@@ -41,7 +45,7 @@ def save_mixed_images(folder):
 
 def test_every_kind_of_image_becomes_its_colour(tmp_path):
     expected = save_mixed_images(tmp_path / "p")
-    samples = load(tmp_path / "p", "16")
+    samples = load(tmp_path / "p", "16", given_range=(0, 65535))
     assert samples.shape == (len(expected), 3, 16, 16)
     for sample, name in zip(samples, sorted(expected), strict=True):
         # JPEG and WebP round colours, CMYK a little more.
@@ -54,23 +58,214 @@ def test_grey_has_one_channel(tmp_path):
     assert samples.shape[1:] == (1, 16, 24)
 
 
-def test_floats_keep_their_own_range(tmp_path):
-    ramp = np.linspace(-5, 5, 32, dtype=np.float32)[None].repeat(32, 0)
-    Image.fromarray(ramp).save(tmp_path / "float.tiff")
-    sample = load(tmp_path, "32")[0, 0]
-    assert sample[0, 0] == 0
-    assert sample[0, -1] == 255
+# ---------------------------------------------------------------- more than 8 bits
 
 
-def test_exif_rotation_is_undone(tmp_path):
+RAMP = np.tile(np.linspace(0, 1, 32), (32, 1))
+
+
+def save_all(folder, *arrays, suffix="tif", **options):
+    folder.mkdir(exist_ok=True)
+    for index, array in enumerate(arrays):
+        Image.fromarray(array).save(folder / f"{index}.{suffix}", **options)
+    return folder
+
+
+def save_tiff(path, array, sample_format, bands=1):
+    """A TIFF file of any type of values, also of those that Pillow does not write."""
+    bits, offset = 8 * array.itemsize, 8 + 2 + 9 * 12 + 4
+    bits_tag = (3, bands, bits | bits << 16 if bands <= 2 else offset)
+    rows, width = array.shape[0], array.shape[1]
+    lists = struct.pack(f"<{bands}H", *[bits] * bands) if bands > 2 else b""
+    tags = {256: (4, 1, width), 257: (4, 1, rows), 258: bits_tag, 259: (3, 1, 1), 262: (3, 1, 1)}
+    tags |= {273: (4, 1, offset + len(lists)), 277: (3, 1, bands), 279: (4, 1, array.nbytes)}
+    tags |= {339: (3, 1, sample_format)}
+    entries = b"".join(struct.pack("<HHII", tag, *value) for tag, value in tags.items())
+    header = b"II*\0" + struct.pack("<IH", 8, len(tags))
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(header + entries + bytes(4) + lists + array.tobytes())
+
+
+@pytest.mark.parametrize("suffix", ["tif", "png"])
+@pytest.mark.parametrize("top", [1023, 4095, 65535])
+def test_the_brightest_integer_of_a_set_becomes_white(top, suffix, tmp_path):
+    arrays = [(RAMP * value).astype(np.uint16) for value in (top, top // 2)]
+    first, second = load(save_all(tmp_path / "p", *arrays, suffix=suffix), "32", True)[:, 0]
+    assert first[0, 0] == second[0, 0] == 0
+    assert first[0, -1] == 255
+    assert second[0, -1] == 127  # not stretched by itself
+    assert len(np.unique(first)) == 32
+
+
+@pytest.mark.parametrize(
+    ("array", "sample_format"),
+    [
+        ((RAMP * 2000 - 1000).astype(np.int16), 2),
+        ((RAMP * 200 - 100).astype(np.int8), 2),
+        ((RAMP * 3e9 - 1.5e9).astype(np.int32), 2),
+        ((RAMP * 4e9).astype(np.uint32), 1),
+        ((RAMP / 7 - 3).astype(np.float32), 3),
+    ],
+)
+def test_signed_and_large_values_keep_their_order(array, sample_format, tmp_path):
+    save_tiff(tmp_path / "p" / "a.tif", array, sample_format)
+    sample = load(tmp_path / "p", "32", True)[0, 0]
+    assert np.abs(sample - 255 * RAMP).max() <= 2
+
+
+def test_integers_start_at_zero_and_floats_at_their_smallest(tmp_path):
+    for kind, darkest in ((np.uint16, 128), (np.float32, 0)):
+        array = (1000 + 1000 * RAMP).astype(kind)
+        sample = load(save_all(tmp_path / kind.__name__, array), "32", True)[0, 0]
+        assert (sample[0, 0], sample[0, -1]) == (darkest, 255)
+
+
+@pytest.mark.parametrize("no_data", ["-9999", "-3.40282346600000016e+38", "5e4"])
+def test_pixels_without_a_value_are_black_and_do_not_count(no_data, tmp_path):
+    array = (100 + 50 * RAMP).astype(np.float32)
+    array[0, 20:24] = np.nan, np.inf, -np.inf, float(no_data)
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[NO_DATA] = no_data
+    sample = load(save_all(tmp_path / "p", array, tiffinfo=tags), "32", True)[0, 0]
+    assert sample[0, 20:24].tolist() == [0] * 4
+    assert np.abs(sample[1] - 255 * RAMP[1]).max() <= 1
+
+
+def test_a_given_range_is_kept_and_has_a_cache_of_its_own(tmp_path, capsys):
+    folder = save_all(tmp_path / "p", (RAMP * 100 + 50).astype(np.float32))
+    for _ in range(2):
+        assert load(folder, "32", True, given_range=(0, 300))[0, 0, 0, -1] == 128  # of 150
+        assert load(folder, "32", True, given_range=(60, 100))[0, 0, 0, [0, -1]].tolist() == [
+            0,
+            255,
+        ]
+        assert load(folder, "32", True)[0, 0, 0, [0, -1]].tolist() == [0, 255]
+    assert "has no effect" not in capsys.readouterr().err
+    bytes_only = save_all(tmp_path / "q", (RAMP * 255).astype(np.uint8))
+    load(bytes_only, "32", given_range=(0, 300))
+    assert "--range has no effect: all images" in capsys.readouterr().err
+
+
+def test_few_grey_levels_are_reported(tmp_path, capsys):
+    outlier = np.zeros((32, 32), np.uint16)
+    outlier[0, 0], outlier[0, 1] = 60_000, 300
+    dark = (RAMP * 15).astype(np.uint8)  # as 12 bits in 16 become where Pillow drops the last 8
+    two_tone, photo = (RAMP > 0.5).astype(np.uint8) * 255, (np.arange(1024).reshape(32, 32) % 90)
+    expected = {"outlier": (outlier, "from 0 to 60000"), "dark": (dark, "up to 15: convert")}
+    expected |= {"two_tone": (two_tone, None), "photo": (photo.astype(np.uint8), None)}
+    for name, (array, text) in expected.items():
+        load(save_all(tmp_path / name, array), "32")
+        printed = capsys.readouterr().err
+        assert ("of 256 grey levels" in printed) == (text is not None), name
+        assert (text or "") in printed
+
+
+# ---------------------------------------------------------------- what Pillow does not read
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_files_that_pillow_does_not_read_are_named_for_what_they_are(tmp_path):
+    save_tiff(tmp_path / "doubles.tif", RAMP, 3)
+    save_tiff(tmp_path / "halves.tif", RAMP.astype(np.float16), 3)
+    save_tiff(tmp_path / "bands.tif", np.zeros((9, 9, 7), np.uint16), 1, bands=7)
+    save_tiff(tmp_path / "odd.tif", RAMP.astype(np.uint8), 3)
+    (tmp_path / "phone.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    (tmp_path / "broken.tif").write_bytes(b"II*\0garbage")
+    (tmp_path / "text.tif").write_bytes(b"II, she said, is not an image")
+    expected = {
+        "doubles.tif": "64-bit floats, which Pillow does not read: convert to 32 bits",
+        "halves.tif": "16-bit floats, which Pillow does not read",
+        "bands.tif": "16-bit integers in 7 bands, which Pillow does not read",
+        "phone.jpg": "HEIC: install pillow-heif",
+        "odd.tif": "not an image",
+        "broken.tif": "not an image",
+        "text.tif": "not an image",
+    }
+    for name, text in expected.items():
+        with pytest.raises(OSError, match=f"^{text}"):
+            open_image(tmp_path / name)
+
+
+def test_heic_is_read_once_pillow_heif_is_installed(tmp_path, monkeypatch):
+    """A stand-in for the package, which reads every HEIC file as a red square."""
+
+    class Opener(Image.Image):
+        format = "HEIF"
+
+        def __init__(self, file, name):
+            super().__init__()
+            red = Image.new("RGB", (9, 9), "red")
+            self._mode, self._size, self.im = red.mode, red.size, red.im
+
+    package = types.ModuleType("pillow_heif")
+    package.register_heif_opener = lambda: Image.register_open(
+        "HEIF", Opener, lambda start: start[4:12] == b"ftypheic"
+    )
+    monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
+    monkeypatch.setattr(Image, "ID", list(Image.ID))
+    folder = save_all(tmp_path / "p", np.full((9, 9, 3), 255, np.uint8))
+    (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    register_formats.cache_clear()
+    assert len(load(folder, "8")) == 1
+    monkeypatch.setitem(sys.modules, "pillow_heif", package)
+    register_formats.cache_clear()
+    try:
+        assert load(folder, "8")[:, :, 4, 4].tolist() == [[255, 255, 255], [255, 0, 0]]
+    finally:
+        register_formats.cache_clear()
+
+
+# ---------------------------------------------------------------- metadata
+
+
+def test_broken_or_large_metadata_does_not_drop_an_image(tmp_path):
+    image, folder = Image.new("RGB", (20, 20), RED), tmp_path / "p"
+    folder.mkdir()
+    exif = {"words": b"garbage", "cut": b"Exif\0\0II*\0", "far": b"Exif\0\0II*\0\xff\xff\xff\x7f"}
+    for name, content in exif.items():
+        for suffix in ("png", "webp", "jpg"):
+            image.save(folder / f"{name}.{suffix}", exif=content)
+    large = PngImagePlugin.PngInfo()
+    large.add_text("k", "x" * (PngImagePlugin.MAX_TEXT_CHUNK + 1), zip=True)
+    image.save(folder / "text.png", pnginfo=large)
+    image.save(folder / "profile.png", icc_profile=bytes(2 * PngImagePlugin.MAX_TEXT_CHUNK))
+    content = (folder / "text.png").read_bytes()
+    chunk = content[content.index(b"zTXt") - 4 : content.index(b"IDAT") - 4]
+    (folder / "end.png").write_bytes(content.replace(chunk, b"")[:-12] + chunk + content[-12:])
+    (folder / "checksum.png").write_bytes(content.replace(chunk, chunk[:-4] + bytes(4)))
+    samples = load(folder, "8")
+    assert len(samples) == len(list(folder.iterdir())) == 13
+    assert np.abs(samples - np.array(RED)[:, None, None]).max() <= 4
+
+
+def test_pixels_are_not_made_up_where_a_png_file_is_broken(tmp_path, random):
+    folder = save_all(tmp_path / "p", random.integers(0, 256, (20, 20, 3)).astype(np.uint8))
+    large = PngImagePlugin.PngInfo()
+    large.add_text("k", "x" * (PngImagePlugin.MAX_TEXT_CHUNK + 1), zip=True)
+    Image.open(folder / "0.tif").save(folder / "1.png", pnginfo=large)
+    content = (folder / "1.png").read_bytes()
+    (folder / "cut.png").write_bytes(content[:-100])
+    middle = content.index(b"IDAT") + 50
+    (folder / "flip.png").write_bytes(content[:middle] + b"\0\1" + content[middle + 2 :])
+    assert len(load(folder, "8")) == 2
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation_is_undone(orientation, suffix, tmp_path):
     pixels = np.zeros((32, 32, 3), np.uint8)
-    pixels[:16] = 255  # bright above
+    pixels[:16, :, 0] = pixels[:, :16, 1] = 255  # red above, green on the left
+    stored = {1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud}
+    stored |= {5: lambda a: a.swapaxes(0, 1), 6: np.rot90, 8: lambda a: np.rot90(a, -1)}
+    stored[7] = lambda a: np.rot90(a, 2).swapaxes(0, 1)
     exif = Image.Exif()
-    exif[0x0112] = 3  # stored upside down
-    Image.fromarray(pixels[::-1].copy()).save(tmp_path / "rotated.png", exif=exif)
-    sample = load(tmp_path, "32")[0]
-    assert sample[:, :14].min() > 250
-    assert sample[:, 18:].max() < 5
+    exif[0x0112] = orientation
+    image = Image.fromarray(stored[orientation](pixels).copy())
+    (tmp_path / "p").mkdir()
+    image.save(tmp_path / "p" / f"a.{suffix}", exif=exif, quality=95)
+    difference = load(tmp_path / "p", "32")[0].transpose(1, 2, 0).astype(int) - pixels
+    assert np.abs(difference).mean() < 12  # of JPEG and WebP at edges
 
 
 def test_an_animation_gives_its_first_frame(tmp_path):

@@ -1,0 +1,131 @@
+"""Where images come from: the files below a folder, or a database of LSUN."""
+
+import io
+import os
+import stat
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from operator import attrgetter
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from wgan.data.images import open_image
+from wgan.files import GENERATED
+
+# A folder with the first and one of the others is a run's.
+RUN_FILES = ("config.toml", "log.csv", "checkpoint.pt", "checkpoint.previous.pt", "best.pt")
+
+
+class ImageFile(NamedTuple):
+    """An image's name, and the size and time of change that tell whether its file has changed."""
+
+    name: str
+    size: int  # bytes
+    mtime: int  # nanoseconds
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """All files below a folder except hidden ones, those below `leave_out` and, unless the folder
+    itself is part of them, this project's runs and generated images."""
+
+    path: Path
+    leave_out: Path | None = None
+    left_out: list[str] = field(default_factory=list)  # runs and generated images, once listed
+
+    @cached_property
+    def is_output(self) -> bool:
+        """Whether the folder is part of this project's output. The user named it, so it is used."""
+        path = self.path.resolve()
+        return any(map(is_output_folder, (path, *path.parents)))
+
+    def list(self) -> list[ImageFile]:
+        """The files sorted by name, which is the path relative to the folder, with "/"."""
+        found: list[ImageFile] = []
+        self.left_out.clear()
+        # Links are followed, and each folder is entered once, so that a loop of links ends.
+        entered = {os.path.realpath(self.leave_out)} if self.leave_out else set()
+        for path, folders, names in os.walk(self.path, onerror=self.report, followlinks=True):
+            if (real := os.path.realpath(path)) in entered:
+                folders.clear()
+                continue
+            entered.add(real)
+            if not self.is_output and is_output(set(names).__contains__):
+                self.left_out.append(os.path.relpath(path, self.path))
+                folders.clear()
+                continue
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            relative = os.path.relpath(path, self.path)
+            prefix = "" if relative == "." else relative.replace(os.sep, "/") + "/"
+            for name in names:
+                if not name.startswith("."):
+                    found += stat_file(f"{path}/{name}", prefix + name)
+        return sorted(found, key=attrgetter("name"))
+
+    def report(self, error: OSError) -> None:
+        if error.filename == str(self.path):
+            raise error
+        print(f"{error.filename} is left out: {error}", file=sys.stderr)
+
+    def open(self, name: str) -> Image.Image:
+        return open_image(self.path / name)
+
+
+def stat_file(path: str, name: str) -> list[ImageFile]:
+    """The file at that path; none if it is not a regular file, or was removed since it was listed.
+
+    A link to nothing and what cannot be examined are files, too, so that they are reported.
+    """
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        removed = isinstance(error, FileNotFoundError) and not os.path.islink(path)
+        return [] if removed else [ImageFile(name, 0, 0)]
+    regular = stat.S_ISREG(status.st_mode)
+    return [ImageFile(name, status.st_size, status.st_mtime_ns)] if regular else []
+
+
+def is_output_folder(path: Path) -> bool:
+    return is_output(lambda name: os.path.exists(path / name))
+
+
+def is_output(has: Callable[[str], bool]) -> bool:
+    """Whether a folder is a run's or was written by generate.py, if it has the files it says."""
+    return has(GENERATED) or (has(RUN_FILES[0]) and any(map(has, RUN_FILES[1:])))
+
+
+@dataclass(frozen=True)
+class LsunSource:
+    """The images in one of LSUN's databases; if the database has changed, all of them have.
+
+    Raises ValueError if the package lmdb is missing or the database cannot be read.
+    """
+
+    path: Path
+    is_output, left_out = False, ()
+
+    @cached_property
+    def database(self):
+        try:
+            import lmdb
+        except ImportError as error:
+            raise ValueError("lsun needs the package lmdb: pip install lmdb") from error
+        try:
+            return lmdb.open(str(self.path), readonly=True, lock=False)
+        except lmdb.Error as error:
+            raise ValueError(f"the database {self.path} cannot be read: {error}") from error
+
+    def list(self) -> list[ImageFile]:
+        status = (self.path / "data.mdb").stat()
+        with self.database.begin() as transaction:
+            keys = list(transaction.cursor().iternext(values=False))
+        names = (key.decode("utf-8", "surrogateescape") for key in keys)
+        return [ImageFile(name, status.st_size, status.st_mtime_ns) for name in names]
+
+    def open(self, name: str) -> Image.Image:
+        with self.database.begin() as transaction:
+            return open_image(io.BytesIO(transaction.get(name.encode("utf-8", "surrogateescape"))))
