@@ -7,9 +7,11 @@ whose encoding lacks a character must not end hours of training.
 import errno
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import TextIO
+
+from wgan.errors import BadInput, one_line
 
 TEMPORARY = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EAGAIN, errno.EINTR)
 
@@ -88,3 +90,20 @@ def safe_output() -> Iterator[None]:
             stack.callback(safe.close_safely)
             stack.enter_context(redirect_stdout(safe))
         yield
+
+
+def run_script(run: Callable[[], None]) -> int:
+    """Run a command whose output never ends it; the exit code: 0 done, 2 bad input, 130 Ctrl-C.
+
+    Bad input is a ValueError or an OSError, reported in one line.
+    """
+    with safe_output():
+        try:
+            run()
+        except (ValueError, OSError) as error:
+            print(f"error: {one_line(error)}", file=sys.stderr)
+            return BadInput.exit_code
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+    return 0
