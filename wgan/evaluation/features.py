@@ -45,7 +45,7 @@ def choose_features(
     """
     if choice == "classifier" and dataset.labels is None:
         raise ValueError("a classifier needs a data set with labels: use --features inception")
-    if choice == "inception" or (choice == "auto" and inception_is_downloaded()):
+    if choice == "inception" or (choice == "auto" and inception_files()):
         return InceptionFeatures(device)
     if dataset.labels is None:
         return None
@@ -64,7 +64,7 @@ def in_chunks(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 class InceptionFeatures:
     """The 2048 pooled features of the Inception network that defines FID (Heusel et al. 2017).
 
-    The weights (91 MB) are downloaded once; OSError if that fails.
+    The weights (91 MB) are downloaded once; OSError if that fails, ValueError if they are damaged.
     """
 
     name = "Inception"
@@ -72,7 +72,16 @@ class InceptionFeatures:
     def __init__(self, device: torch.device):
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-        network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
+        try:
+            network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
+        except OSError:
+            raise
+        except Exception as error:  # a damaged file may contain anything
+            names = ", ".join(map(str, inception_files())) or "them"
+            raise ValueError(
+                f"Inception's weights cannot be read ({type(error).__name__}: {error}): remove "
+                f"{names}, and they are downloaded again, or use --features classifier"
+            ) from error
         self.network, self.device = network.to(device).eval(), device
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -82,8 +91,9 @@ class InceptionFeatures:
         )
 
 
-def inception_is_downloaded() -> bool:
-    return any(Path(torch.hub.get_dir(), "checkpoints").glob("weights-inception-2015-12-05*.pth"))
+def inception_files() -> list[Path]:
+    folder = Path(torch.hub.get_dir(), "checkpoints")
+    return list(folder.glob("weights-inception-2015-12-05*.pth"))
 
 
 # ---------------------------------------------------------------- the classifier

@@ -181,3 +181,19 @@ def test_features_are_chosen_by_what_exists(tmp_path, cpu, hub, fake_inception):
 def test_inception_sees_grey_images_as_three_equal_channels(cpu, fake_inception):
     images = torch.full((2, 1, 4, 4), 7, dtype=torch.uint8)
     assert InceptionFeatures(cpu)(images).tolist() == [[7, 7, 7]] * 2
+
+
+def test_damaged_weights_of_inception_are_named(cpu, hub, monkeypatch):
+    from torch_fidelity import feature_extractor_inceptionv3
+
+    file = hub / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"cut short")
+    monkeypatch.setattr(
+        feature_extractor_inceptionv3,
+        "FeatureExtractorInceptionV3",
+        lambda *arguments: torch.load(file, weights_only=True),
+    )
+    with pytest.raises(ValueError) as error:
+        InceptionFeatures(cpu)
+    assert f"remove {file}, and they are downloaded again" in str(error.value)
