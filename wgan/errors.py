@@ -1,8 +1,9 @@
 """The errors that end a command, their exit codes, and a parser that raises them."""
 
 import argparse
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 
@@ -30,6 +31,12 @@ class PeerFailed(CommandError):
 def one_line(error: Exception) -> str:
     """An error's message without line breaks, which other libraries' messages may contain."""
     return " ".join(str(error).split())
+
+
+def print_any_name() -> None:
+    """Print characters that the output's encoding lacks as escapes instead of failing."""
+    with suppress(AttributeError):  # an output that is not a text file, as in a notebook
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 class Parser(argparse.ArgumentParser):
