@@ -29,6 +29,7 @@ GRID_IMAGES = 64
 SCATTER_POINTS = 1000
 SURFACE_SIDE = 100  # lattice points along each axis of a critic's surface
 MAX_FAILED_SAVES = 3  # checkpoints in a row that cannot be written end training
+DIVERGED = 1e6  # absolute Wasserstein estimate
 SECONDS_BETWEEN_LINES = 5  # if the output is not a terminal
 
 
@@ -48,6 +49,7 @@ class Monitor:
             self.evaluation = Evaluation(run)
         self.checkpoints = Checkpoints(self.state, self.folder)
         self.display: Display | None = None
+        self.estimate = 0.0  # the last one in the log
 
     def __enter__(self) -> "Monitor":
         return self
@@ -74,13 +76,19 @@ class Monitor:
             self.log(losses, evaluate)
         if (is_due(config.sample_every, step) or last) and distributed.is_first():
             self.save_samples()
-        if is_due(config.checkpoint_every, step) or status.save_requested:
+        saving = is_due(config.checkpoint_every, step) or is_due(config.keep_every, step)
+        if saving or status.save_requested:
             self.checkpoints.save(self.display.seconds())
 
     def finish(self, status: StepStatus) -> None:
         """Save the last checkpoint and the plots, and print how training ended."""
         self.checkpoints.save_last(self.display.seconds())
         try_to_write("curves and timelapse", self.folder.save_plots)
+        if abs(self.estimate) > DIVERGED:
+            print(
+                f"the Wasserstein estimate is {self.estimate:.2g}: training has diverged; lower "
+                "--lr or set --grad-clip, and start again with --fresh"
+            )
         end = self.budget.describe(self.state.step)
         if status.stop_signal:
             print(f"stopped at {end}; run the same command to resume")
@@ -96,6 +104,7 @@ class Monitor:
         scalars = distributed.all_mean(losses | {"gradient_norm": norm})
         values = {name: value.item() for name, value in scalars.items()}
         check_finite(values, self.state)
+        self.estimate = values["wasserstein"]
         images = self.state.step * self.samples_per_step
         row = {"step": self.state.step, "epoch": images / len(self.dataset), "images": images}
         row |= self.display.lap(self.state.step) | values
@@ -168,7 +177,10 @@ class Checkpoints:
 
     def write(self, seconds: float) -> None:
         self.state.seconds = seconds
-        written = try_to_write("checkpoint", self.folder.save, self.state.to_checkpoint())
+        content = self.state.to_checkpoint()
+        if is_due(self.folder.config.keep_every, self.state.step):  # first: a kill repeats the step
+            try_to_write("checkpoint to keep", self.folder.keep, content)
+        written = try_to_write("checkpoint", self.folder.save, content)
         (failed,) = distributed.all_max(not written)  # only the first rank writes
         if not failed:
             self.failures, self.saved_step = 0, self.state.step
