@@ -8,6 +8,7 @@ next to its floor, the score of held-out real samples.
 
 import argparse
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from utils import unbiased_estimate
 from wgan.checkpoints import describe_other_data, read_any_checkpoint
 from wgan.config import Config, stored_config
 from wgan.data import Dataset, load_dataset
-from wgan.errors import Parser, one_line
+from wgan.errors import Parser
 from wgan.evaluation.evaluator import (
     MIN_SAMPLES,
     SAMPLES,
@@ -29,7 +30,8 @@ from wgan.evaluation.evaluator import (
     report_points,
 )
 from wgan.evaluation.features import CHOICES
-from wgan.files import write_whole
+from wgan.files import check_output, write_whole
+from wgan.output import run_script
 from wgan.plots import png
 from wgan.sampling import generate, generator_of
 from wgan_gp import choose_device
@@ -144,7 +146,7 @@ def make_parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("source", help="folder of a run, or a checkpoint")
+    add("source", type=os.path.expanduser, help="folder of a run, or a checkpoint")
     samples_help = f"number of samples, at most half of the data (default: {SAMPLES})"
     add("--samples", type=int, default=SAMPLES, help=samples_help)
     features_help = "auto: inception if its weights exist on this machine, otherwise classifier"
@@ -158,26 +160,33 @@ def make_parser() -> Parser:
         "image of samples next to the most similar real images (default: neighbours.png, in the "
         "run's folder)"
     )
-    add("--neighbours", type=Path, metavar="PNG", help=neighbours_help)
-    add("--json", type=Path, metavar="FILE", help="also write the metrics to this file")
+    add("--neighbours", type=os.path.expanduser, metavar="PNG", help=neighbours_help)
+    add(
+        "--json",
+        type=os.path.expanduser,
+        metavar="FILE",
+        help="also write the metrics to this file",
+    )
     add("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
     return parser
 
 
+def run(argv: list[str] | None) -> None:
+    options = make_parser().parse_args(argv)
+    if options.samples < MIN_SAMPLES or options.seed < 0:
+        raise ValueError(f"--samples must be at least {MIN_SAMPLES}, and --seed at least 0")
+    for name in ("json", "neighbours"):  # before the work, not after it
+        if text := getattr(options, name):
+            setattr(options, name, check_output(f"--{name}", text))
+    result = evaluate(options)
+    show(result)
+    if options.json:
+        write_whole(options.json, (json.dumps(result, indent=2) + "\n").encode())
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Exit codes: 0 done, 2 bad input."""
-    try:
-        options = make_parser().parse_args(argv)
-        if options.samples < MIN_SAMPLES or options.seed < 0:
-            raise ValueError(f"--samples must be at least {MIN_SAMPLES}, and --seed at least 0")
-        result = evaluate(options)
-        show(result)
-        if options.json:
-            write_whole(options.json, (json.dumps(result, indent=2) + "\n").encode())
-    except (ValueError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
-    return 0
+    """Exit codes: 0 done, 2 bad input, 130 Ctrl-C."""
+    return run_script(lambda: run(argv))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Generate samples from a trained generator: `python generate.py images/RUN --count 64`.
 
-The suffix of --out determines the format: `.png` is one grid; `.npz` and `.npy` are one array
-(images `(N, H, W, C)` uint8, points `(N, 2)` float32); `.gif` is an interpolation between noise
-vectors; a name without suffix is a folder of numbered images. In Python:
+The suffix of --out determines the format: `.png`, `.jpg` or `.webp` is one grid; `.npz` and `.npy`
+are one array (images `(N, H, W, C)` uint8, points `(N, 2)` float32); `.gif` is an interpolation
+between noise vectors; a name without suffix is a folder of numbered images. In Python:
 
     from wgan import load_generator, generate
     samples = generate(load_generator("images/RUN"), count=64, seed=0)
@@ -10,6 +10,7 @@ vectors; a name without suffix is a folder of numbered images. In Python:
 
 import argparse
 import io
+import os
 import sys
 from pathlib import Path
 
@@ -19,11 +20,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from wgan import plots
-from wgan.errors import Parser, one_line
-from wgan.files import GENERATED, write_whole
+from wgan.errors import Parser
+from wgan.files import GENERATED, check_output, write_whole
+from wgan.output import run_script
 from wgan.sampling import generate, interpolation_frames, load_generator
 
-SUFFIXES = ("", ".npy", ".npz", ".png", ".gif")
+PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+SUFFIXES = ("", ".npy", ".npz", *PICTURES, ".gif")
 FRAME_MILLISECONDS = 80  # of a GIF
 
 
@@ -32,15 +35,23 @@ def write_samples(samples: Tensor, target: Path) -> None:
     if target.suffix == "":
         write_images(samples, target)
         return
-    is_images = samples.dim() == 4
+    is_images, suffix = samples.dim() == 4, target.suffix.lower()
     buffer = io.BytesIO()
-    if target.suffix == ".png":
+    if suffix in PICTURES:
         draw = plots.image_grid if is_images else plots.scatter
-        buffer.write(plots.png(draw(samples.numpy())))
+        save_picture(draw(samples.numpy()), buffer, PICTURES[suffix])
     else:
         array = samples.permute(0, 2, 3, 1).numpy() if is_images else samples.numpy()
-        np.save(buffer, array) if target.suffix == ".npy" else np.savez(buffer, samples=array)
+        np.save(buffer, array) if suffix == ".npy" else np.savez(buffer, samples=array)
     write_whole(target, buffer.getvalue())
+
+
+def save_picture(image: Image.Image, buffer: io.BytesIO, kind: str) -> None:
+    try:
+        image.save(buffer, kind, quality=95)
+    except (OSError, ValueError, KeyError) as error:  # too large, or not in this Pillow
+        size = "x".join(map(str, image.size))
+        raise ValueError(f"{kind} cannot hold {size} pixels ({error}): use .png") from error
 
 
 def write_images(images: Tensor, folder: Path) -> None:
@@ -60,18 +71,25 @@ def write_interpolation(generator: nn.Module, seed: int, target: Path) -> None:
     write_whole(target, buffer.getvalue())
 
 
-def check_target(target: Path, interpolate: bool, is_points: bool) -> None:
-    """ValueError if samples of this kind cannot be written to the target."""
-    if target.suffix not in SUFFIXES:
+def check_target(out: str, interpolate: bool, is_points: bool) -> Path:
+    """The target; ValueError if samples of this kind cannot be written to it."""
+    target = Path(out)
+    suffix = target.suffix.lower()
+    if is_points and interpolate:
+        raise ValueError("points cannot be interpolated: remove --interpolate")
+    if suffix not in SUFFIXES:
         names = ", ".join(filter(None, SUFFIXES))
-        raise ValueError(f"--out {target}: the suffix must be one of {names}, or none")
-    if interpolate != (target.suffix == ".gif"):
-        raise ValueError(f"--out {target}: use the suffix .gif with --interpolate, and only then")
-    if is_points and target.suffix in ("", ".gif"):
-        raise ValueError(f"--out {target}: points need .png, .npz or .npy")
+        raise ValueError(f"--out {out}: the suffix must be one of {names}, or none")
+    if interpolate != (suffix == ".gif"):
+        raise ValueError(f"--out {out}: use the suffix .gif with --interpolate, and only then")
+    if is_points and not suffix:
+        raise ValueError(f"--out {out}: points need .png, .npz or .npy")
+    if suffix:
+        return check_output("--out", out)
     used = target.is_dir() and any(path.name != GENERATED for path in target.iterdir())
-    if not target.suffix and (target.is_file() or used):
+    if target.is_file() or used:
         raise ValueError(f"--out {target}: the folder is not empty; choose a new one")
+    return target
 
 
 def make_parser() -> Parser:
@@ -82,10 +100,10 @@ def make_parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("source", help="folder of a run, or a checkpoint")
+    add("source", type=os.path.expanduser, help="folder of a run, or a checkpoint")
     add("--count", type=int, default=64, help="number of samples (default: 64)")
     out_help = "output file or folder (default: generated.png, or generated.gif to interpolate)"
-    add("--out", type=Path, help=out_help)
+    add("--out", type=os.path.expanduser, help=out_help)
     add("--seed", type=int, default=0, help="random seed of the noise (default: 0)")
     weights_help = "weights of the moving average, or of the last step (default: ema)"
     add("--from", dest="weights", choices=("ema", "raw"), default="ema", help=weights_help)
@@ -94,24 +112,23 @@ def make_parser() -> Parser:
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Exit codes: 0 done, 2 bad input."""
-    try:
-        options = make_parser().parse_args(argv)
-        if options.count < 1 or options.seed < 0:
-            raise ValueError("--count must be at least 1, and --seed at least 0")
-        generator = load_generator(options.source, options.weights, options.device)
-        target = options.out or Path("generated.gif" if options.interpolate else "generated.png")
-        check_target(target, options.interpolate, is_points=len(generator.sample_shape) == 1)
-        if options.interpolate:
-            write_interpolation(generator, options.seed, target)
-        else:
-            write_samples(generate(generator, options.count, options.seed), target)
-    except (ValueError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
+def run(argv: list[str] | None) -> None:
+    options = make_parser().parse_args(argv)
+    if options.count < 1 or options.seed < 0:
+        raise ValueError("--count must be at least 1, and --seed at least 0")
+    generator = load_generator(options.source, options.weights, options.device)
+    out = options.out or ("generated.gif" if options.interpolate else "generated.png")
+    target = check_target(out, options.interpolate, is_points=len(generator.sample_shape) == 1)
+    if options.interpolate:
+        write_interpolation(generator, options.seed, target)
+    else:
+        write_samples(generate(generator, options.count, options.seed), target)
     print(f"wrote {target}")
-    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit codes: 0 done, 2 bad input, 130 Ctrl-C."""
+    return run_script(lambda: run(argv))
 
 
 if __name__ == "__main__":

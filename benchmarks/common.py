@@ -21,8 +21,9 @@ from wgan.acceleration import accelerate, prepare_device
 from wgan.budget import Budget
 from wgan.config import Config
 from wgan.data import Batches, RowReader, parse_image_size
-from wgan.errors import Parser, one_line
+from wgan.errors import Parser
 from wgan.layers import resolve
+from wgan.output import run_script
 from wgan.state import TrainState, build_state
 from wgan_gp import MODELS
 
@@ -153,13 +154,15 @@ def write_json(path: str | None, result: dict) -> None:
 
 
 def run_command(run: Callable[[], None]) -> int:
-    """Run a benchmark; the exit code: 0 done, 2 bad input."""
-    try:
-        run()
-    except (ValueError, OSError, subprocess.CalledProcessError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
-    return 0
+    """Run a benchmark; the exit code: 0 done, 2 bad input, 130 Ctrl-C."""
+
+    def run_processes() -> None:
+        try:
+            run()
+        except subprocess.CalledProcessError as error:
+            raise ValueError(str(error)) from error
+
+    return run_script(run_processes)
 
 
 def make_parser(name: str, description: str) -> Parser:

@@ -194,6 +194,8 @@ def test_a_data_set_of_another_shape_is_refused(image_folder, tmp_path, monkeypa
         (["run", "--samples", "many"], "invalid int"),
         (["run", "--features", "vgg"], "invalid choice"),
         (["run", "--from", "average"], "invalid choice"),
+        (["run", "--json", "no/such/file"], "there is no folder no/such: create it first"),
+        (["run", "--neighbours", "x.png/"], "--neighbours x.png/ is a folder"),
         ([], "required: source"),
     ],
 )

@@ -52,7 +52,17 @@ def test_an_interpolation_is_an_animation(run, tmp_path):
     assert not np.array_equal(frames[0], frames[len(frames) // 2])
 
 
-def test_points_are_written_as_numbers_and_as_a_plot(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("a.PNG", "PNG"), ("a.jpg", "JPEG"), ("a.JPEG", "JPEG"), ("a.webp", "WEBP")],
+)
+def test_a_grid_of_few_images_has_no_empty_cells(name, kind, run, tmp_path):
+    assert main([str(run), "--count", "3", "--out", str(tmp_path / name)]) == 0
+    with Image.open(tmp_path / name) as grid:
+        assert (grid.format, grid.size) == (kind, (3 * 18 + 2, 18 + 2))
+
+
+def test_points_are_written_as_numbers_and_as_a_plot(tmp_path, capsys):
     run, out = tmp_path / "run", tmp_path / "points.npy"
     options = [*SMALL, "--dataset", "ring", "--steps", "1", "--device", "cpu"]
     assert train_main([*options, "--run", str(run)]) == 0
@@ -61,6 +71,9 @@ def test_points_are_written_as_numbers_and_as_a_plot(tmp_path):
     assert main([str(run), "--out", str(tmp_path / "points.png")]) == 0
     assert len(np.unique(Image.open(tmp_path / "points.png"))) > 2
     assert main([str(run), "--out", str(tmp_path / "folder")]) == 2
+    capsys.readouterr()
+    assert main([str(run), "--interpolate"]) == 2
+    assert "points cannot be interpolated" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -72,10 +85,12 @@ def test_points_are_written_as_numbers_and_as_a_plot(tmp_path):
         (["{run}", "--count", "0"], "--count must be at least 1"),
         (["{run}", "--count", "x"], "invalid int value"),
         (["{run}", "--seed", "-1"], "--seed at least 0"),
-        (["{run}", "--out", "a.jpeg"], "the suffix must be one of"),
+        (["{run}", "--out", "a.bmp"], "the suffix must be one of"),
         (["{run}", "--out", "a.gif"], "use the suffix .gif with --interpolate"),
         (["{run}", "--out", "a.png", "--interpolate"], "use the suffix .gif with --interpolate"),
         (["{run}", "--out", "{run}"], "the folder is not empty"),
+        (["{run}", "--out", "a.png/"], "a.png/ is a folder"),
+        (["{run}", "--out", "none/a.png"], "there is no folder none"),
         (["{run}", "--from", "best"], "invalid choice"),
         (["{run}", "--device", "tpu"], "'tpu'"),
         (["{run}", "--nonsense"], "unrecognized arguments"),

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import signal
 import sys
 import time
@@ -336,9 +337,73 @@ def test_a_run_with_decaying_rates_resumes_exactly_after_a_stop(
 def test_a_run_whose_rates_have_decayed_cannot_be_lengthened(image_folder, tmp_path, capsys):
     run_main(image_folder, tmp_path / "r", "--steps", 2, "--lr-decay")
     assert run_main(image_folder, tmp_path / "r", "--steps", 2, "--lr-decay") == 0
-    assert "a longer run needs another --run" in capsys.readouterr().out
+    assert "rates are zero (lr_decay)" in capsys.readouterr().out
     assert run_main(image_folder, tmp_path / "r", "--steps", 4, "--lr-decay") == 2
-    assert "steps was 2 and is 4" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "(lr_decay), so its length is fixed (steps was 2 and is 4)" in error
+    assert f"--init-from {tmp_path / 'r'} and another --run" in error
+    further = ["--steps", 4, "--lr-decay", "--init-from", tmp_path / "r"]
+    assert run_main(image_folder, tmp_path / "further", *further) == 0
+
+
+def test_fewer_steps_than_a_run_has_are_not_called_its_end(image_folder, tmp_path, capsys):
+    run_main(image_folder, tmp_path / "r", "--steps", 4)
+    capsys.readouterr()
+    assert run_main(image_folder, tmp_path / "r", "--steps", 2) == 0
+    output = capsys.readouterr().out
+    assert "is finished at step 4;" in output and "more than 4" in output
+
+
+def test_every_nth_checkpoint_is_kept_and_used_like_any_other(image_folder, tmp_path):
+    run = tmp_path / "r"
+    run_main(image_folder, run, "--steps", 7, "--keep-every", 3)
+    kept = sorted(path.name for path in run.glob("checkpoint-*"))
+    assert kept == ["checkpoint-000003.pt", "checkpoint-000006.pt"]
+    run_main(image_folder, tmp_path / "short", "--steps", 3)
+    one, other = run / kept[0], tmp_path / "short" / "checkpoint.pt"
+    states = [read_checkpoint(path) for path in (one, other)]
+    assert states[0].pop("progress") < states[1].pop("progress") == 1
+    assert_same_state(*states)
+    for start in ("a", "b"):  # the kept one and the other give the same run
+        source = one if start == "a" else other
+        assert run_main(image_folder, tmp_path / start, "--steps", 2, "--init-from", source) == 0
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+
+
+def test_a_finite_divergence_is_said_at_the_end(image_folder, tmp_path, monkeypatch, capsys):
+    def huge(*arguments):
+        losses = ("wasserstein", "penalty", "generator_loss")
+        return dict.fromkeys(losses, torch.tensor(-2e6))
+
+    run_main(image_folder, tmp_path / "a", "--steps", 2)
+    assert "diverged" not in capsys.readouterr().out
+    monkeypatch.setattr(train, "all_updates", huge)
+    run_main(image_folder, tmp_path / "b", "--steps", 2)
+    assert "the Wasserstein estimate is -2e+06: training has diverged" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not delete a locked file")
+def test_a_run_deleted_during_training_is_made_again_and_resumes(
+    image_folder, tmp_path, monkeypatch, capsys
+):
+    original, run = train.train_step, tmp_path / "r"
+
+    def step_and_delete(state, *arguments):
+        if state.step == 3:
+            shutil.rmtree(run)
+        return original(state, *arguments)
+
+    monkeypatch.setattr(train, "train_step", step_and_delete)
+    assert run_main(image_folder, run, "--steps", 6) == 0
+    monkeypatch.undo()
+    error = capsys.readouterr().err
+    assert error.count("was deleted and is made again") == 1 and "could not" not in error
+    log = (run / "log.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in log] == ["step", "4", "6"]
+    assert run_main(image_folder, run, "--steps", 8) == 0
+    assert run_main(image_folder, tmp_path / "whole", "--steps", 8) == 0
+    states = [read_checkpoint(path / "checkpoint.pt") for path in (run, tmp_path / "whole")]
+    assert_same_state(*states)
 
 
 def test_the_stored_configuration_repeats_the_run(image_folder, tmp_path):

@@ -157,4 +157,4 @@ class Budget:
         return max(0.0, min(for_steps, self.end - seconds_since_start()))
 
     def describe(self, step: int) -> str:
-        return f"step {step} of {self.steps}" if self.steps < math.inf else f"step {step}"
+        return f"step {step} of {self.steps}" if step <= self.steps < math.inf else f"step {step}"

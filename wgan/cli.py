@@ -31,6 +31,25 @@ GROUPS = {  # the first option of each group in `--help`
     "seed": "hardware and reproducibility",
     "sample_every": "output",
 }
+OTHER_NAMES = {  # flags of other programs
+    "--resume": "the same command resumes",
+    "--checkpoint": "the same command resumes, and --init-from starts from other weights",
+    "--bs": "use --batch-size",
+    "--learning-rate": "use --lr",
+    "--latent-dim": "use --noise-dim",
+    "--save-every": "use --checkpoint-every, or --keep-every",
+    "--workers": "not needed: all cores read the data",
+    "--amp": "use --precision",
+}
+OTHER_NAMES |= dict.fromkeys(("--epoch", "--num-epochs"), "use --epochs")
+OTHER_NAMES |= dict.fromkeys(
+    ("--name", "--out", "--outdir", "--output", "--output-dir"), "use --run"
+)
+OTHER_NAMES |= dict.fromkeys(("--data", "--dataroot", "--data-dir"), "use --dataset")
+OTHER_NAMES |= dict.fromkeys(
+    ("--gpu", "--gpus", "--cuda"), "use --device cuda:0, or torchrun for several GPUs"
+)
+OTHER_NAMES["--num-workers"] = OTHER_NAMES["--workers"]
 
 
 def run_training(argv: list[str] | None, train: Callable[[Run], int]) -> int:
@@ -169,7 +188,9 @@ def parse_command_line(
     if unknown:
         known = [name for action in parser._actions for name in action.option_strings]
         name = unknown[0].split("=")[0]
-        raise ValueError(f"unknown argument {unknown[0]!r}{suggestion(name, known)}")
+        hint = OTHER_NAMES.get(name.replace("_", "-"))
+        hint = f": {hint}" if hint else suggestion(name, known)
+        raise ValueError(f"unknown argument {unknown[0]!r}{hint}")
     given = vars(arguments)
     names = [name for name in (*FIELDS, *SHORTHANDS) if name in given]
     flags = {name: from_text(name, given[name]) for name in names}

@@ -71,8 +71,9 @@ def zero_or_at_least_10(value: float) -> str | None:
 
 
 def suggestion(name: str, names: Iterable[str]) -> str:
-    close = get_close_matches(name, list(names), 1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    bare = {other.lstrip("-"): other for other in names}  # all flags resemble each other by "--"
+    close = get_close_matches(name.lstrip("-"), bare, 1, cutoff=0.7)
+    return f"; did you mean {bare[close[0]]!r}?" if close else ""
 
 
 POSITIVE = between(0, low_open=True)
@@ -189,6 +190,12 @@ class Config:
     sample_every: int = option(100, "steps between sample grids", AT_LEAST_ONE, resumable=True)
     log_every: int = option(25, "steps between lines of log.csv", AT_LEAST_ONE, resumable=True)
     checkpoint_every: int = option(500, "steps between checkpoints", AT_LEAST_ONE, resumable=True)
+    keep_every: int = option(
+        0,
+        "steps between checkpoints that are kept, checkpoint-000500.pt and so on; 0: none",
+        NOT_NEGATIVE,
+        resumable=True,
+    )
     eval_every: int = option(
         0, "steps between evaluations, which keep best.pt; 0: none", NOT_NEGATIVE, resumable=True
     )
@@ -205,7 +212,10 @@ class Config:
                 "use a smaller number, or 0 for none"
             )
         if self.generator_norm == "batch" and 1 in (self.batch_size, self.generator_batch):
-            raise ValueError("batch normalisation (generator_norm) needs a batch_size of 2 or more")
+            raise ValueError(
+                "batch normalisation (generator_norm) needs a batch_size of 2 or more: use "
+                "a larger one, or --generator-norm layer"
+            )
         if self.critic_norm == "batch" and METHODS[self.method].per_sample:
             raise ValueError(
                 f"critic_norm = batch cannot be used with method {self.method}: it penalises the "
@@ -213,7 +223,7 @@ class Config:
                 "(Gulrajani et al. 2017, section 4); use layer, instance or none"
             )
         if not self.run:
-            name = f"{Path(self.dataset).resolve().name}-{self.method}"
+            name = f"{Path(os.path.realpath(self.dataset)).name}-{self.method}"
             object.__setattr__(self, "run", f"images/{name}")
 
     def options_of(self, names: Iterable[str]) -> dict:
@@ -235,9 +245,10 @@ class Config:
 FIELDS = {entry.name: entry for entry in fields(Config)}
 # One name for two options. Given together with one of them, it sets only the other.
 SHORTHANDS = {"lr": ("lr_critic", "lr_generator")}
-PATHS = ("dataset", "init_from")  # a resumed run compares them by what they lead to
 # How long to train: each of these options, if set, overrides the others' values of weaker layers.
 OVERRIDES = {"steps": ["epochs"], "epochs": ["steps"], "max_seconds": ["steps", "epochs"]}
+PATHS = ("dataset", "data_root", "run", "init_from")  # in which ~ is the home folder, and which a
+# resumed run compares by what they lead to
 
 
 # ---------------------------------------------------------------- which options have an effect
@@ -323,15 +334,19 @@ def read_toml(path: str | Path) -> dict:
     """The options in a TOML file; ValueError if it cannot be read. A recipe is found from any
     folder: a path that does not exist is looked up in the repository, too."""
     try:
-        found = Path(path) if Path(path).exists() else RECIPES.parent / path
-        return tomllib.loads(found.read_text(encoding="utf-8"))
+        found = Path(os.path.expanduser(path))
+        found = found if found.exists() else RECIPES.parent / path
+        return tomllib.loads(found.read_text(encoding="utf-8-sig"))  # editors add a byte order mark
     except FileNotFoundError:
-        recipes = sorted(f"configs/{other.name}" for other in RECIPES.glob("*.toml"))
-        raise ValueError(
-            f"no configuration file {str(path)!r}{suggestion(str(path), recipes)}"
-        ) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        close = get_close_matches(Path(path).stem, [p.stem for p in RECIPES.glob("*.toml")], 1, 0.7)
+        hint = f"; did you mean 'configs/{close[0]}.toml'?" if close else ""
+        raise ValueError(f"no configuration file {str(path)!r}{hint}") from None
+    except OSError as error:
         raise ValueError(f"cannot read the configuration file {str(path)!r}: {error}") from None
+    except ValueError as error:  # of the encoding or of TOML
+        raise ValueError(
+            f"cannot read the configuration file {str(path)!r}: it must be TOML ({error})"
+        ) from None
 
 
 def toml_value(value) -> str:
@@ -364,6 +379,8 @@ def validate(name: str, value):
         value = str(value)  # the side of a square is naturally a number in TOML
     try:
         value = coerce(value, type(target.default))
+        if name in PATHS:
+            value = os.path.expanduser(value)
         problem = target.metadata["check"](value)
     except (TypeError, ValueError, OverflowError):
         problem = f"must be {TYPE_NAMES[type(target.default)]}"
@@ -373,7 +390,7 @@ def validate(name: str, value):
 
 
 TYPE_NAMES = {
-    str: "text",
+    str: "text in valid UTF-8 without NUL",
     bool: "true or false",
     int: "a whole number",
     float: "a finite number",
@@ -392,7 +409,9 @@ def coerce(value, kind: type):
         return kind(value)
     if type(value) is not kind:
         raise TypeError
-    return value
+    if kind is str and "\0" in value:
+        raise ValueError
+    return value.encode().decode() if kind is str else value  # ValueError if not valid UTF-8
 
 
 def shown(value) -> str:

@@ -31,6 +31,16 @@ def write_temporary(path: Path, content: bytes) -> Path:
     return temporary
 
 
+def check_output(option: str, text: str) -> Path:
+    """The path of a file to write; ValueError if it is a folder, or in a missing one."""
+    path = Path(text)
+    if path.is_dir() or text.endswith(("/", os.sep)):
+        raise ValueError(f"{option} {text} is a folder: give the name of a file")
+    if not path.parent.is_dir():
+        raise ValueError(f"{option} {text}: there is no folder {path.parent}: create it first")
+    return path
+
+
 def acquire_lock(path: Path, timeout: float = -1) -> ExitStack:
     """Lock a file against other processes; closing the returned stack releases the lock, and so
     does the end of the process.

@@ -40,8 +40,10 @@ def resolve(flags: dict, file: Layer | None = None) -> Resolved:
     """The configuration from flags and a file; ValueError for a bad value, an unknown option, or
     one that was given and has no effect."""
     given = [*([file] if file else []), Layer("command line", flags)]
-    given = [Layer(layer.source, validated(layer.values)) for layer in given]
+    given = [Layer(layer.source, validated_of(layer)) for layer in given]
     named = {name: value for layer in given for name, value in layer.values.items()}
+    if file:
+        check_data_of_recipe(given[0], named.get("dataset"))
     recipe = find_recipe(named)
     named = (recipe.values if recipe else {}) | named
     dataset = DATASETS.get(named.get("dataset", FIELDS["dataset"].default))
@@ -58,6 +60,15 @@ def resolve(flags: dict, file: Layer | None = None) -> Resolved:
     resolved = merge(layers)
     check_given_options(resolved.config, given)
     return resolved
+
+
+def validated_of(layer: Layer) -> dict:
+    """The layer's valid values; ValueError, naming the file if it is one, for an invalid one."""
+    try:
+        return validated(layer.values)
+    except ValueError as error:
+        origin = "" if layer.source == "command line" else f"{layer.source}: "
+        raise ValueError(f"{origin}{error}") from None
 
 
 def merge(layers: list[Layer]) -> Resolved:
@@ -115,6 +126,18 @@ def recipes_of(dataset: str) -> list[Layer]:
         Layer(f"configs/{name}.toml", validated(read_toml(RECIPES / f"{name}.toml")))
         for name in (entry.recipes if entry else ())
     ]
+
+
+def check_data_of_recipe(recipe: Layer, dataset: str | None) -> None:
+    """ValueError for a recipe for several data sets without one of them, or for points with
+    images. `dataset` is None if neither the recipe nor a flag names it."""
+    own = [name for name in DATASETS if recipe.values in [r.values for r in recipes_of(name)]]
+    if not own or (dataset or FIELDS["dataset"].default) in own:
+        return
+    if dataset is None or len(DATASETS[own[0]].shape) == 1:
+        names = f"{', '.join(own[:-1])} or {own[-1]}"
+        kind = "points" if len(DATASETS[own[0]].shape) == 1 else "several data sets"
+        raise ValueError(f"{recipe.source} is for {kind}: add --dataset {names}")
 
 
 def unused_recipe(config: Config) -> str | None:

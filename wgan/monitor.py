@@ -30,6 +30,7 @@ GRID_IMAGES = 64
 SCATTER_POINTS = 1000
 SURFACE_SIDE = 100  # lattice points along each axis of a critic's surface
 MAX_FAILED_SAVES = 3  # checkpoints in a row that cannot be written end training
+DIVERGED = 1e6  # absolute Wasserstein estimate
 SECONDS_BETWEEN_LINES = 5  # if the output is not a terminal
 # If steps are slow, something is shown and saved between the steps at which it is due.
 MAX_SECONDS_WITHOUT_LINE = 10
@@ -55,6 +56,7 @@ class Monitor:
         self.checkpoints = Checkpoints(self.state, self.folder)
         self.display: Display | None = None
         self.last_line = self.last_save = seconds_since_start()  # later, by the first rank's clock
+        self.last_estimate = 0.0  # in the log
 
     def __enter__(self) -> "Monitor":
         return self
@@ -89,7 +91,8 @@ class Monitor:
         if (is_due(config.sample_every, step) or last) and distributed.is_first():
             self.save_samples()
         overdue = status.seconds - self.last_save > self.max_seconds_unsaved()
-        if is_due(config.checkpoint_every, step) or status.save_requested or overdue:
+        due = is_due(config.checkpoint_every, step) or is_due(config.keep_every, step)
+        if due or overdue or status.save_requested:
             self.checkpoints.save(self.display.seconds())
             self.last_save = status.seconds
         if overdue and distributed.is_first():
@@ -103,6 +106,11 @@ class Monitor:
         """Save the last checkpoint and the plots, and print how training ended."""
         self.checkpoints.save_last(self.display.seconds())
         try_to_write("curves and timelapse", self.folder.save_plots)
+        if abs(self.last_estimate) > DIVERGED:
+            print(
+                f"the Wasserstein estimate is {self.last_estimate:.2g}: training has diverged; "
+                "lower --lr or set --grad-clip, and start again with --fresh"
+            )
         end = self.budget.describe(self.state.step)
         if status.stop_signal:
             print(f"stopped at {end}; run the same command to resume")
@@ -116,6 +124,7 @@ class Monitor:
         """Write a line of the log, with the evaluation if requested, and display it."""
         norm = interpolate_gradient_norm(self.state, self.config, self.real)
         row = self.measure(losses | {"gradient_norm": norm})
+        self.last_estimate = row["wasserstein"]
         if evaluate and self.evaluation:
             row["frechet_distance"] = self.evaluation.measure()
         try_to_write("log line", self.folder.log, row)
@@ -196,7 +205,10 @@ class Checkpoints:
 
     def write(self, seconds: float) -> None:
         self.state.seconds = seconds
-        written = try_to_write("checkpoint", self.folder.save, self.state.to_checkpoint())
+        content = self.state.to_checkpoint()
+        if is_due(self.folder.config.keep_every, self.state.step):  # first: a kill repeats the step
+            try_to_write("checkpoint to keep", self.folder.keep, content)
+        written = try_to_write("checkpoint", self.folder.save, content)
         (failed,) = distributed.all_max(not written)  # only the first rank writes
         if not failed:
             self.failures, self.saved_step = 0, self.state.step

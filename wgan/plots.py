@@ -17,11 +17,12 @@ TIMELAPSE_SIDE = 480  # pixels; together with the number of frames it bounds the
 
 
 def image_grid(images: np.ndarray, columns: int = 8, gap: int = 2) -> Image.Image:
-    """Images `(N, C, H, W)` uint8 side by side, `columns` in a row, on black.
+    """Images `(N, C, H, W)` uint8 side by side, up to `columns` in a row, on black.
 
     torchvision's `make_grid` does the same, but importing torchvision takes two seconds.
     """
     count, channels, height, width = images.shape
+    columns = min(columns, count)
     rows = ceil(count / columns)
     canvas = np.zeros(
         (rows * (height + gap) + gap, columns * (width + gap) + gap, channels), np.uint8
@@ -106,10 +107,13 @@ def timelapse(frames: list[Path], target: BinaryIO) -> None:
         frames = [frames[index] for index in chosen]
     images = []
     for frame in frames:
-        with Image.open(frame) as image:
-            image = image.convert("L" if image.mode == "L" else "RGB")
-            image.thumbnail((TIMELAPSE_SIDE, TIMELAPSE_SIDE))
-            images.append(image)
+        try:
+            with Image.open(frame) as image:
+                image = image.convert("L" if image.mode == "L" else "RGB")
+        except (OSError, SyntaxError) as error:  # SyntaxError: Pillow's, for a broken PNG
+            raise OSError(f"{frame} is damaged ({error}): remove it") from error
+        image.thumbnail((TIMELAPSE_SIDE, TIMELAPSE_SIDE))
+        images.append(image)
     durations = [100] * (len(images) - 1) + [2000]  # milliseconds; longer for the last frame
     save_gif(images, durations, target)
 

@@ -8,6 +8,7 @@ latest.png              the same between these steps, if they take more than a m
 curves.png              plots of the log
 timelapse.gif           the samples, animated
 checkpoint.pt           everything needed to resume; checkpoint.previous.pt is the one before
+checkpoint-000500.pt    with `--keep-every`: the checkpoint of that step
 best.pt                 with `--eval-every`: the checkpoint with the best evaluation
 """
 
@@ -16,6 +17,7 @@ import errno
 import io
 import math
 import os
+import sys
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +34,7 @@ from wgan.checkpoints import (
     pack_checkpoint,
     read_checkpoint,
 )
-from wgan.config import Config, changes, read_toml, stored_config
+from wgan.config import OVERRIDES, Config, changes, read_toml, stored_config
 from wgan.files import acquire_lock, write_temporary, write_whole
 
 LOG_COLUMNS = (
@@ -50,7 +52,7 @@ LOG_COLUMNS = (
 TIME_COLUMNS = ("seconds", "images_per_second")
 LOCK = "lock"
 FILES = ("config.toml", "log.csv", CHECKPOINT, "best.pt", "real.png", "latest.png")
-FILES += ("curves.png", "timelapse.gif", "samples/*")
+FILES += ("curves.png", "timelapse.gif", "samples/*", "checkpoint-*.pt")
 
 
 class RunFolder:
@@ -70,10 +72,9 @@ class RunFolder:
         self.checkpoint, self.previous = self.path / CHECKPOINT, self.path / PREVIOUS
         self.log_file = self.path / "log.csv"
         self.unwritten: list[dict] = []  # rows of the log
-        stored = self.path / "config.toml"
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file: choose another folder with --run")
-        if not stored.is_file() and not is_empty_run(self.path):
+        if not is_run(self.path) and not is_empty_run(self.path):
             raise ValueError(
                 f"the folder {self.path} is not empty and contains no run: choose another with "
                 "--run"
@@ -84,8 +85,7 @@ class RunFolder:
             for name in FILES:
                 for leftover in self.path.glob(f"{name}.*.tmp"):  # of a process that was killed
                     leftover.unlink(missing_ok=True)
-            if stored.is_file() and find_checkpoints(self.path):  # otherwise nothing can be lost
-                old = stored_config(read_toml(stored))
+            if old := read_options(self.path):
                 self.check_unchanged(old)
                 if config.compile == "auto":  # what was decided when the run began
                     config = replace(config, compile=old.compile)
@@ -99,12 +99,32 @@ class RunFolder:
 
     def store_config(self, config: Config) -> None:
         self.config = config
-        write_whole(self.path / "config.toml", config.to_toml().encode())
+        self.write("config.toml", config.to_toml().encode())
+
+    def write(self, name: str, content: bytes) -> None:
+        self.make_again()
+        write_whole(self.path / name, content)
+
+    def make_again(self) -> None:
+        """Make the folder again if it was deleted during training."""
+        deleted = not self.path.is_dir()
+        (self.path / "samples").mkdir(parents=True, exist_ok=True)
+        if deleted:
+            print(f"{self.path} was deleted and is made again", file=sys.stderr)
+            self.close()  # the lock was on the deleted file
+            self.lock = lock_run(self.path)
+            self.store_config(self.config)
 
     def check_unchanged(self, old: Config) -> None:
         changed = changes(old, self.config)
         if changed and self.is_trained_on(self.data):  # which may have moved
             changed = changes(old, replace(self.config, dataset=old.dataset))
+        if changed and all(line.split()[0] in OVERRIDES for line in changed):
+            raise ValueError(
+                f"the learning rates of {self.path} decay to zero at the end (lr_decay), so its "
+                f"length is fixed ({'; '.join(changed)}): use the old value, or train further in "
+                f"a new run with --init-from {self.path} and another --run"
+            )
         if changed:
             raise ValueError(
                 f"{self.path} contains another run ({'; '.join(changed)}): choose another folder "
@@ -122,13 +142,18 @@ class RunFolder:
 
     def save(self, state: dict) -> None:
         """Write a checkpoint, whole or not at all, and keep the previous one."""
+        self.make_again()
         temporary = write_temporary(self.checkpoint, pack_checkpoint(state, self.config))
         if self.checkpoint.exists():
             os.replace(self.checkpoint, self.previous)
         os.replace(temporary, self.checkpoint)
 
     def save_best(self, state: dict) -> None:
-        write_whole(self.path / "best.pt", pack_checkpoint(state, self.config))
+        self.write("best.pt", pack_checkpoint(state, self.config))
+
+    def keep(self, state: dict) -> None:
+        """Write a checkpoint under the name of its step, which later ones do not replace."""
+        self.write(f"checkpoint-{state['step']:06d}.pt", pack_checkpoint(state, self.config))
 
     def restore(self) -> dict | None:
         """The newest intact checkpoint; None in a new run, ValueError if all are corrupt."""
@@ -171,7 +196,7 @@ class RunFolder:
         writer = csv.DictWriter(text, LOG_COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
-        write_whole(self.log_file, text.getvalue().encode())
+        self.write("log.csv", text.getvalue().encode())
 
     def log(self, row: dict[str, float]) -> None:
         """Append a line, after those that could not be written before.
@@ -181,6 +206,9 @@ class RunFolder:
         """
         row = {n: f"{v:.3f}" if n in TIME_COLUMNS else v for n, v in row.items()}
         self.unwritten.append(row)
+        self.make_again()
+        if not self.log_file.exists():
+            self.start_log(0)
         text = io.StringIO(newline="")
         csv.DictWriter(text, LOG_COLUMNS).writerows(self.unwritten)
         length = self.log_file.stat().st_size
@@ -208,13 +236,13 @@ class RunFolder:
         return min((float(value) for value in measured if value), default=math.inf)
 
     def save_real(self, image: Image) -> None:
-        write_whole(self.path / "real.png", plots.png(image))
+        self.write("real.png", plots.png(image))
 
     def save_sample(self, step: int, image: Image) -> None:
-        write_whole(self.path / "samples" / f"{step:06d}.png", plots.png(image))
+        self.write(f"samples/{step:06d}.png", plots.png(image))
 
     def save_latest(self, image: Image) -> None:
-        write_whole(self.path / "latest.png", plots.png(image))
+        self.write("latest.png", plots.png(image))
 
     def save_missing_plots(self) -> None:
         """Draw what a process killed at the very end did not draw."""
@@ -230,13 +258,13 @@ class RunFolder:
             log = {
                 name: np.array([float(row[name] or "nan") for row in rows]) for name in LOG_COLUMNS
             }
-            write_whole(self.path / "curves.png", plots.png(plots.curves(log)))
+            self.write("curves.png", plots.png(plots.curves(log)))
         frames = [path for path in (self.path / "samples").glob("*.png") if path.stem.isdigit()]
         frames.sort(key=lambda path: int(path.stem))
         if frames:
             animation = io.BytesIO()
             plots.timelapse(frames, animation)
-            write_whole(self.path / "timelapse.gif", animation.getvalue())
+            self.write("timelapse.gif", animation.getvalue())
         (self.path / "latest.png").unlink(missing_ok=True)  # older than the last numbered grid
 
 
@@ -249,8 +277,32 @@ class NullRunFolder:
     def ignore(self, *content) -> None:
         pass
 
-    close = store_config = save = save_best = log = save_real = save_sample = save_latest = ignore
+    close = store_config = save = save_best = keep = log = save_real = save_sample = ignore
+    save_latest = ignore
     save_plots = save_missing_plots = ignore
+
+
+def is_run(folder: Path) -> bool:
+    """Whether the folder contains a run, or at least an intact checkpoint of one."""
+    return (folder / "config.toml").is_file() or read_options(folder) is not None
+
+
+def read_options(folder: Path) -> Config | None:
+    """The options of a run: config.toml, or those in the newest intact checkpoint if there is no
+    such file. None without a checkpoint, as nothing can be lost then."""
+    checkpoints, file = find_checkpoints(folder), folder / "config.toml"
+    if checkpoints and file.is_file():
+        try:
+            return stored_config(read_toml(file))
+        except ValueError as error:
+            raise ValueError(
+                f"the options in {file} are invalid ({error}): remove this file, and the same "
+                "command takes them from the checkpoint"
+            ) from error
+    for path in checkpoints:
+        with suppress(ValueError):  # corrupt: reported when it is restored
+            return stored_config(read_checkpoint(path)["config"])
+    return None
 
 
 def is_empty_run(folder: Path) -> bool:
@@ -264,7 +316,7 @@ def move_aside(path: Path) -> Path | None:
 
     None if there is no run, ValueError if another process trains in it.
     """
-    if not (path / "config.toml").is_file():
+    if not is_run(path):
         return None
     lock_run(path).close()
     number = 1

@@ -1,6 +1,7 @@
 """From options to a `Run`: device, data, networks, folder, in this order."""
 
 import math
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from wgan import distributed
 from wgan.acceleration import prepare_device
 from wgan.budget import Budget
 from wgan.checkpoints import describe_other_data, find_checkpoints, read_any_checkpoint
-from wgan.config import Config
+from wgan.config import Config, options_of_model, stored_config
 from wgan.data import Batches, Dataset, check_batch_size, load_dataset, sample_shape
 from wgan.errors import BadInput
 from wgan.run_folder import NullRunFolder, RunFolder, move_aside
@@ -41,7 +42,14 @@ class Run:
         return self.state.step >= self.budget.steps or (limited and self.state.progress == 1)
 
     def describe_finished(self) -> str:
-        more = "a longer run needs another --run" if self.config.lr_decay else "raise --steps"
+        more = "raise --steps"
+        if self.state.step > self.budget.steps:
+            more = f"raise --steps from {self.budget.steps} to more than {self.state.step}"
+        if self.config.lr_decay:
+            more = (
+                "its learning rates are zero (lr_decay): start a new run with --init-from "
+                f"{self.folder.path} and another --run"
+            )
         return (
             f"{self.folder.path} is finished at {self.budget.describe(self.state.step)}; to train "
             f"further, {more}; --fresh starts again"
@@ -145,7 +153,7 @@ def open_folder(config: Config, state: TrainState, fresh: bool) -> RunFolder | N
         return NullRunFolder(config)
     fresh = fresh and not distributed.restarted()  # a restart resumes
     if config.init_from and (fresh or not find_checkpoints(Path(config.run))):
-        state.load(read_any_checkpoint(config.init_from), NETWORKS)
+        load_initial_weights(config, state, fresh)
     if fresh and (target := move_aside(Path(config.run))):
         print(f"moved the old run to {target}")
     folder = RunFolder(config, state.data)
@@ -158,6 +166,32 @@ def open_folder(config: Config, state: TrainState, fresh: bool) -> RunFolder | N
         folder.close()
         raise
     return folder
+
+
+def load_initial_weights(config: Config, state: TrainState, fresh: bool) -> None:
+    """Load the networks of `--init-from`; ValueError, with the options that differ, if they do
+    not fit."""
+    source, run = (os.path.realpath(path) for path in (config.init_from, config.run))
+    if fresh and (source == run or os.path.dirname(source) == run):
+        raise ValueError(
+            f"--fresh moves {config.run} aside, but --init-from {config.init_from} is in it: use "
+            "another --run"
+        )
+    checkpoint = read_any_checkpoint(config.init_from)
+    try:
+        state.load(checkpoint, NETWORKS)
+    except ValueError as error:
+        old = stored_config(checkpoint["config"])
+        names = ["model", "dataset", "image_size", "grey", *sorted(options_of_model(config.model))]
+        found = [
+            f"{name} was {before!r} and is {after!r}"
+            for name in names
+            if (before := getattr(old, name)) != (after := getattr(config, name))
+        ]
+        raise ValueError(
+            f"the weights of {config.init_from} do not fit these networks "
+            f"({'; '.join(found) or error}): use the same options"
+        ) from error
 
 
 def report_differences(checkpoint: dict, state: TrainState, config: Config) -> None:

@@ -90,7 +90,10 @@ def test_a_run_of_limited_time_leaves_all_its_files(image_folder, tmp_path, cloc
     assert (run / "samples" / f"{step:06d}.png").exists() and (run / "timelapse.gif").exists()
     # Its rates have decayed to zero, so the same command does not begin again.
     assert run_main(image_folder, run, *options) == 0
-    assert f"is finished at step {step}; to train further, a longer run" in capsys.readouterr().out
+    assert (
+        f"is finished at step {step}; to train further, its learning rates are zero"
+        in capsys.readouterr().out
+    )
 
 
 # ---------------------------------------------------------------- the clock

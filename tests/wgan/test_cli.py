@@ -1,6 +1,8 @@
 """The command line: help, messages and exit codes."""
 
+import io
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +11,11 @@ import pytest
 import torch
 from conftest import ROOT
 from helpers import run_main
+from PIL import Image
 
 import train
 from utils import METHODS
-from wgan.cli import make_parser, parse_command_line
+from wgan.cli import OTHER_NAMES, make_parser, parse_command_line
 from wgan.config import FIELDS, SHORTHANDS, stored_config
 from wgan.data import DATASETS
 from wgan_gp import MODELS
@@ -88,6 +91,10 @@ def test_a_dry_run_prints_the_options_and_trains_nothing(tmp_path, monkeypatch, 
         (["--lr-critics", "1"], "did you mean '--lr-critic'?"),
         (["--steps", "many"], "must be a whole number"),
         (["surplus"], "unknown argument 'surplus'"),
+        (["--resume"], "unknown argument '--resume': the same command resumes"),
+        (["--outdir=x"], "unknown argument '--outdir=x': use --run"),
+        (["--num_workers", "4"], "all cores read the data"),
+        (["--run", "a\udcff"], "must be text in valid UTF-8"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_exit_code_2(
@@ -104,6 +111,34 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(
     assert message in error
     assert not (tmp_path / "r").exists()
     assert (tmp_path / "texts" / "a.png").read_text() == "not an image"
+
+
+def test_hints_name_flags_that_exist():
+    known = make_parser().format_help()
+    hints = " ".join(OTHER_NAMES.values())
+    assert all(flag in known for flag in re.findall(r"--[a-z-]+", hints))
+    assert not [name for name in OTHER_NAMES if f"{name} " in known]
+
+
+def test_the_advice_for_a_single_image_works(image_folder, tmp_path, capsys):
+    folder = tmp_path / "one"
+    folder.mkdir()
+    shutil.copy(image_folder / "0.png", folder)
+    assert run_main(folder, tmp_path / "r", "--steps", 1) == 2
+    assert (
+        "add samples, or use --batch-size 1 with --generator-norm layer" in capsys.readouterr().err
+    )
+    advice = ["--batch-size", 1, "--generator-norm", "layer"]
+    assert run_main(folder, tmp_path / "r", "--steps", 1, *advice) == 0
+    assert Image.open(tmp_path / "r" / "real.png").size == (20, 20)
+
+
+def test_names_that_the_output_cannot_show_are_escaped(image_folder, tmp_path, monkeypatch):
+    output = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict")
+    monkeypatch.setattr(sys, "stdout", output)
+    assert run_main(image_folder, tmp_path / "画像", "--steps", 1) == 0
+    output.flush()
+    assert b"into " in output.buffer.getvalue() and b"\\u753b" in output.buffer.getvalue()
 
 
 def test_points_need_dense_networks(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Options: where a value comes from, what is refused, what is stored."""
 
 import tomllib
+from pathlib import Path
 
 import pytest
 from helpers import parse
@@ -142,6 +143,65 @@ def test_a_recipe_is_found_from_any_folder(tmp_path, monkeypatch):
 def test_a_missing_file_names_the_nearest_recipe():
     with pytest.raises(ValueError, match=r"did you mean 'configs/points-wgan-gp\.toml'"):
         parse("--config", "configs/points-wgan-pg.toml")
+
+
+def test_only_a_close_name_is_suggested():
+    for name in ("missing.toml", "configs/celebrities.toml", "notes/readme.md"):
+        with pytest.raises(ValueError, match="no configuration file") as error:
+            parse("--config", name)
+        assert "did you mean" not in str(error.value)
+
+
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path):
+    (tmp_path / "a.toml").write_text("seed = 3\n", encoding="utf-8-sig")
+    assert parse("--config", tmp_path / "a.toml").seed == 3
+
+
+def test_a_file_that_is_not_toml_is_called_that(tmp_path):
+    for content in (b"# Title\n\nSome text", b"\xff\xfe\x00"):
+        (tmp_path / "a.md").write_bytes(content)
+        with pytest.raises(ValueError, match=r"a\.md': it must be TOML"):
+            parse("--config", tmp_path / "a.md")
+
+
+def test_the_home_folder_in_every_path(tmp_path, monkeypatch):
+    for variable in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    names = ("dataset", "data_root", "run", "init_from")
+    file = tmp_path / "a.toml"
+    file.write_text("".join(f'{name} = "~/{name}"\n' for name in names))
+    flags = [part for name in names for part in (f"--{name.replace('_', '-')}", f"~/{name}")]
+    for config in (parse("--config", "~/a.toml"), parse(*flags)):
+        for name in names:
+            assert Path(getattr(config, name)) == tmp_path / name
+
+
+@pytest.mark.parametrize("name", ["dataset", "run", "data_root", "init_from"])
+@pytest.mark.parametrize("value", ["a\udcff", "a\0b"])
+def test_names_that_no_file_can_store_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} = .*: must be text in valid UTF-8 without NUL"):
+        resolve({name: value})
+
+
+@pytest.mark.parametrize(
+    ("recipe", "flags", "advice"),
+    [
+        ("points-wgan", [], "add --dataset ring, grid or swissroll"),
+        ("points-wgan-gp", ["--dataset", "mnist"], "add --dataset ring, grid or swissroll"),
+        ("points-wgan-div", ["--dataset", "folder"], "add --dataset ring, grid or swissroll"),
+        ("flip", [], "add --dataset celeba or lsun"),
+    ],
+)
+def test_a_recipe_for_several_data_sets_needs_one_of_them(recipe, flags, advice):
+    with pytest.raises(ValueError, match=f"configs/{recipe}.toml is for .*: {advice}"):
+        parse("--config", f"configs/{recipe}.toml", *flags)
+
+
+def test_recipes_apply_to_the_data_they_are_for():
+    assert parse("--config", "configs/points-wgan.toml", "--dataset", "ring").dataset == "ring"
+    assert parse("--config", "configs/flip.toml", "--dataset", "folder").flip
+    assert parse("--config", "configs/glyphs.toml").dataset == "glyphs"
+    assert parse("--config", "configs/glyphs.toml", "--dataset", "mnist").dataset == "mnist"
 
 
 # ---------------------------------------------------------------- resuming

@@ -29,6 +29,13 @@ def test_a_grid_shows_every_image_in_reading_order(channels):
     assert (grid[11:, 15:] == 0).all()
 
 
+@pytest.mark.parametrize(
+    ("count", "size"), [(1, (8, 6)), (3, (20, 6)), (8, (50, 6)), (9, (50, 10))]
+)
+def test_a_grid_is_not_wider_than_its_images(count, size):
+    assert image_grid(np.zeros((count, 1, 2, 4), np.uint8)).size == size
+
+
 def test_a_running_mean_keeps_lines_and_smooths_noise():
     line = np.arange(100.0)
     inside = slice(5, -5)
@@ -89,3 +96,14 @@ def test_a_timelapse_is_bounded_in_frames_and_size_and_keeps_first_and_last(tmp_
     assert animation.convert("L").getpixel((5, 5)) == 0
     animation.seek(TIMELAPSE_FRAMES - 1)
     assert animation.convert("L").getpixel((5, 5)) == 255
+
+
+def test_a_damaged_frame_is_named(tmp_path):
+    frame = tmp_path / "1.png"
+    Image.new("L", (64, 64)).save(frame)
+    whole = frame.read_bytes()
+    for content in (b"", b"text", whole[:40], whole[:33] + b"0" * 50):
+        frame.write_bytes(content)
+        with pytest.raises(OSError) as error:
+            timelapse([frame], io.BytesIO())
+        assert f"{frame} is damaged" in str(error.value) and "remove it" in str(error.value)

@@ -2,15 +2,17 @@
 
 import errno
 import io
+import shutil
 from contextlib import closing
 
 import pytest
 import torch
 from filelock import FileLock
-from helpers import small_config
+from helpers import run_main, small_config
 
 from wgan import checkpoints, files, run_folder
 from wgan.checkpoints import add_digest, read_checkpoint
+from wgan.config import read_toml
 from wgan.run_folder import LOG_COLUMNS, RunFolder, move_aside
 
 
@@ -222,3 +224,56 @@ class FullDisk(io.FileIO):
 
     def write(self, content):
         return super().write(content[:5])
+
+
+def test_a_folder_with_only_a_checkpoint_is_a_run(run, tmp_path):
+    run.save({"step": 1})
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    shutil.copy(run.checkpoint, copy)
+    with pytest.raises(ValueError, match=r"copy contains another run \(seed was 0 and is 5\)"):
+        RunFolder(small_config(run=str(copy), seed=5))
+    assert not (copy / "config.toml").exists()
+    with closing(RunFolder(small_config(run=str(copy), log_every=9))) as opened:
+        assert opened.restore()["step"] == 1
+    assert read_toml(copy / "config.toml")["log_every"] == 9
+    (copy / "config.toml").unlink()
+    assert move_aside(copy).name == "copy.old-1"
+
+
+@pytest.mark.parametrize("content", ["", "dataset = 'gly", "seed = -1", "\0"])
+def test_damaged_options_are_named_and_removing_them_helps(content, run):
+    run.save({"step": 1})
+    run.close()
+    file = run.path / "config.toml"
+    file.write_text(content)
+    with pytest.raises(ValueError) as error:
+        RunFolder(run.config)
+    assert f"the options in {file} are invalid" in str(error.value)
+    assert "remove this file" in str(error.value)
+    file.unlink()
+    with closing(RunFolder(run.config)) as opened:
+        assert opened.restore()["step"] == 1
+
+
+def test_fresh_does_not_move_the_weights_it_starts_from(image_folder, tmp_path, capsys):
+    run = tmp_path / "r"
+    assert run_main(image_folder, run, "--steps", 1) == 0
+    for source in (run, run / "checkpoint.pt", run / ".." / "r"):
+        assert run_main(image_folder, run, "--steps", 1, "--fresh", "--init-from", source) == 2
+        assert "use another --run" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["r"]
+
+
+def test_a_log_that_is_no_text_is_refused(run):
+    run.log_file.write_bytes(b"step,epoch\n1,\0\n" + b"x" * 200_000 + b"\n")
+    with pytest.raises(ValueError, match="was not written by this project"):
+        run.start_log(5)
+
+
+def test_a_foreign_checkpoint_does_not_make_a_folder_a_run(tmp_path):
+    (tmp_path / "checkpoint.pt").write_bytes(b"of another project")
+    with pytest.raises(ValueError, match="is not empty and contains no run"):
+        RunFolder(small_config(run=str(tmp_path)))
+    assert move_aside(tmp_path) is None
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]

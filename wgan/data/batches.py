@@ -253,9 +253,10 @@ def fits(size: int, device: torch.device) -> bool:
 def check_batch_size(batch_size: int, samples: RowReader) -> None:
     """ValueError if a batch is larger than the data set."""
     if batch_size > len(samples):
+        single = "add samples, or use --batch-size 1 with --generator-norm layer"
         raise ValueError(
             f"a batch of {batch_size} is larger than the data set of {len(samples)} samples: "
-            f"use --batch-size {len(samples)} or less"
+            + (f"use --batch-size {len(samples)} or less" if len(samples) > 1 else single)
         )
 
 

@@ -117,7 +117,10 @@ class LsunSource:
         try:
             return lmdb.open(str(self.path), readonly=True, lock=False)
         except lmdb.Error as error:
-            raise ValueError(f"the database {self.path} cannot be read: {error}") from error
+            raise ValueError(
+                f"the database {self.path} cannot be read ({error}): remove it, and unpack "
+                "bedroom_train_lmdb.zip again"
+            ) from error
 
     def list(self) -> list[ImageFile]:
         status = (self.path / "data.mdb").stat()

@@ -87,7 +87,7 @@ def find_dataset(name: str, given_range: Range = AUTOMATIC) -> DatasetEntry:
     if name and folder.is_dir():
         load = partial(load_folder, folder, given_range=given_range)
         return DatasetEntry(load, "a folder of images", (3, 64, 64))
-    close = get_close_matches(name, DATASETS, 1)
+    close = get_close_matches(name, DATASETS, 1, cutoff=0.7)
     hint = f" (did you mean {close[0]}?)" if close else ""
     reason = "it is a file, not a folder" if folder.exists() else "there is no such folder"
     raise ValueError(

@@ -48,7 +48,7 @@ def choose_features(
     """
     if choice == "classifier" and dataset.labels is None:
         raise ValueError("a classifier needs a data set with labels: use --features inception")
-    if choice == "inception" or (choice == "auto" and inception_is_downloaded()):
+    if choice == "inception" or (choice == "auto" and inception_files()):
         return InceptionFeatures(device)
     if dataset.labels is None:
         return None
@@ -83,9 +83,10 @@ class InceptionFeatures:
                 f"({error}): try again, or use --features classifier"
             ) from error
         except Exception as error:  # a corrupt file may contain anything
+            names = ", ".join(map(str, inception_files())) or "them"
             raise ValueError(
-                f"Inception's weights {inception_folder() / INCEPTION_FILES} are corrupt: remove "
-                "this file to download them again, or use --features classifier"
+                f"Inception's weights are corrupt: remove {names} to download them again, or use "
+                f"--features classifier ({type(error).__name__}: {error})"
             ) from error
         self.network, self.device = network.to(device).eval(), device
 
@@ -100,8 +101,8 @@ def inception_folder() -> Path:
     return Path(torch.hub.get_dir(), "checkpoints")
 
 
-def inception_is_downloaded() -> bool:
-    return any(inception_folder().glob(INCEPTION_FILES))
+def inception_files() -> list[Path]:
+    return list(inception_folder().glob(INCEPTION_FILES))
 
 
 # ---------------------------------------------------------------- the classifier
