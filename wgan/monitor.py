@@ -19,7 +19,6 @@ from wgan import distributed, plots
 from wgan.budget import Budget, StepStatus, seconds_since_start
 from wgan.config import Config
 from wgan.data import seeded_generator, to_byte_images, to_float_images
-from wgan.errors import BadInput
 from wgan.evaluation.evaluator import Evaluator
 from wgan.run_folder import NullRunFolder, RunFolder
 from wgan.sampling import generate
@@ -52,7 +51,10 @@ class Monitor:
         self.real = to_float_images(run.batches.take(run.batches.order(0)[:count]))
         self.evaluation = None
         if self.config.eval_every and distributed.is_first():
-            self.evaluation = Evaluation(run)
+            try:
+                self.evaluation = Evaluation(run)
+            except ValueError as error:  # training is worth as much without figures
+                print(f"no evaluation, in spite of --eval-every: {error}", file=sys.stderr)
         self.checkpoints = Checkpoints(self.state, self.folder)
         self.display: Display | None = None
         self.last_line = self.last_save = seconds_since_start()  # later, by the first rank's clock
@@ -229,13 +231,9 @@ class Evaluation:
     """Measures the samples of the moving average, and keeps the best checkpoint as best.pt."""
 
     def __init__(self, run: Run):
-        device = run.state.device
-        try:
-            self.evaluator = Evaluator(
-                run.dataset, run.config.data_root, device, features="classifier"
-            )
-        except ValueError as error:
-            raise BadInput(f"--eval-every cannot be used: {error}") from error
+        self.evaluator = Evaluator(
+            run.dataset, run.config.data_root, run.state.device, features="classifier"
+        )
         self.state, self.folder = run.state, run.folder
         self.best = run.folder.best_distance()
 
