@@ -59,7 +59,7 @@ def test_metrics_are_reported_next_to_their_floor(labelled_folder, tmp_path, cap
     assert real["classes"] == 2
     assert "sliced_wasserstein_8x8" in real
     with Image.open(tmp_path / "r" / "neighbours.png") as image:
-        assert image.size == (8 * 10 + 2, 8 * 10 + 2)  # 8 samples, each with 7 neighbours
+        assert image.size == (8 * 82, 8 * 82)  # 8 samples, each with 7 neighbours; enlarged
     output = capsys.readouterr().out
     assert "frechet distance" in output and "real, held out" in output
 

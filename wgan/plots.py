@@ -13,15 +13,20 @@ from PIL.PngImagePlugin import PngInfo
 from wgan.files import MARK
 
 TIMELAPSE_FRAMES = 60
-TIMELAPSE_SIDE = 480  # pixels; together with the number of frames it bounds the file size
+TIMELAPSE_SIDE = 820  # pixels; together with the number of frames it bounds the file size
+GRID_WIDTH = 600  # pixels, so that small images can be seen in a browser
 
 
-def image_grid(images: np.ndarray, columns: int = 8, gap: int = 2) -> Image.Image:
+def image_grid(
+    images: np.ndarray, columns: int = 8, gap: int = 2, least_width: int = GRID_WIDTH
+) -> Image.Image:
     """Images `(N, C, H, W)` uint8 side by side, up to `columns` in a row, on black.
 
-    torchvision's `make_grid` does the same, but importing torchvision takes two seconds.
+    The grid is enlarged by a whole factor, so that a row of `columns` images has `least_width`.
+    torchvision's `make_grid` does not enlarge, and importing torchvision takes two seconds.
     """
     count, channels, height, width = images.shape
+    factor = max(1, ceil(least_width / (columns * (width + gap) + gap)))
     columns = min(columns, count)
     rows = ceil(count / columns)
     canvas = np.zeros(
@@ -31,7 +36,7 @@ def image_grid(images: np.ndarray, columns: int = 8, gap: int = 2) -> Image.Imag
         top = gap + index // columns * (height + gap)
         left = gap + index % columns * (width + gap)
         canvas[top : top + height, left : left + width] = image.transpose(1, 2, 0)
-    return Image.fromarray(canvas.squeeze())
+    return Image.fromarray(canvas.repeat(factor, 0).repeat(factor, 1).squeeze())
 
 
 def scatter(
@@ -112,8 +117,8 @@ def timelapse(frames: list[Path], target: BinaryIO) -> None:
                 image = image.convert("L" if image.mode == "L" else "RGB")
         except (OSError, SyntaxError) as error:  # SyntaxError: Pillow's, for a broken PNG
             raise OSError(f"{frame} is damaged ({error}): remove it") from error
-        image.thumbnail((TIMELAPSE_SIDE, TIMELAPSE_SIDE))
-        images.append(image)
+        # By a whole factor, as grids are enlarged by one.
+        images.append(image.reduce(ceil(max(image.size) / TIMELAPSE_SIDE)))
     durations = [100] * (len(images) - 1) + [2000]  # milliseconds; longer for the last frame
     save_gif(images, durations, target)
 

@@ -130,7 +130,10 @@ def test_the_advice_for_a_single_image_works(image_folder, tmp_path, capsys):
     )
     advice = ["--batch-size", 1, "--generator-norm", "layer"]
     assert run_main(folder, tmp_path / "r", "--steps", 1, *advice) == 0
-    assert Image.open(tmp_path / "r" / "real.png").size == (20, 20)
+    assert Image.open(tmp_path / "r" / "real.png").size == (
+        5 * 20,
+        5 * 20,
+    )  # enlarged; no black cells
 
 
 def test_names_that_the_output_cannot_show_are_escaped(image_folder, tmp_path, monkeypatch):

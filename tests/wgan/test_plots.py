@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from wgan.plots import (
+    GRID_WIDTH,
     TIMELAPSE_FRAMES,
     TIMELAPSE_SIDE,
     curves,
@@ -22,7 +23,8 @@ from wgan.run_folder import LOG_COLUMNS
 def test_a_grid_shows_every_image_in_reading_order(channels):
     images = np.arange(10, dtype=np.uint8)[:, None, None, None] * 20
     images = images.repeat(channels, 1).repeat(4, 2).repeat(6, 3)
-    grid = np.asarray(image_grid(images, columns=4, gap=1)).reshape(3 * 5 + 1, 4 * 7 + 1, -1)
+    grid = np.asarray(image_grid(images, columns=4, gap=1, least_width=0))
+    grid = grid.reshape(3 * 5 + 1, 4 * 7 + 1, -1)
     for index in range(10):
         top, left = 1 + index // 4 * 5, 1 + index % 4 * 7
         assert (grid[top : top + 4, left : left + 6] == index * 20).all()
@@ -33,7 +35,19 @@ def test_a_grid_shows_every_image_in_reading_order(channels):
     ("count", "size"), [(1, (8, 6)), (3, (20, 6)), (8, (50, 6)), (9, (50, 10))]
 )
 def test_a_grid_is_not_wider_than_its_images(count, size):
-    assert image_grid(np.zeros((count, 1, 2, 4), np.uint8)).size == size
+    assert image_grid(np.zeros((count, 1, 2, 4), np.uint8), least_width=0).size == size
+
+
+@pytest.mark.parametrize(("side", "factor"), [(28, 3), (32, 3), (64, 2), (128, 1)])
+def test_small_images_are_enlarged_by_a_whole_factor(side, factor):
+    images = np.random.default_rng(0).integers(0, 256, (64, 3, side, side), np.uint8)
+    plain, enlarged = (
+        np.asarray(image_grid(images, least_width=width)) for width in (0, GRID_WIDTH)
+    )
+    assert enlarged.shape[1] == factor * plain.shape[1] >= 600
+    assert all((enlarged[i::factor, j::factor] == plain).all() for i, j in ((0, 0), (-factor, 0)))
+    # One image is as large as it would be among 64.
+    assert image_grid(images[:1]).size == (factor * (side + 4),) * 2
 
 
 def test_a_running_mean_keeps_lines_and_smooths_noise():
@@ -92,7 +106,8 @@ def test_a_timelapse_is_bounded_in_frames_and_size_and_keeps_first_and_last(tmp_
     timelapse(frames, target)
     animation = Image.open(target)
     assert animation.n_frames == TIMELAPSE_FRAMES
-    assert animation.size == (TIMELAPSE_SIDE, TIMELAPSE_SIDE // 2)
+    assert animation.size == (500, 250)  # reduced by a whole factor
+    assert max(animation.size) <= TIMELAPSE_SIDE
     assert animation.convert("L").getpixel((5, 5)) == 0
     animation.seek(TIMELAPSE_FRAMES - 1)
     assert animation.convert("L").getpixel((5, 5)) == 255
