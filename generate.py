@@ -12,6 +12,7 @@ import argparse
 import io
 import os
 import sys
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -35,15 +36,20 @@ def write_samples(samples: Tensor, target: Path) -> None:
     if target.suffix == "":
         write_images(samples, target)
         return
-    is_images, suffix = samples.dim() == 4, target.suffix.lower()
-    buffer = io.BytesIO()
+    is_images, suffix, buffer = samples.dim() == 4, target.suffix.lower(), io.BytesIO()
     if suffix in PICTURES:
-        draw = plots.image_grid if is_images else plots.scatter
         save_picture(draw(samples.numpy()), buffer, PICTURES[suffix])
     else:
         array = samples.permute(0, 2, 3, 1).numpy() if is_images else samples.numpy()
         np.save(buffer, array) if suffix == ".npy" else np.savez(buffer, samples=array)
     write_whole(target, buffer.getvalue())
+
+
+def draw(samples: np.ndarray) -> Image.Image:
+    """One picture: a grid of images, about square if they are many, or points."""
+    if samples.ndim == 2:
+        return plots.scatter(fake=samples)
+    return plots.image_grid(samples, columns=max(8, ceil(len(samples) ** 0.5)))
 
 
 def save_picture(image: Image.Image, buffer: io.BytesIO, kind: str) -> None:

@@ -28,7 +28,7 @@ def test_every_format_contains_the_same_samples(run, tmp_path):
     files = sorted((tmp_path / "folder").glob("*.png"))
     assert [file.name for file in files] == [f"{index:06d}.png" for index in range(10)]
     assert np.array_equal(np.stack([np.asarray(Image.open(file)) for file in files]), expected)
-    grid = np.asarray(Image.open(tmp_path / "a.png"))
+    grid = np.asarray(Image.open(tmp_path / "a.png"))[::5, ::5]  # it is enlarged
     assert np.array_equal(grid[2:18, 2:18], expected[0])
     assert np.array_equal(grid[20:36, 2:18], expected[8])
 
@@ -52,6 +52,11 @@ def test_an_interpolation_is_an_animation(run, tmp_path):
     assert not np.array_equal(frames[0], frames[len(frames) // 2])
 
 
+def test_a_grid_of_many_images_is_about_square(run, tmp_path):
+    assert main([str(run), "--count", "1000", "--out", str(tmp_path / "a.png")]) == 0
+    assert Image.open(tmp_path / "a.png").size == (32 * 18 + 2, 32 * 18 + 2)
+
+
 @pytest.mark.parametrize(
     ("name", "kind"),
     [("a.PNG", "PNG"), ("a.jpg", "JPEG"), ("a.JPEG", "JPEG"), ("a.webp", "WEBP")],
@@ -59,7 +64,7 @@ def test_an_interpolation_is_an_animation(run, tmp_path):
 def test_a_grid_of_few_images_has_no_empty_cells(name, kind, run, tmp_path):
     assert main([str(run), "--count", "3", "--out", str(tmp_path / name)]) == 0
     with Image.open(tmp_path / name) as grid:
-        assert (grid.format, grid.size) == (kind, (3 * 18 + 2, 18 + 2))
+        assert (grid.format, grid.size) == (kind, (5 * (3 * 18 + 2), 5 * (18 + 2)))
 
 
 def test_points_are_written_as_numbers_and_as_a_plot(tmp_path, capsys):

@@ -40,21 +40,24 @@ def image_grid(
 
 
 def scatter(
-    real: np.ndarray, fake: np.ndarray | None = None, scores: np.ndarray | None = None
+    real: np.ndarray | None = None,
+    fake: np.ndarray | None = None,
+    scores: np.ndarray | None = None,
 ) -> Image.Image:
-    """Real and generated points `(N, 2)`, over the critic's scores `(S, S)` if given.
+    """Real points `(N, 2)`, generated ones, or both, over the critic's scores `(S, S)` if given.
 
     The scores belong to a square lattice over [-extent, extent], with rows along y. Contour lines
     are at equal steps of the score, so their density shows the norm of the critic's gradient.
     """
-    reach = extent(real)
+    reach = extent(fake if real is None else real)
     figure = new_figure(5, 5)
     axes = figure.add_axes((0, 0, 1, 1))
     if scores is not None:
         axis = np.linspace(-reach, reach, len(scores))
         axes.contourf(axis, axis, scores, levels=24, cmap="viridis", alpha=0.75)
         axes.contour(axis, axis, scores, levels=24, colors="black", linewidths=0.3)
-    axes.scatter(*real.T, s=5, c="white", edgecolors="black", linewidths=0.3, label="real")
+    if real is not None:
+        axes.scatter(*real.T, s=5, c="white", edgecolors="black", linewidths=0.3, label="real")
     if fake is not None:
         axes.scatter(*fake.T, s=5, c="crimson", linewidths=0, label="generated")
         axes.legend(loc="lower center", ncols=2, fontsize=9, framealpha=0.9)
