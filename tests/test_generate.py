@@ -54,7 +54,7 @@ def test_an_interpolation_is_an_animation(run, tmp_path):
 
 def test_a_grid_of_many_images_is_about_square(run, tmp_path):
     assert main([str(run), "--count", "1000", "--out", str(tmp_path / "a.png")]) == 0
-    assert Image.open(tmp_path / "a.png").size == (32 * 18 + 2, 32 * 18 + 2)
+    assert Image.open(tmp_path / "a.png").size == (2 * (32 * 18 + 2), 2 * (32 * 18 + 2))
 
 
 @pytest.mark.parametrize(
