@@ -142,7 +142,7 @@ class Config:
     )
     max_seconds: int = option(
         0,
-        "stop after this many seconds of wall-clock time since the start; 0: no limit",
+        "stop after this many seconds of wall-clock time since the start, at least 10; 0: no limit",
         zero_or_at_least_10,
         resumable=True,
     )
