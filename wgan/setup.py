@@ -88,11 +88,14 @@ def set_up(config: Config, fresh: bool) -> Run:
         raise
     except (ValueError, OSError) as error:
         raise BadInput(str(error)) from error
-    first = distributed.broadcast_from_first(
-        lambda: {"state": state.to_checkpoint(), "compile": folder.config.compile}
-    )
-    state.restore(first["state"])
-    config = replace(config, compile=first["compile"])
+    decided = folder.config.compile  # by the first start of this run, if it resumes
+    if distributed.world_size() > 1:
+        first = distributed.broadcast_from_first(
+            lambda: {"state": state.to_checkpoint(), "compile": decided}
+        )
+        state.restore(first["state"])
+        decided = first["compile"]
+    config = replace(config, compile=decided)
     batches = Batches(
         dataset.samples,
         config.batch_size,
