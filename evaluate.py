@@ -72,8 +72,8 @@ def load_data(config: Config, moved: bool) -> Dataset:
         if moved:
             raise
         raise ValueError(
-            f"the run's data cannot be loaded: {error}. If the data moved, name their place with "
-            "--dataset, and the folder of downloaded and prepared data with --data-root"
+            f"the run's data cannot be loaded: {error}. If the data has moved, give its new "
+            "location with --dataset, or that of downloaded data with --data-root"
         ) from error
 
 
@@ -147,10 +147,13 @@ def make_parser() -> Parser:
     )
     add = parser.add_argument
     add("source", type=os.path.expanduser, help="folder of a run, or a checkpoint")
-    samples_help = f"number of samples, at most half of the data (default: {SAMPLES})"
+    samples_help = (
+        f"number of samples, at most half of the data, and at most {SAMPLES} with a classifier "
+        f"(default: {SAMPLES})"
+    )
     add("--samples", type=int, default=SAMPLES, help=samples_help)
     features_help = "auto: inception if its weights exist on this machine, otherwise classifier"
-    add("--dataset", metavar="S", help="folder or name of the data, if the run's moved")
+    add("--dataset", metavar="S", help="data set or folder, if the run's has moved")
     add("--data-root", metavar="S", help="folder of downloaded and prepared data, if it moved")
     add("--features", choices=CHOICES, default="auto", help=features_help)
     add("--seed", type=int, default=0, help="random seed of the noise (default: 0)")

@@ -26,8 +26,8 @@ from wgan.files import GENERATED, check_output, write_whole
 from wgan.output import run_script
 from wgan.sampling import generate, interpolation_frames, load_generator
 
-PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-SUFFIXES = ("", ".npy", ".npz", *PICTURES, ".gif")
+GRID_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+SUFFIXES = ("", ".npy", ".npz", *GRID_FORMATS, ".gif")
 FRAME_MILLISECONDS = 80  # of a GIF
 
 
@@ -37,8 +37,8 @@ def write_samples(samples: Tensor, target: Path) -> None:
         write_images(samples, target)
         return
     is_images, suffix, buffer = samples.dim() == 4, target.suffix.lower(), io.BytesIO()
-    if suffix in PICTURES:
-        save_picture(draw(samples.numpy()), buffer, PICTURES[suffix])
+    if suffix in GRID_FORMATS:
+        save_grid(draw(samples.numpy()), buffer, GRID_FORMATS[suffix])
     else:
         array = samples.permute(0, 2, 3, 1).numpy() if is_images else samples.numpy()
         np.save(buffer, array) if suffix == ".npy" else np.savez(buffer, samples=array)
@@ -46,13 +46,13 @@ def write_samples(samples: Tensor, target: Path) -> None:
 
 
 def draw(samples: np.ndarray) -> Image.Image:
-    """One picture: a grid of images, about square if they are many, or points."""
+    """A grid of images, about square if they are many, or points."""
     if samples.ndim == 2:
         return plots.scatter(fake=samples)
     return plots.image_grid(samples, columns=max(8, ceil(len(samples) ** 0.5)))
 
 
-def save_picture(image: Image.Image, buffer: io.BytesIO, kind: str) -> None:
+def save_grid(image: Image.Image, buffer: io.BytesIO, kind: str) -> None:
     try:
         image.save(buffer, kind, quality=95)
     except (OSError, ValueError, KeyError) as error:  # too large, or not in this Pillow

@@ -86,6 +86,7 @@ def train(run: Run) -> int:
         monitor.start()  # the first sample grid, before any update
         budget.start()
         status = budget.status(state.step, signals)
+        monitor.start_clock(status)
         if status.finished:
             distributed.fail("--max-seconds elapsed before the first step; increase it")
         while not status.ended:

@@ -266,7 +266,7 @@ def measure_table(options: argparse.Namespace) -> dict:
 def show_table(result: dict, options: argparse.Namespace) -> None:
     print(
         f"\n{result['machine']}; milliseconds per step of {options.n_critic} critic updates, with "
-        "batches of 64 and a width of 64 (dense: 512) if not named otherwise\n"
+        "batches of 64 and a width of 64 (dense: 512) unless the row says otherwise\n"
     )
     print(
         f"| case | {TEXTBOOK}, DataLoader | {TEXTBOOK} | {OURS} | {TEXTBOOK} / {OURS} (range) "
@@ -364,7 +364,11 @@ def run_benchmark(argv: list[str]) -> None:
     if options.table:
         changed = [n for n in FIRST_CASE if getattr(options, n) != parser.get_default(n)]
         if changed:
-            raise ValueError(f"the cases of --table set {', '.join(changed)}: remove it")
+            raise ValueError(f"the cases of --table set {', '.join(changed)}: not with --table")
+        if not any(options.only in name for name in CASES):
+            raise ValueError(f"no case's name contains {options.only!r}: {'; '.join(CASES)}")
+    elif options.only:
+        raise ValueError("--only needs --table")
     config, shape = case_of(options)
     if options.peak_memory_of:
         print_peak_memory(config, shape, options.peak_memory_of)

@@ -138,7 +138,7 @@ def test_data_that_moved_are_named_with_flags(image_folder, tmp_path, capsys):
     for name in ("1.png", "2.png", "3.png"):
         (moved / name).unlink()
     assert main(arguments) == 0
-    assert "was trained on 40 images, and the data now has 37\n" in capsys.readouterr().err
+    assert "was trained on 40 samples, and the data set now has 37\n" in capsys.readouterr().err
     assert main([*arguments[:2], ""]) == 2
     assert "unknown dataset ''" in capsys.readouterr().err
 
@@ -175,7 +175,7 @@ def test_no_figures_from_a_classifier_that_learned_nothing(mislabelled_folder, t
     assert "no better than chance (50.0%): check the classes" in capsys.readouterr().err
     # Training is worth as much without figures.
     assert train_labelled(mislabelled_folder, tmp_path / "r2", "--eval-every", 2) == 0
-    assert "no evaluation, in spite of --eval-every: the class" in capsys.readouterr().err
+    assert "--eval-every is ignored: the class" in capsys.readouterr().err
 
 
 def test_a_data_set_of_another_shape_is_refused(image_folder, tmp_path, monkeypatch, capsys):

@@ -397,7 +397,7 @@ def test_a_run_deleted_during_training_is_made_again_and_resumes(
     assert run_main(image_folder, run, "--steps", 6) == 0
     monkeypatch.undo()
     error = capsys.readouterr().err
-    assert error.count("was deleted and is made again") == 1 and "could not" not in error
+    assert error.count("was deleted; recreating it") == 1 and "could not" not in error
     log = (run / "log.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in log] == ["step", "4", "6"]
     assert run_main(image_folder, run, "--steps", 8) == 0

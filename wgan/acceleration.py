@@ -69,7 +69,8 @@ def accelerate(
         if can_capture(config, state.device):
             capture_step(state, config, inputs, step)
 
-    if config.compile == "auto":
+    auto = config.compile == "auto"
+    if auto:
         capture()  # takes a second, compiling up to a minute
         run_step = (lambda: state.graph(inputs)) if state.graph else trial_step
         decision = "on" if compiling_pays(state, budget, run_step) else "off"
@@ -77,7 +78,7 @@ def accelerate(
     if config.compile == "on":
         state.graph = None  # of the uncompiled step
         compile_losses(state, trial_step, critic_only=exchanges)
-    if not state.graph:
+    if config.compile == "on" or not auto:
         capture()
     return config
 

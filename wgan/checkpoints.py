@@ -69,8 +69,8 @@ def describe_other_data(trained: object, now: dict) -> str | None:
     before, count = trained.get("samples") if isinstance(trained, dict) else None, now["samples"]
     if type(before) is not int or trained == now:
         return None
-    found = f"{count:,}" if before != count else "as many, but not the same"
-    return f"the checkpoint was trained on {before:,} images, and the data now has {found}"
+    found = f"{count:,}" if before != count else "the same number of different ones"
+    return f"the checkpoint was trained on {before:,} samples, and the data set now has {found}"
 
 
 def find_checkpoints(folder: Path) -> list[Path]:

@@ -85,6 +85,8 @@ def parse_and_train(argv: list[str] | None, train: Callable[[Run], int]) -> int:
                     try_to_write("curves and timelapse", run.folder.save_missing_plots)
                     print(run.describe_finished())
                     return 0
+                for difference in run.differences:
+                    print(difference)
                 print(run.describe(), flush=True)
                 try:
                     return train(run)

@@ -54,10 +54,10 @@ class Monitor:
             try:
                 self.evaluation = Evaluation(run)
             except ValueError as error:  # training is worth as much without figures
-                print(f"no evaluation, in spite of --eval-every: {error}", file=sys.stderr)
+                print(f"--eval-every is ignored: {error}", file=sys.stderr)
         self.checkpoints = Checkpoints(self.state, self.folder)
         self.display: Display | None = None
-        self.last_line = self.last_save = seconds_since_start()  # later, by the first rank's clock
+        self.last_line = self.last_save = 0.0  # by the first rank's clock
         self.last_estimate = 0.0  # in the log
 
     def __enter__(self) -> "Monitor":
@@ -73,6 +73,11 @@ class Monitor:
             try_to_write("grid of real samples", self.folder.save_real, draw_real(self.real))
             self.save_samples()
         self.display = Display(self.state, self.budget, self.samples_per_step)
+
+    def start_clock(self, status: StepStatus) -> None:
+        """Count the seconds without a line and a checkpoint from now on, by the first rank's clock,
+        because all ranks must exchange losses and weights at the same steps."""
+        self.last_line = self.last_save = self.start_seconds = status.seconds
 
     def after_step(self, status: StepStatus, losses: dict[str, Tensor]) -> None:
         """Do what is due after a step, by its number or by the time; `losses` are still on the
@@ -92,7 +97,7 @@ class Monitor:
             self.last_line = status.seconds
         if (is_due(config.sample_every, step) or last) and distributed.is_first():
             self.save_samples()
-        overdue = status.seconds - self.last_save > self.max_seconds_unsaved()
+        overdue = status.seconds - self.last_save > self.max_seconds_unsaved(status)
         due = is_due(config.checkpoint_every, step) or is_due(config.keep_every, step)
         if due or overdue or status.save_requested:
             self.checkpoints.save(self.display.seconds())
@@ -100,9 +105,9 @@ class Monitor:
         if overdue and distributed.is_first():
             try_to_write("latest grid", self.folder.save_latest, self.draw())
 
-    def max_seconds_unsaved(self) -> float:
+    def max_seconds_unsaved(self, status: StepStatus) -> float:
         first, later = MAX_SECONDS_UNSAVED
-        return min(later, max(first, self.display.seconds() / 10))
+        return min(later, max(first, (status.seconds - self.start_seconds) / 10))
 
     def finish(self, status: StepStatus) -> None:
         """Save the last checkpoint and the plots, and print how training ended."""

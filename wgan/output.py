@@ -8,7 +8,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 from wgan.errors import BadInput, one_line
@@ -71,25 +71,29 @@ class SafeStream:
     def discard(self) -> None:
         """Connect the stream's file descriptor to the null device."""
         with suppress(OSError, ValueError, AttributeError):
+            descriptor = self.stream.fileno()
             null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, self.stream.fileno())
+            os.dup2(null, descriptor)
             os.close(null)
 
 
 @contextmanager
 def safe_output() -> Iterator[None]:
     """Inside the block, `print` and progress bars never fail."""
-    with ExitStack() as stack:
-        error, output = sys.stderr, sys.stdout
-        if error is not None:  # None: a program without a console on Windows
-            safe_error = SafeStream(error, None)
-            stack.callback(safe_error.close_safely)
-            stack.enter_context(redirect_stderr(safe_error))
-        if output is not None:
-            safe = SafeStream(output, sys.stderr)
-            stack.callback(safe.close_safely)
-            stack.enter_context(redirect_stdout(safe))
+    if isinstance(sys.stdout, SafeStream) or isinstance(sys.stderr, SafeStream):
+        yield  # another thread's block has replaced them
+        return
+    error, output = sys.stderr, sys.stdout  # None: a program without a console on Windows
+    safe_error = None if error is None else SafeStream(error, None)
+    safe_output = None if output is None else SafeStream(output, safe_error)
+    sys.stderr, sys.stdout = safe_error, safe_output
+    try:
         yield
+    finally:
+        sys.stderr, sys.stdout = error, output
+        for stream in (safe_output, safe_error):
+            if stream is not None:
+                stream.close_safely()
 
 
 def run_script(run: Callable[[], None]) -> int:

@@ -35,6 +35,7 @@ from wgan.checkpoints import (
     read_checkpoint,
 )
 from wgan.config import OVERRIDES, Config, changes, read_toml, stored_config
+from wgan.errors import TrainingFailed
 from wgan.files import acquire_lock, write_temporary, write_whole
 
 LOG_COLUMNS = (
@@ -81,15 +82,18 @@ class RunFolder:
             )
         (self.path / "samples").mkdir(parents=True, exist_ok=True)
         self.lock = lock_run(self.path)
+        self.locked = file_identity(self.path / LOCK)
         try:
             for name in FILES:
                 for leftover in self.path.glob(f"{name}.*.tmp"):  # of a process that was killed
                     leftover.unlink(missing_ok=True)
-            if old := read_options(self.path):
+            old = read_options(self.path)
+            if old:
                 self.check_unchanged(old)
                 if config.compile == "auto":  # what was decided when the run began
-                    config = replace(config, compile=old.compile)
-            self.store_config(config)
+                    self.config = replace(config, compile=old.compile)
+            if not old or not (self.path / "config.toml").exists():
+                self.store_config(self.config)
         except (ValueError, OSError):
             self.close()
             raise
@@ -102,18 +106,28 @@ class RunFolder:
         self.write("config.toml", config.to_toml().encode())
 
     def write(self, name: str, content: bytes) -> None:
-        self.make_again()
+        self.check_folder()
         write_whole(self.path / name, content)
 
-    def make_again(self) -> None:
-        """Make the folder again if it was deleted during training."""
+    def check_folder(self) -> None:
+        """Recreate the folder if it was deleted during training; TrainingFailed if another process
+        uses its place by now."""
         deleted = not self.path.is_dir()
         (self.path / "samples").mkdir(parents=True, exist_ok=True)
+        if file_identity(self.path / LOCK) == self.locked:
+            return
         if deleted:
-            print(f"{self.path} was deleted and is made again", file=sys.stderr)
-            self.close()  # the lock was on the deleted file
+            print(f"{self.path} was deleted; recreating it", file=sys.stderr)
+        self.close()  # the lock was on the deleted file
+        try:
             self.lock = lock_run(self.path)
-            self.store_config(self.config)
+            stored = self.path / "config.toml"
+            if stored.exists() and stored.read_text(encoding="utf-8") != self.config.to_toml():
+                raise ValueError("it contains another run by now")
+        except ValueError as error:
+            raise TrainingFailed(f"{self.path} was deleted during training: {error}") from error
+        self.locked = file_identity(self.path / LOCK)
+        self.store_config(self.config)
 
     def check_unchanged(self, old: Config) -> None:
         changed = changes(old, self.config)
@@ -142,7 +156,7 @@ class RunFolder:
 
     def save(self, state: dict) -> None:
         """Write a checkpoint, whole or not at all, and keep the previous one."""
-        self.make_again()
+        self.check_folder()
         temporary = write_temporary(self.checkpoint, pack_checkpoint(state, self.config))
         if self.checkpoint.exists():
             os.replace(self.checkpoint, self.previous)
@@ -186,7 +200,7 @@ class RunFolder:
         """
         try:
             rows = [row for row in self.read_log() if int(row["step"]) <= step] if step else []
-            [float(row[name] or "nan") for row in rows for name in LOG_COLUMNS]
+            check_rows(rows)
         except (KeyError, TypeError, ValueError, csv.Error) as error:
             raise ValueError(
                 f"{self.log_file} was not written by this project: move it away, and training "
@@ -206,7 +220,7 @@ class RunFolder:
         """
         row = {n: f"{v:.3f}" if n in TIME_COLUMNS else v for n, v in row.items()}
         self.unwritten.append(row)
-        self.make_again()
+        self.check_folder()
         if not self.log_file.exists():
             self.start_log(0)
         text = io.StringIO(newline="")
@@ -266,6 +280,23 @@ class RunFolder:
             plots.timelapse(frames, animation)
             self.write("timelapse.gif", animation.getvalue())
         (self.path / "latest.png").unlink(missing_ok=True)  # older than the last numbered grid
+
+
+def check_rows(rows: list[dict[str, str]]) -> None:
+    """An exception if rows do not have the log's columns, or other values than numbers."""
+    for row in rows:
+        if set(row) != set(LOG_COLUMNS):
+            raise ValueError("a row has other columns")
+        for value in row.values():
+            float(value or "nan")
+
+
+def file_identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another one of the same name; None if there is none."""
+    with suppress(OSError):
+        status = os.stat(path)
+        return status.st_dev, status.st_ino
+    return None
 
 
 class NullRunFolder:

@@ -30,6 +30,7 @@ class Run:
     folder: RunFolder | NullRunFolder
     batches: Batches
     budget: Budget
+    differences: list[str]  # from an uninterrupted run, if it resumes
 
     def __enter__(self) -> "Run":
         return self
@@ -47,8 +48,8 @@ class Run:
             more = f"raise --steps from {self.budget.steps} to more than {self.state.step}"
         if self.config.lr_decay:
             more = (
-                "its learning rates are zero (lr_decay): start a new run with --init-from "
-                f"{self.folder.path} and another --run"
+                "start a new run with --init-from this one and another --run, as its learning "
+                "rates have decayed to zero (lr_decay)"
             )
         return (
             f"{self.folder.path} is finished at {self.budget.describe(self.state.step)}; to train "
@@ -83,7 +84,7 @@ def set_up(config: Config, fresh: bool) -> Run:
             state = build_state(config, dataset.sample_shape, device)
             state.data = dataset.identity()
         check_same_data(dataset, config)
-        folder = open_folder(config, state, fresh)
+        folder, differences = open_folder(config, state, fresh)
     except BadInput:
         raise
     except (ValueError, OSError) as error:
@@ -105,7 +106,7 @@ def set_up(config: Config, fresh: bool) -> Run:
     )
     steps = count_steps(config, len(dataset))
     budget = Budget(steps, config.max_seconds, progress_before=state.progress)
-    return Run(config, dataset, state, folder, batches, budget)
+    return Run(config, dataset, state, folder, batches, budget, differences)
 
 
 def check_before_loading(config: Config, device: torch.device) -> None:
@@ -150,25 +151,28 @@ def check_same_data(dataset: Dataset, config: Config) -> None:
         )
 
 
-def open_folder(config: Config, state: TrainState, fresh: bool) -> RunFolder | NullRunFolder:
-    """The run's folder; if it contains a checkpoint, the state is restored from it."""
+def open_folder(
+    config: Config, state: TrainState, fresh: bool
+) -> tuple[RunFolder | NullRunFolder, list[str]]:
+    """The run's folder; if it contains a checkpoint, the state is restored from it, and the
+    differences from an uninterrupted run are returned."""
     if not distributed.is_first():
-        return NullRunFolder(config)
+        return NullRunFolder(config), []
     fresh = fresh and not distributed.restarted()  # a restart resumes
     if config.init_from and (fresh or not find_checkpoints(Path(config.run))):
         load_initial_weights(config, state, fresh)
     if fresh and (target := move_aside(Path(config.run))):
         print(f"moved the old run to {target}")
-    folder = RunFolder(config, state.data)
+    folder, differences = RunFolder(config, state.data), []
     try:
         if checkpoint := folder.restore():
             state.restore(checkpoint)
-            report_differences(checkpoint, state, folder.config)
+            differences = find_differences(checkpoint, state, folder.config)
         folder.start_log(state.step)
     except BaseException:
         folder.close()
         raise
-    return folder
+    return folder, differences
 
 
 def load_initial_weights(config: Config, state: TrainState, fresh: bool) -> None:
@@ -197,10 +201,10 @@ def load_initial_weights(config: Config, state: TrainState, fresh: bool) -> None
         ) from error
 
 
-def report_differences(checkpoint: dict, state: TrainState, config: Config) -> None:
-    """Print what makes the resumed training differ from an uninterrupted one."""
-    if other := describe_other_data(checkpoint.get("data"), state.data):
-        print(f"{other}: not byte-identical training")
+def find_differences(checkpoint: dict, state: TrainState, config: Config) -> list[str]:
+    """What makes the resumed training differ from an uninterrupted one."""
+    other = describe_other_data(checkpoint.get("data"), state.data)
+    found = [other] if other else []
     now = state.to_checkpoint() | {"compile": config.compile}
     checkpoint = checkpoint | {"compile": checkpoint["config"].get("compile")}
     for key, text in (
@@ -211,7 +215,8 @@ def report_differences(checkpoint: dict, state: TrainState, config: Config) -> N
         ("compile", "the checkpoint was written with --compile {}, and training resumes with {}"),
     ):
         if checkpoint.get(key) != now[key]:
-            print(text.format(checkpoint.get(key), now[key]) + ": not byte-identical training")
+            found.append(text.format(checkpoint.get(key), now[key]))
+    return [f"{difference}: not byte-identical training" for difference in found]
 
 
 def count_steps(config: Config, samples: int) -> float:

@@ -91,7 +91,7 @@ def test_a_run_of_limited_time_leaves_all_its_files(image_folder, tmp_path, cloc
     # Its rates have decayed to zero, so the same command does not begin again.
     assert run_main(image_folder, run, *options) == 0
     assert (
-        f"is finished at step {step}; to train further, its learning rates are zero"
+        f"is finished at step {step}; to train further, start a new run with --init-from"
         in capsys.readouterr().out
     )
 

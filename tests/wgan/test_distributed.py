@@ -20,6 +20,7 @@ from torch import nn
 import train
 from utils import METHODS
 from wgan import acceleration, distributed, monitor
+from wgan import budget as budget_module
 from wgan.budget import Budget
 from wgan.checkpoints import read_checkpoint
 from wgan.data import Batches, RowReader
@@ -221,6 +222,23 @@ def test_collectives(processes, tmp_path):
         assert results["status"] == expected | {"progress": 0.75}
     assert seconds[0] == seconds[1] > 0
     assert (tmp_path / "turns").read_text() == "0 1 "
+
+
+def train_with_late_ranks(arguments):
+    """The ranks' clocks differ by hours, and lines and checkpoints are due by the time."""
+    monitor.MAX_SECONDS_WITHOUT_LINE, monitor.MAX_SECONDS_UNSAVED = 0.02, (0.02, 600)
+    clock = budget_module.seconds_since_start
+    late = 10_000 * distributed.rank()
+    for module in (budget_module, monitor):
+        module.seconds_since_start = lambda: clock() + late
+    sys.exit(train.main(arguments))
+
+
+def test_ranks_with_different_clocks_save_at_the_same_steps(processes, image_folder, tmp_path):
+    arguments = arguments_for(image_folder, tmp_path / "r", "--steps", 30)
+    arguments += ["--log-every", "100", "--checkpoint-every", "100"]
+    assert end_of(start_ranks(processes, tmp_path, train_with_late_ranks, arguments)) == [0, 0]
+    assert read_checkpoint(tmp_path / "r" / "checkpoint.pt")["step"] == 30
 
 
 # ---------------------------------------------------------------- faults

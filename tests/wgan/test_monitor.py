@@ -1,5 +1,7 @@
 """What is shown and saved between steps, by the number of steps and by the time."""
 
+from types import SimpleNamespace
+
 import pytest
 from helpers import assert_same_run, run_main
 
@@ -35,12 +37,13 @@ def test_slow_steps_show_and_save_something_in_between(image_folder, tmp_path, m
     assert_same_run(slow, tmp_path / "plain")
 
 
-def test_a_long_run_is_saved_less_often(monkeypatch):
+def test_a_long_run_is_saved_less_often():
     class Watch(monitor.Monitor):
-        def __init__(self, seconds):
-            self.display = type("Display", (), {"seconds": lambda self: seconds})()
+        def __init__(self):
+            self.start_clock(SimpleNamespace(seconds=50))
 
-    unsaved = [Watch(seconds).max_seconds_unsaved() for seconds in (1, 2000, 10**6)]
+    after = (SimpleNamespace(seconds=50 + seconds) for seconds in (1, 2000, 10**6))
+    unsaved = [Watch().max_seconds_unsaved(status) for status in after]
     assert unsaved == [60, 200, 600]
 
 

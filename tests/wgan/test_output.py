@@ -87,6 +87,30 @@ def program_of(code):
 MANY_LINES = ["for i in range(20000):", "    print('line', i)"]
 
 
+def test_failures_leave_no_open_files():
+    stream = io.StringIO()
+    safe = SafeStream(stream, None)
+    stream.close()
+    before = os.dup(1)
+    os.close(before)
+    for _ in range(20):
+        print("lost", file=safe, flush=True)
+    after = os.dup(1)
+    os.close(after)
+    assert after == before  # the lowest free number
+
+
+def test_blocks_in_two_threads_restore_the_streams(capsys):
+    """Also if the one that began first ends first."""
+    before = sys.stdout, sys.stderr
+    first, second = safe_output(), safe_output()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    second.__exit__(None, None, None)
+    assert (sys.stdout, sys.stderr) == before
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no pipes of this kind")
 @pytest.mark.parametrize("lines", [["print('one line')"], MANY_LINES])
 def test_a_reader_that_goes_away_does_not_change_the_exit_code(lines, tmp_path):

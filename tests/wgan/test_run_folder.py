@@ -2,8 +2,10 @@
 
 import errno
 import io
+import os
 import shutil
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from helpers import run_main, small_config
 from wgan import checkpoints, files, run_folder
 from wgan.checkpoints import add_digest, read_checkpoint
 from wgan.config import read_toml
+from wgan.errors import TrainingFailed
 from wgan.run_folder import LOG_COLUMNS, RunFolder, move_aside
 
 
@@ -277,3 +280,34 @@ def test_a_foreign_checkpoint_does_not_make_a_folder_a_run(tmp_path):
         RunFolder(small_config(run=str(tmp_path)))
     assert move_aside(tmp_path) is None
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not delete files in use")
+def test_a_folder_that_another_run_has_taken_over_is_left_alone(run):
+    shutil.rmtree(run.path)
+    other = RunFolder(replace(run.config, seed=7))
+    other.save({"step": 5})
+    with pytest.raises(TrainingFailed, match="was deleted during training: another process"):
+        run.save({"step": 1})
+    other.close()
+    with pytest.raises(TrainingFailed, match="it contains another run by now"):
+        run.log({"step": 1})
+    assert read_checkpoint(other.checkpoint)["step"] == 5
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not delete files in use")
+def test_a_lock_that_was_deleted_is_taken_again(run):
+    (run.path / "lock").unlink()
+    run.save({"step": 1})
+    with pytest.raises(ValueError, match="another process trains"):
+        RunFolder(run.config)
+
+
+@pytest.mark.parametrize("line", ["1,a,b,c,d,e,f,g,h,i", "1" + ",1" * 20, "x" + "," * 9])
+def test_a_log_with_other_lines_is_named(line, run):
+    run.start_log(0)
+    run.log(row(1))
+    with open(run.log_file, "a") as file:
+        file.write(line + "\n")
+    with pytest.raises(ValueError, match=r"log.csv was not written by this project"):
+        run.start_log(5)

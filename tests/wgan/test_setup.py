@@ -91,7 +91,7 @@ def test_other_data_under_another_path_are_another_run(pictures, tmp_path, capsy
     [
         ("fewer", "now has 9"),
         ("more", "now has 13"),
-        ("other", "now has as many, but not the same"),
+        ("other", "now has the same number of different ones"),
     ],
 )
 def test_changed_data_are_announced(changed, found, pictures, tmp_path, capsys):
@@ -106,7 +106,7 @@ def test_changed_data_are_announced(changed, found, pictures, tmp_path, capsys):
         os.utime(pictures / name, ns=(1, 1))
     capsys.readouterr()
     assert resume(pictures, run, 2) == 0
-    line = f"the checkpoint was trained on 12 images, and the data {found}: not byte-identical"
+    line = f"the checkpoint was trained on 12 samples, and the data set {found}: not byte-identical"
     assert capsys.readouterr().out.count(line) == 1
     assert resume(pictures, run, 3) == 0  # the next checkpoint knows the new data
     assert "byte-identical" not in capsys.readouterr().out
@@ -192,3 +192,12 @@ def test_points_have_an_identity_too(tmp_path, capsys):
     for steps in ("1", "2"):
         assert train.main([*options, "--device", "cpu", "--compile", "off", "--steps", steps]) == 0
     assert "byte-identical" not in capsys.readouterr().out
+
+
+def test_a_finished_run_keeps_its_options(image_folder, tmp_path, capsys):
+    """What was not trained with them is not reported, and not stored."""
+    assert run_main(image_folder, tmp_path / "r", "--steps", 2) == 0
+    stored = (tmp_path / "r" / "config.toml").read_bytes()
+    assert run_main(image_folder, tmp_path / "r", "--steps", 2, "--compile", "on") == 0
+    assert "byte-identical" not in capsys.readouterr().out
+    assert (tmp_path / "r" / "config.toml").read_bytes() == stored
