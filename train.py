@@ -27,7 +27,7 @@ from wgan import cli, distributed
 from wgan.acceleration import accelerate
 from wgan.budget import Signals
 from wgan.config import Config
-from wgan.data import Batches, flip_where, seeded_generator, to_float_images
+from wgan.data import Batches, blocks_of, flip_where, seeded_generator, to_float_images, within
 from wgan.monitor import Monitor
 from wgan.setup import Run
 from wgan.state import TrainState, ema_weight, set_learning_rates, update_ema
@@ -120,21 +120,30 @@ def train_step(state: TrainState, config: Config, batches: Batches) -> dict[str,
 
 def sample_inputs(state: TrainState, config: Config, batches: Batches) -> StepInputs:
     """Draw a step's randomness. It depends on the seed and the step only, so that a resumed run
-    draws the same numbers. With several ranks, each uses its slice of the same global draw."""
-    n, size, device = config.n_critic, config.batch_size, batches.device
-    generator_size = config.generator_batch or size
-    rng = seeded_generator(device, config.seed, "step", state.step)
-    noise = torch.randn(n, size, config.noise_dim, generator=rng, device=device)
-    generator_noise = torch.randn(generator_size, config.noise_dim, generator=rng, device=device)
-    mix = torch.rand(n, size, generator=rng, device=device)
-    flip = torch.rand(n, size, generator=rng, device=device) < 0.5
+    draws the same numbers. With several ranks, each draws its slice of the same global numbers:
+    every block of `NOISE_BLOCK` samples has a random generator of its own."""
+    n, device = config.n_critic, batches.device
+    size, generator_size = config.batch_size, config.generator_batch or config.batch_size
     own, own_generator = distributed.rank_slice(size), distributed.rank_slice(generator_size)
+    parts = []
+    for block in sorted({*blocks_of(own), *blocks_of(own_generator)}):
+        rng = seeded_generator(device, config.seed, "step", state.step, block)
+        count, mine = within(own, block, size)
+        generator_count, generators = within(own_generator, block, generator_size)
+        noise = torch.randn(n, count, config.noise_dim, generator=rng, device=device)
+        generator_noise = torch.randn(
+            generator_count, config.noise_dim, generator=rng, device=device
+        )
+        mix = torch.rand(n, count, generator=rng, device=device)
+        flip = torch.rand(n, count, generator=rng, device=device) < 0.5
+        parts.append((noise[:, mine], generator_noise[generators], mix[:, mine], flip[:, mine]))
+    noise, generator_noise, mix, flip = zip(*parts, strict=True)
     return StepInputs(
         real=batches(state.step * n, n).unflatten(0, (n, -1)),
-        noise=noise[:, own],
-        generator_noise=generator_noise[own_generator],
-        mix=mix[:, own],
-        flip=flip[:, own],
+        noise=torch.cat(noise, 1),
+        generator_noise=torch.cat(generator_noise),
+        mix=torch.cat(mix, 1),
+        flip=torch.cat(flip, 1),
         ema_weight=torch.full((), ema_weight(config.ema, state.step), device=device),
     )
 

@@ -25,7 +25,7 @@ from PIL import Image
 import train
 from train import critic_step, generator_step, main, sample_fakes, train_step
 from utils import METHODS, unbiased_estimate
-from wgan import generate, load_generator
+from wgan import distributed, generate, load_generator
 from wgan.checkpoints import read_checkpoint
 from wgan.config import read_toml
 from wgan.data import DATASETS, Batches, Dataset, RowReader
@@ -225,6 +225,37 @@ def test_a_steps_randomness_depends_on_the_seed_and_the_step_alone(random, cpu):
     for first, other, again in zip(*drawn, strict=True):
         assert torch.equal(first, again)
         assert first.numel() == 1 or not torch.equal(first, other)
+
+
+@pytest.mark.parametrize(
+    ("size", "generator_size", "ranks"), [(128, 256, 2), (96, 96, 2), (320, 320, 5), (48, 144, 3)]
+)
+def test_ranks_draw_their_slices_of_the_same_numbers(
+    size, generator_size, ranks, random, cpu, monkeypatch
+):
+    config = small_config(batch_size=size, generator_batch=generator_size, n_critic=2)
+    state = build_state(config, (1, 16, 16), cpu)
+    samples = random.integers(0, 256, (400, 1, 16, 16)).astype(np.uint8)
+    drawn = []
+
+    def draw(rank, ranks):
+        monkeypatch.setattr(distributed, "world_size", lambda: ranks)
+        monkeypatch.setattr(distributed, "rank", lambda: rank)
+        reader, own = RowReader.from_array(samples), distributed.rank_slice(size)
+        inputs = train.sample_inputs(state, config, Batches(reader, size, 0, cpu, own))
+        return inputs._replace(generator_noise=inputs.generator_noise[None])
+
+    whole = draw(0, 1)
+    randn, drawn = torch.randn, []
+    monkeypatch.setattr(torch, "randn", lambda *a, **k: drawn.append(randn(*a, **k)) or drawn[-1])
+    parts = [draw(rank, ranks) for rank in range(ranks)]
+    for name, all_values in whole._asdict().items():
+        if name != "ema_weight":
+            assert torch.equal(torch.cat([getattr(p, name) for p in parts], 1), all_values), name
+    # Each rank draws its share and the rest of the blocks at its ends, not the global batch.
+    most = 2 * (size + generator_size) / ranks + 4 * 64
+    assert sum(part.shape[-2] for part in drawn) / ranks <= most
+    assert whole.noise.unique().numel() == whole.noise.numel()  # no block is drawn twice
 
 
 def test_flipped_samples_reach_the_critic_mirrored(random, cpu, calls):

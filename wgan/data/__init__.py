@@ -4,11 +4,13 @@ from wgan.data.batches import (
     Batches,
     Dataset,
     RowReader,
+    blocks_of,
     check_batch_size,
     flip_where,
     seeded_generator,
     to_byte_images,
     to_float_images,
+    within,
 )
 from wgan.data.images import Size, parse_image_size
 from wgan.data.table import DATASETS, DatasetEntry, load_dataset, sample_shape
@@ -20,6 +22,7 @@ __all__ = [
     "DatasetEntry",
     "RowReader",
     "Size",
+    "blocks_of",
     "check_batch_size",
     "flip_where",
     "load_dataset",
@@ -28,4 +31,5 @@ __all__ = [
     "seeded_generator",
     "to_byte_images",
     "to_float_images",
+    "within",
 ]

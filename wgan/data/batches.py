@@ -269,6 +269,22 @@ def seeded_generator(device: torch.device | str, seed: int, *purpose: int | str)
     return torch.Generator(device).manual_seed(int(state))
 
 
+NOISE_BLOCK = 64  # samples
+
+
+def blocks_of(rows: slice) -> range:
+    """The numbers of the blocks of `NOISE_BLOCK` rows that contain these rows."""
+    return range(rows.start // NOISE_BLOCK, -(-rows.stop // NOISE_BLOCK))
+
+
+def within(rows: slice, block: int, total: int) -> tuple[int, slice]:
+    """The length of a block among `total` rows, and which of its rows are in `rows`."""
+    first = block * NOISE_BLOCK
+    length = min(max(total - first, 0), NOISE_BLOCK)
+    start, stop = (min(max(end - first, 0), length) for end in (rows.start, rows.stop))
+    return length, slice(start, stop)
+
+
 def to_float_images(samples: Tensor) -> Tensor:
     """Convert bytes to floats in [-1, 1]. Points, which are floats already, stay as they are."""
     return samples.float() / 127.5 - 1 if samples.dtype == torch.uint8 else samples
