@@ -368,7 +368,7 @@ def test_a_run_with_decaying_rates_resumes_exactly_after_a_stop(
 def test_a_run_whose_rates_have_decayed_cannot_be_lengthened(image_folder, tmp_path, capsys):
     run_main(image_folder, tmp_path / "r", "--steps", 2, "--lr-decay")
     assert run_main(image_folder, tmp_path / "r", "--steps", 2, "--lr-decay") == 0
-    assert "rates are zero (lr_decay)" in capsys.readouterr().out
+    assert "learning rates have decayed to zero (lr_decay)" in capsys.readouterr().out
     assert run_main(image_folder, tmp_path / "r", "--steps", 4, "--lr-decay") == 2
     error = capsys.readouterr().err
     assert "(lr_decay), so its length is fixed (steps was 2 and is 4)" in error

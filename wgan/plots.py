@@ -22,11 +22,12 @@ def image_grid(
 ) -> Image.Image:
     """Images `(N, C, H, W)` uint8 side by side, up to `columns` in a row, on black.
 
-    The grid is enlarged by a whole factor, so that a row of `columns` images has `least_width`.
+    The grid is enlarged by a whole factor, so that `columns` images along their longer side have
+    at least `least_width` pixels.
     torchvision's `make_grid` does not enlarge, and importing torchvision takes two seconds.
     """
     count, channels, height, width = images.shape
-    factor = max(1, ceil(least_width / (columns * (width + gap) + gap)))
+    factor = max(1, ceil(least_width / (columns * (max(height, width) + gap) + gap)))
     columns = min(columns, count)
     rows = ceil(count / columns)
     canvas = np.zeros(
