@@ -51,8 +51,8 @@ HANGUP = getattr(signal, "SIGHUP", None)
 
 
 def acknowledge(text: str) -> None:
-    """Write a line to standard error on the first rank, inside a signal handler: `print` may be
-    interrupted by itself there."""
+    """Write a line to standard error on the first rank. It is called in a signal handler, where
+    `print` must not be used, because it is not reentrant."""
     if distributed.is_first():
         with suppress(OSError):
             os.write(2, f"\n{text}\n".encode())

@@ -23,8 +23,8 @@ def image_grid(
     """Images `(N, C, H, W)` uint8 side by side, up to `columns` in a row, on black.
 
     The grid is enlarged by a whole factor, so that `columns` images along their longer side have
-    at least `least_width` pixels.
-    torchvision's `make_grid` does not enlarge, and importing torchvision takes two seconds.
+    at least `least_width` pixels. torchvision's `make_grid` does not enlarge, and importing
+    torchvision takes two seconds.
     """
     count, channels, height, width = images.shape
     factor = max(1, ceil(least_width / (columns * (max(height, width) + gap) + gap)))

@@ -1,4 +1,4 @@
-"""Output that cannot be written is dropped or escaped, and the command goes on."""
+"""Output that cannot be written is dropped or escaped, and the command continues."""
 
 import io
 import os
