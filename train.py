@@ -15,7 +15,7 @@ Losses and penalties are in utils.py, networks in wgan_gp.py. Everything that is
 algorithm (options, data, checkpoints, logging, several GPUs) is in the package wgan/.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -27,29 +27,37 @@ from wgan import cli, distributed
 from wgan.acceleration import accelerate
 from wgan.budget import Signals
 from wgan.config import Config
-from wgan.data import Batches, blocks_of, flip_where, seeded_generator, to_float_images, within
+from wgan.data import Batches, draw_rows, flip_where, to_float_images
 from wgan.monitor import Monitor
 from wgan.setup import Run
 from wgan.state import TrainState, ema_weight, set_learning_rates, update_ema
 
 
 def critic_step(
-    state: TrainState, real: Tensor, fake: Tensor, mix: Tensor, grad_clip: float = 0.0
+    state: TrainState,
+    real: Tensor,
+    fake: Tensor,
+    mix: Tensor,
+    labels: Tensor | None = None,
+    grad_clip: float = 0.0,
 ) -> CriticLoss:
     """One critic update (Gulrajani et al. 2017, algorithm 1, lines 3 to 9).
 
-    real (B, ...) and fake (B, ...), images in [-1, 1]; mix (B,), uniform in [0, 1].
+    real (B, ...) and fake (B, ...), images in [-1, 1]; mix (B,), uniform in [0, 1]; labels (B,),
+    the classes of both real and fake.
     """
-    loss = state.losses.critic(state.critic, real, fake, mix)
+    loss = state.losses.critic(state.critic, real, fake, mix, labels)
     apply_gradients(state.critic_optimizer, state.critic, loss.loss, grad_clip)
     state.method.after_critic_step(state.critic)  # WGAN: clip the weights
     return loss.detach()
 
 
-def generator_step(state: TrainState, noise: Tensor, grad_clip: float = 0.0) -> Tensor:
+def generator_step(
+    state: TrainState, noise: Tensor, labels: Tensor | None = None, grad_clip: float = 0.0
+) -> Tensor:
     """One generator update (Gulrajani et al. 2017, algorithm 1, lines 11 and 12)."""
     with frozen(state.critic):
-        loss = state.losses.generator(state.generator, state.critic, noise)
+        loss = state.losses.generator(state.generator, state.critic, noise, labels)
     apply_gradients(state.generator_optimizer, state.generator, loss, grad_clip)
     return loss.detach()
 
@@ -103,8 +111,10 @@ class StepInputs(NamedTuple):
     """What one step needs besides the networks: n critic updates of B samples, drawn in advance."""
 
     real: Tensor  # (n, B, ...) as stored: uint8 images, or float32 points
+    labels: Tensor  # (n, B) int64, the classes of real and fake; zeros if not conditional
     noise: Tensor  # (n, B, noise_dim)
     generator_noise: Tensor  # (G, noise_dim)
+    generator_labels: Tensor  # (G,) int64
     mix: Tensor  # (n, B), uniform in [0, 1]
     flip: Tensor  # (n, B), bool
     ema_weight: Tensor  # scalar
@@ -120,30 +130,33 @@ def train_step(state: TrainState, config: Config, batches: Batches) -> dict[str,
 
 def sample_inputs(state: TrainState, config: Config, batches: Batches) -> StepInputs:
     """Draw a step's randomness. It depends on the seed and the step only, so that a resumed run
-    draws the same numbers. With several ranks, each draws its slice of the same global numbers:
-    every block of `NOISE_BLOCK` samples has a random generator of its own."""
-    n, device = config.n_critic, batches.device
-    size, generator_size = config.batch_size, config.generator_batch or config.batch_size
-    own, own_generator = distributed.rank_slice(size), distributed.rank_slice(generator_size)
-    parts = []
-    for block in sorted({*blocks_of(own), *blocks_of(own_generator)}):
-        rng = seeded_generator(device, config.seed, "step", state.step, block)
-        count, mine = within(own, block, size)
-        generator_count, generators = within(own_generator, block, generator_size)
-        noise = torch.randn(n, count, config.noise_dim, generator=rng, device=device)
-        generator_noise = torch.randn(
-            generator_count, config.noise_dim, generator=rng, device=device
-        )
-        mix = torch.rand(n, count, generator=rng, device=device)
-        flip = torch.rand(n, count, generator=rng, device=device) < 0.5
-        parts.append((noise[:, mine], generator_noise[generators], mix[:, mine], flip[:, mine]))
-    noise, generator_noise, mix, flip = zip(*parts, strict=True)
+    draws the same numbers. With several ranks, each draws its part of the same global numbers."""
+    n, device, noise_dim = config.n_critic, batches.device, config.noise_dim
+
+    def draw_critic(rng: torch.Generator, count: int) -> tuple[Tensor, ...]:
+        options = {"generator": rng, "device": device}
+        noise = torch.randn(count, n, noise_dim, **options)
+        return noise, torch.rand(count, n, **options), torch.rand(count, n, **options) < 0.5
+
+    def draw_generator(rng: torch.Generator, count: int) -> tuple[Tensor, ...]:
+        noise = torch.randn(count, noise_dim, generator=rng, device=device)
+        return noise, state.generator.draw_labels(count, rng)
+
+    def draw(function: Callable, size: int, purpose: str) -> list[Tensor]:
+        rows = distributed.rank_slice(size)
+        return draw_rows(function, rows, size, device, config.seed, purpose, state.step)
+
+    noise, mix, flip = (t.transpose(0, 1) for t in draw(draw_critic, config.batch_size, "critic"))
+    generator_size = config.generator_batch or config.batch_size
+    generator_noise, generator_labels = draw(draw_generator, generator_size, "generator")
     return StepInputs(
         real=batches(state.step * n, n).unflatten(0, (n, -1)),
-        noise=torch.cat(noise, 1),
-        generator_noise=torch.cat(generator_noise),
-        mix=torch.cat(mix, 1),
-        flip=torch.cat(flip, 1),
+        labels=batches.labels(state.step * n, n).unflatten(0, (n, -1)),
+        noise=noise,
+        generator_noise=generator_noise,
+        generator_labels=generator_labels,
+        mix=mix,
+        flip=flip,
         ema_weight=torch.full((), ema_weight(config.ema, state.step), device=device),
     )
 
@@ -151,11 +164,14 @@ def sample_inputs(state: TrainState, config: Config, batches: Batches) -> StepIn
 def all_updates(state: TrainState, config: Config, inputs: StepInputs) -> dict[str, Tensor]:
     """The updates of one step. Nothing is sampled or read back from the device here, so that the
     whole function can be captured as a CUDA graph."""
-    fakes, critic_losses = sample_fakes(state, inputs.noise), []
-    for real, fake, mix, flip in zip(inputs.real, fakes, inputs.mix, inputs.flip, strict=True):
+    fakes, critic_losses = sample_fakes(state, inputs.noise, inputs.labels), []
+    batches = zip(inputs.real, fakes, inputs.mix, inputs.labels, inputs.flip, strict=True)
+    for real, fake, mix, labels, flip in batches:
         real = to_float_images(flip_where(real, flip) if config.flip else real)
-        critic_losses.append(critic_step(state, real, fake, mix, config.grad_clip))
-    generator_loss = generator_step(state, inputs.generator_noise, config.grad_clip)
+        critic_losses.append(critic_step(state, real, fake, mix, labels, config.grad_clip))
+    generator_loss = generator_step(
+        state, inputs.generator_noise, inputs.generator_labels, config.grad_clip
+    )
     update_ema(state.ema, state.generator, inputs.ema_weight)
     _, wasserstein, penalty = (
         torch.stack(values).mean() for values in zip(*critic_losses, strict=True)
@@ -164,15 +180,18 @@ def all_updates(state: TrainState, config: Config, inputs: StepInputs) -> dict[s
 
 
 @torch.no_grad()
-def sample_fakes(state: TrainState, noise: Tensor) -> Sequence[Tensor]:
-    """Fake samples for each critic update of a step, from noise (n, B, noise_dim).
+def sample_fakes(state: TrainState, noise: Tensor, labels: Tensor) -> Sequence[Tensor]:
+    """Fake samples for each critic update of a step, from noise (n, B, noise_dim), of the classes
+    labels (n, B).
 
     The generator does not change between these updates, so all are sampled at once, unless batch
     normalisation lets a sample depend on the rest of its batch.
     """
     if state.generator_mixes_batch:
-        return [state.losses.sample(state.generator, batch) for batch in noise]
-    return state.losses.sample(state.generator, noise.flatten(0, 1)).unflatten(0, noise.shape[:2])
+        pairs = zip(noise, labels, strict=True)
+        return [state.losses.sample(state.generator, *pair) for pair in pairs]
+    fakes = state.losses.sample(state.generator, noise.flatten(0, 1), labels.flatten())
+    return fakes.unflatten(0, noise.shape[:2])
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -2,9 +2,10 @@
 
 A generator maps noise `(B, noise_dim)` to samples `(B, *sample_shape)`; a critic maps samples to
 one unbounded score each, `(B,)`. The sample shape is `(C, H, W)` for images, with values in
-[-1, 1], and `(D,)` for points. `MODELS` lists the pairs of networks: a new architecture is one
-generator class, one critic class and one entry. The keyword parameters of their constructors are
-the model's options, declared in wgan/config.py under the same names.
+[-1, 1], and `(D,)` for points. With `num_classes` > 0, both also take the class of each sample,
+`(B,)` int64. `MODELS` lists the pairs of networks: a new architecture is one generator class, one
+critic class and one entry. The other keyword parameters of their constructors are the model's
+options, declared in wgan/config.py under the same names.
 """
 
 from dataclasses import dataclass, field
@@ -22,32 +23,64 @@ UPSAMPLINGS = ("transposed", "nearest")
 class Generator(nn.Module):
     """Base class of the generators: noise `(B, noise_dim)` to samples `(B, *sample_shape)`.
 
-    Subclasses assign `layers`. With `categories` = N, the first N noise dimensions are used as a
-    one-hot choice among N categories.
+    Subclasses assign `layers`, which take `input_dim` values per sample. With `categories` = N, the
+    first N noise dimensions are used as a one-hot choice among N categories. With `num_classes`, an
+    embedding of the class, as long as the noise, is appended to the noise.
     """
 
     layers: nn.Module
 
-    def __init__(self, sample_shape: tuple[int, ...], noise_dim: int, categories: int):
+    def __init__(
+        self, sample_shape: tuple[int, ...], noise_dim: int, categories: int, num_classes: int
+    ):
         super().__init__()
         self.sample_shape, self.noise_dim = tuple(sample_shape), noise_dim
-        self.categories = categories
+        self.categories, self.num_classes = categories, num_classes
+        self.input_dim = 2 * noise_dim if num_classes else noise_dim
+        if num_classes:
+            self.class_embedding = nn.Embedding(num_classes, noise_dim)
+            # The share of each class in the data, with which classes are drawn.
+            self.register_buffer("class_shares", torch.full((num_classes,), 1 / num_classes))
 
-    def forward(self, noise: Tensor) -> Tensor:
-        return self.layers(one_hot_categories(noise, self.categories))
+    def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        inputs = one_hot_categories(noise, self.categories)
+        if self.num_classes:
+            inputs = torch.cat([inputs, self.class_embedding(labels)], 1)
+        return self.layers(inputs)
+
+    def draw_labels(self, count: int, rng: torch.Generator) -> Tensor:
+        """Random classes `(count,)` int64, as frequent as in the data; zeros without classes."""
+        if not self.num_classes:
+            return torch.zeros(count, dtype=torch.int64, device=rng.device)
+        shares = self.class_shares.to(rng.device)
+        return torch.multinomial(shares, count, replacement=True, generator=rng)
 
 
 class Critic(nn.Module):
     """Base class of the critics: samples `(B, *sample_shape)` to scores `(B,)`.
 
-    Subclasses assign `layers`. There is no sigmoid at the end: a critic's score is not a
-    probability (Arjovsky et al. 2017, section 3).
+    Subclasses assign `layers`, from samples to features `(B, F)`, and call `add_score`. The score
+    is linear in the features, and there is no sigmoid at the end: a critic's score is not a
+    probability (Arjovsky et al. 2017, section 3). With `num_classes`, the features h of a sample
+    of class y are also projected onto an embedding of y, which adds <embedding(y), h> to the score
+    (Miyato and Koyama 2018, equation 4).
     """
 
     layers: nn.Module
 
-    def forward(self, samples: Tensor) -> Tensor:
-        return self.layers(samples).squeeze(1)
+    def add_score(self, features: int, num_classes: int) -> None:
+        self.score = nn.Linear(features, 1)
+        self.num_classes = num_classes
+        if num_classes:
+            self.class_embedding = nn.Embedding(num_classes, features)
+            nn.init.zeros_(self.class_embedding.weight)  # at first, the class does not matter
+
+    def forward(self, samples: Tensor, labels: Tensor | None = None) -> Tensor:
+        features = self.layers(samples)
+        scores = self.score(features).squeeze(1)
+        if self.num_classes:
+            scores = scores + (self.class_embedding(labels) * features).sum(1)
+        return scores
 
 
 # ---------------------------------------------------------------- DCGAN
@@ -69,13 +102,14 @@ class DCGANGenerator(Generator):
         generator_norm: str = "batch",
         upsampling: str = "transposed",
         categories: int = 0,
+        num_classes: int = 0,
     ):
-        super().__init__(sample_shape, noise_dim, categories)
+        super().__init__(sample_shape, noise_dim, categories, num_classes)
         channels, height, image_width = image_shape(sample_shape)
         widths = stage_widths(width, count_halvings(height, image_width))[::-1]
         base = (widths[0], height >> len(widths), image_width >> len(widths))
         bias = generator_norm == "none"
-        layers = [nn.Linear(noise_dim, prod(base), bias=bias), nn.Unflatten(1, base)]
+        layers = [nn.Linear(self.input_dim, prod(base), bias=bias), nn.Unflatten(1, base)]
         for before, after in pairwise(widths):
             layers += [normalisation(generator_norm, before, base[1:]), nn.ReLU(inplace=True)]
             layers += upsample_layers(upsampling, before, after, bias)
@@ -91,7 +125,13 @@ class DCGANCritic(Critic):
     Images `(B, C, H, W)` to scores `(B,)`.
     """
 
-    def __init__(self, sample_shape: tuple[int, ...], width: int = 64, critic_norm: str = "none"):
+    def __init__(
+        self,
+        sample_shape: tuple[int, ...],
+        width: int = 64,
+        critic_norm: str = "none",
+        num_classes: int = 0,
+    ):
         super().__init__()
         channels, height, image_width = image_shape(sample_shape)
         widths = stage_widths(width, count_halvings(height, image_width))
@@ -106,8 +146,8 @@ class DCGANCritic(Critic):
             ]
         stages = len(widths)
         features = widths[-1] * (height >> stages) * (image_width >> stages)
-        layers += [nn.Flatten(), nn.Linear(features, 1)]
-        self.layers = nn.Sequential(*layers)
+        self.layers = nn.Sequential(*layers, nn.Flatten())
+        self.add_score(features, num_classes)
         self.apply(dcgan_initialisation)
 
 
@@ -202,13 +242,14 @@ class ResidualGenerator(Generator):
         width: int = 64,
         generator_norm: str = "batch",
         categories: int = 0,
+        num_classes: int = 0,
     ):
-        super().__init__(sample_shape, noise_dim, categories)
+        super().__init__(sample_shape, noise_dim, categories, num_classes)
         channels, height, image_width = image_shape(sample_shape)
         stages = count_halvings(height, image_width)
         levels = residual_levels(width, stages)[::-1]
         base = (levels[0], height >> stages, image_width >> stages)
-        layers = [nn.Linear(noise_dim, prod(base)), nn.Unflatten(1, base)]
+        layers = [nn.Linear(self.input_dim, prod(base)), nn.Unflatten(1, base)]
         layers += [ResidualBlock(*pair, generator_norm, "up") for pair in pairwise(levels)]
         layers += [normalisation(generator_norm, levels[-1], base[1:]), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers, nn.Conv2d(levels[-1], channels, 3, 1, 1), nn.Tanh())
@@ -223,7 +264,13 @@ class ResidualCritic(Critic):
     positions.
     """
 
-    def __init__(self, sample_shape: tuple[int, ...], width: int = 64, critic_norm: str = "none"):
+    def __init__(
+        self,
+        sample_shape: tuple[int, ...],
+        width: int = 64,
+        critic_norm: str = "none",
+        num_classes: int = 0,
+    ):
         super().__init__()
         channels, height, image_width = image_shape(sample_shape)
         stages = count_halvings(height, image_width)
@@ -244,7 +291,8 @@ class ResidualCritic(Critic):
             layers += [block(*pair, "down") for pair in pairwise(levels)]
             head = [nn.Flatten()]
             features *= (height >> stages) * (image_width >> stages)
-        self.layers = nn.Sequential(*layers, LeakyReLU(0.0), *head, nn.Linear(features, 1))
+        self.layers = nn.Sequential(*layers, LeakyReLU(0.0), *head)
+        self.add_score(features, num_classes)
         residual_initialisation(self)
 
 
@@ -331,11 +379,12 @@ class DenseGenerator(Generator):
         pyramid: int = 1,
         patch_features: int = 0,
         categories: int = 0,
+        num_classes: int = 0,
     ):
-        super().__init__(sample_shape, noise_dim, categories)
+        super().__init__(sample_shape, noise_dim, categories, num_classes)
         pyramid_sum = PyramidSum(self.sample_shape, pyramid, patch_features)
         output = nn.Linear(width, pyramid_sum.features)
-        sizes = (noise_dim, width, width, width)
+        sizes = (self.input_dim, width, width, width)
         layers = [*hidden_layers(sizes, generator_norm), output, pyramid_sum]
         if len(sample_shape) == 3:
             layers.append(nn.Tanh())
@@ -401,6 +450,7 @@ class DenseCritic(Critic):
         width: int = 512,
         critic_norm: str = "none",
         patch_features: int = 0,
+        num_classes: int = 0,
     ):
         super().__init__()
         if patch_features:
@@ -410,7 +460,8 @@ class DenseCritic(Critic):
         else:
             sizes = (prod(sample_shape), width, width, width)
             layers = [nn.Flatten(), *hidden_layers(sizes, critic_norm, critic=True)]
-        self.layers = nn.Sequential(*layers, nn.Linear(width, 1))
+        self.layers = nn.Sequential(*layers)
+        self.add_score(width, num_classes)
         self.apply(he_initialisation)
 
 
@@ -645,7 +696,8 @@ def normalisation(
 class Model:
     """A generator and a critic class, and option values that suit them.
 
-    Both classes take the sample shape first; their keyword parameters are the model's options.
+    Both classes take the sample shape first; their keyword parameters, except `num_classes`, are
+    the model's options.
     """
 
     generator: type[nn.Module]

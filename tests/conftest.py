@@ -71,7 +71,7 @@ class ShiftGenerator(nn.Module):
         super().__init__()
         self.shift = nn.Parameter(torch.as_tensor(shift, dtype=torch.float32))
 
-    def forward(self, noise):
+    def forward(self, noise, labels=None):
         return noise + self.shift
 
 

@@ -111,7 +111,7 @@ def test_the_generator_moves_onto_the_data(method):
         for _ in range(5):
             real = torch.randn(256, 2, generator=rng) + SHIFT
             noise, mix = torch.randn(256, 2, generator=rng), torch.rand(256, generator=rng)
-            (fake,) = sample_fakes(state, noise[None])
+            (fake,) = sample_fakes(state, noise[None], torch.zeros(1, len(noise)))
             critic_step(state, real, fake, mix)
         generator_step(state, torch.randn(256, 2, generator=rng))
     assert (state.generator.shift.detach() - SHIFT).norm() < 0.1 * SHIFT.norm()
@@ -133,7 +133,7 @@ def test_no_gradients_of_the_critics_weights_are_computed_in_the_generators_upda
     state = linear_state("wgan-gp")
     required = []
 
-    def spy(generator, critic, noise):
+    def spy(generator, critic, noise, labels):
         required.extend(parameter.requires_grad for parameter in critic.parameters())
         return generator(noise).mean()
 
@@ -161,7 +161,8 @@ def test_gradient_clipping_bounds_the_update():
 def small_batches(config, random, shape=(1, 16, 16)):
     samples = random.integers(0, 256, (32, *shape)).astype(np.uint8)
     reader = RowReader.from_array(samples)
-    return Batches(reader, config.batch_size, config.seed, torch.device("cpu"))
+    labels = np.arange(32) % 2  # of two classes
+    return Batches(reader, config.batch_size, config.seed, torch.device("cpu"), labels=labels)
 
 
 @pytest.fixture
@@ -204,12 +205,12 @@ def test_fakes_are_sampled_at_once_unless_a_sample_depends_on_its_batch(
     with torch.no_grad():
         expected = [state.losses.sample(state.generator, batch) for batch in noise]
 
-    def sample(generator, batch, sample=state.losses.sample):
+    def sample(generator, batch, labels, sample=state.losses.sample):
         sizes.append(len(batch))
         return sample(generator, batch)
 
     state.losses = state.losses._replace(sample=sample)
-    found = train.sample_fakes(state, noise)
+    found = train.sample_fakes(state, noise, torch.zeros(noise.shape[:2]))
     assert sizes == [24 // calls] * calls
     assert not any(fake.requires_grad for fake in found)
     torch.testing.assert_close(torch.stack(list(found)), torch.stack(expected))
@@ -217,7 +218,10 @@ def test_fakes_are_sampled_at_once_unless_a_sample_depends_on_its_batch(
 
 def test_a_steps_randomness_depends_on_the_seed_and_the_step_alone(random, cpu):
     config = small_config()
-    state, batches = build_state(config, (1, 16, 16), cpu), small_batches(config, random)
+    state, batches = (
+        build_state(config, (1, 16, 16), cpu, ("a", "b")),
+        small_batches(config, random),
+    )
     drawn = []
     for state.step in (5, 6, 5):
         torch.manual_seed(state.step + len(drawn))  # the global generator has no influence
@@ -234,7 +238,7 @@ def test_ranks_draw_their_slices_of_the_same_numbers(
     size, generator_size, ranks, random, cpu, monkeypatch
 ):
     config = small_config(batch_size=size, generator_batch=generator_size, n_critic=2)
-    state = build_state(config, (1, 16, 16), cpu)
+    state = build_state(config, (1, 16, 16), cpu, ("a", "b"))
     samples = random.integers(0, 256, (400, 1, 16, 16)).astype(np.uint8)
     drawn = []
 
@@ -242,8 +246,12 @@ def test_ranks_draw_their_slices_of_the_same_numbers(
         monkeypatch.setattr(distributed, "world_size", lambda: ranks)
         monkeypatch.setattr(distributed, "rank", lambda: rank)
         reader, own = RowReader.from_array(samples), distributed.rank_slice(size)
-        inputs = train.sample_inputs(state, config, Batches(reader, size, 0, cpu, own))
-        return inputs._replace(generator_noise=inputs.generator_noise[None])
+        batches = Batches(reader, size, 0, cpu, own, labels=np.arange(400) % 2)
+        inputs = train.sample_inputs(state, config, batches)
+        return inputs._replace(
+            generator_noise=inputs.generator_noise[None],
+            generator_labels=inputs.generator_labels[None],
+        )
 
     whole = draw(0, 1)
     randn, drawn = torch.randn, []
@@ -270,6 +278,38 @@ def test_flipped_samples_reach_the_critic_mirrored(random, cpu, calls):
     assert flip.any() and not flip.all()
     assert torch.equal(mirrored[flip], straight[flip].flip(3))
     assert torch.equal(mirrored[~flip], straight[~flip])
+
+
+def test_the_labels_of_a_step_are_those_of_its_real_samples(random, cpu):
+    config = small_config(n_critic=3)
+    state, batches = (
+        build_state(config, (1, 16, 16), cpu, ("a", "b")),
+        small_batches(config, random),
+    )
+    inputs = train.sample_inputs(state, config, batches)
+    drawn = batches.indices(0, 3)
+    assert torch.equal(inputs.labels.flatten(), drawn % 2)
+    assert torch.equal(inputs.real.flatten(0, 1), batches.take(drawn))
+
+
+def test_fakes_and_the_generators_samples_are_of_the_given_classes(random, cpu):
+    config = small_config(n_critic=2)
+    state, batches = (
+        build_state(config, (1, 16, 16), cpu, ("a", "b")),
+        small_batches(config, random),
+    )
+    inputs, seen = train.sample_inputs(state, config, batches), []
+    forward = state.generator.forward
+
+    def spy(noise, labels):
+        seen.append(labels)
+        return forward(noise, labels)
+
+    state.generator.forward = spy
+    train.all_updates(state, config, inputs)
+    *of_fakes, of_generator = seen
+    assert torch.equal(torch.cat(of_fakes), inputs.labels.flatten())
+    assert torch.equal(of_generator, inputs.generator_labels)
 
 
 def test_the_generators_batch_may_be_larger(random, cpu):
@@ -632,3 +672,39 @@ def test_every_recipe_trains(path, tmp_path, monkeypatch, random, no_plots):
 
 def test_the_recipes_cover_every_model():
     assert {read_toml(path).get("model") for path in RECIPES} >= set(MODELS)
+
+
+# ---------------------------------------------------------------- classes
+
+
+@pytest.fixture(scope="module")
+def class_folder(tmp_path_factory):
+    """Dark images in the folder `night`, three times as many bright ones in `day`."""
+    folder = tmp_path_factory.mktemp("classes")
+    random = np.random.default_rng(0)
+    for name, count, level in (("day", 24, 200), ("night", 8, 30)):
+        (folder / name).mkdir()
+        for index in range(count):
+            pixels = random.integers(level, level + 20, (16, 16)).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{index}.png")
+    return folder
+
+
+def test_a_conditional_run_learns_the_classes_and_resumes_exactly(class_folder, tmp_path):
+    options = ["--conditional", "--grey", "--lr", "1e-2", "--gp-weight", "1", "--noise-dim", "4"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run_main(class_folder, whole, *options, "--steps", "60") == 0
+    for steps in ("30", "60"):
+        assert run_main(class_folder, parts, *options, "--steps", steps) == 0
+    assert_same_run(whole, parts)
+    generator = load_generator(whole)
+    assert generator.class_names == ("day", "night")
+    assert generator.class_shares.tolist() == [0.75, 0.25]
+    images = generate(generator, 40, labels=torch.arange(40) % 2).float()
+    day, night = images[::2].mean().item(), images[1::2].mean().item()
+    assert day > 150 and night < 100
+
+
+def test_conditional_without_classes_is_refused(image_folder, tmp_path, capsys):
+    assert run_main(image_folder, tmp_path / "run", "--conditional", "--steps", "2") == 2
+    assert "--conditional needs classes" in capsys.readouterr().err

@@ -85,6 +85,33 @@ def test_every_suggested_size_works():
                     assert fits_dcgan(*map(int, name.split("x"))), (height, width, name)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_a_conditional_critic_adds_the_projection_of_its_features_on_the_class(name):
+    critic = MODELS[name].critic((1, 16, 16), width=4, num_classes=3)
+    images, labels = torch.randn(6, 1, 16, 16), torch.tensor([0, 1, 2, 2, 1, 0])
+    without_classes = critic.score(critic.layers(images)).squeeze(1)
+    torch.testing.assert_close(critic(images, labels), without_classes)  # embeddings start at zero
+    torch.nn.init.normal_(critic.class_embedding.weight)
+    inner = [critic.layers(images)[i] @ critic.class_embedding.weight[labels[i]] for i in range(6)]
+    torch.testing.assert_close(critic(images, labels), without_classes + torch.stack(inner))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_class_changes_what_is_generated_from_the_same_noise(name):
+    generator = MODELS[name].generator((1, 16, 16), 5, width=4, num_classes=2).eval()
+    noise, labels = torch.randn(1, 5).expand(4, 5), torch.tensor([0, 1, 0, 1])
+    images = generator(noise, labels)
+    torch.testing.assert_close(images[:2], images[2:])
+    assert (images[0] - images[1]).abs().max() > 1e-3
+
+
+def test_classes_are_drawn_as_often_as_they_are_in_the_data():
+    generator = DenseGenerator((2,), 4, width=4, num_classes=3)
+    generator.class_shares.copy_(torch.tensor([0.7, 0.3, 0.0]))
+    counts = generator.draw_labels(10_000, torch.Generator().manual_seed(0)).bincount(minlength=3)
+    assert counts[0].item() == pytest.approx(7000, abs=250) and counts[2] == 0
+
+
 def test_dcgan_weights_start_as_the_paper_says():
     for network in (DCGANGenerator((1, 28, 28)), DCGANCritic((1, 28, 28))):
         weights = [p for p in network.parameters() if p.dim() > 1 and p.numel() > 10_000]

@@ -13,7 +13,7 @@ import torch
 
 from wgan.config import Config
 
-CHECKPOINT_FORMAT = 3  # increase it if the content or its meaning changes
+CHECKPOINT_FORMAT = 4  # increase it if the content or its meaning changes
 CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 DIGEST_LENGTH = 64  # hexadecimal digits of a SHA-256
 COMMENT_LENGTH = DIGEST_LENGTH.to_bytes(2, "little")

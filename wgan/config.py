@@ -108,6 +108,7 @@ class Config:
         value_range,
     )
     flip: bool = option(False, "mirror half of the images, left to right")
+    conditional: bool = option(False, "generate samples of a given class; needs data with classes")
 
     method: str = option("wgan-gp", ", ".join(METHODS), one_of(METHODS))
     model: str = option("dcgan", f"{', '.join(MODELS)} (used for points)", one_of(MODELS))
@@ -256,7 +257,8 @@ PATHS = ("dataset", "data_root", "run", "init_from")  # in which ~ is the home f
 
 def keyword_parameters(network: type) -> list[str]:
     """The options of a network: the keyword parameters of its constructor."""
-    names = list(inspect.signature(network).parameters)[1:]  # without the sample shape
+    _, *names = inspect.signature(network).parameters  # the first is the sample shape
+    names = [name for name in names if name != "num_classes"]  # which the data determine
     if unknown := set(names) - FIELDS.keys():
         raise TypeError(f"{network.__name__} has parameters that are no options: {unknown}")
     return names

@@ -16,15 +16,17 @@ PRECISIONS = ("auto", "fp32", "bf16")
 
 
 class Losses(NamedTuple):
-    """What a step computes. Each callable takes the networks first, then tensors.
+    """What a step computes. Each callable takes the networks first, then tensors. The labels
+    `(B,)`, the class of each sample, are those of both real and fake samples; networks without
+    classes ignore them.
 
     Loss functions are compiled, never modules: the keys of state dicts stay unchanged, and the
     penalty's inner gradient is traced together with the rest.
     """
 
-    sample: Callable[[nn.Module, Tensor], Tensor]  # generator, noise -> float32 samples
-    critic: Callable[[nn.Module, Tensor, Tensor, Tensor], CriticLoss]  # critic, real, fake, mix
-    generator: Callable[[nn.Module, nn.Module, Tensor], Tensor]  # generator, critic, noise
+    sample: Callable[..., Tensor]  # generator, noise, labels -> float32 samples
+    critic: Callable[..., CriticLoss]  # critic, real, fake, mix, labels
+    generator: Callable[..., Tensor]  # generator, critic, noise, labels
 
     def compiled(self, backend: str = "inductor", critic_only: bool = False) -> "Losses":
         """The same losses compiled whole; errors of the compiler come at the first call."""
@@ -44,19 +46,35 @@ def build_losses(method: Method, precision: torch.dtype, device: torch.device) -
     def autocast() -> torch.autocast:
         return torch.autocast(device.type, precision if enabled else None, enabled=enabled)
 
-    def sample(generator: nn.Module, noise: Tensor) -> Tensor:
+    def sample(generator: nn.Module, noise: Tensor, labels: Tensor | None = None) -> Tensor:
         with autocast():
-            return generator(noise).float()
+            return generator(noise, labels).float()
 
-    def critic_loss(critic: nn.Module, real: Tensor, fake: Tensor, mix: Tensor) -> CriticLoss:
+    def critic_loss(
+        critic: nn.Module, real: Tensor, fake: Tensor, mix: Tensor, labels: Tensor | None = None
+    ) -> CriticLoss:
         with autocast():
-            return method.critic_loss(critic, real, fake, mix)
+            return method.critic_loss(critic_of_classes(critic, labels), real, fake, mix)
 
-    def generator_loss(generator: nn.Module, critic: nn.Module, noise: Tensor) -> Tensor:
+    def generator_loss(
+        generator: nn.Module, critic: nn.Module, noise: Tensor, labels: Tensor | None = None
+    ) -> Tensor:
         with autocast():
-            return method.generator_loss(critic, generator(noise))
+            fake = generator(noise, labels)
+            return method.generator_loss(critic_of_classes(critic, labels), fake)
 
     return Losses(sample, critic_loss, generator_loss)
+
+
+def critic_of_classes(critic: nn.Module, labels: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """The critic f(x, y) as a function of samples x whose classes y are `labels` `(B,)`.
+
+    Batches of these classes that are joined into one, as real and fake samples, may be scored in
+    one pass.
+    """
+    if labels is None:
+        return critic
+    return lambda samples: critic(samples, labels.repeat(len(samples) // len(labels)))
 
 
 def choose_precision(name: str, device: torch.device, sample_shape: tuple[int, ...]) -> torch.dtype:

@@ -18,7 +18,11 @@ GRID_WIDTH = 600  # pixels, so that small images can be seen in a browser
 
 
 def image_grid(
-    images: np.ndarray, columns: int = 8, gap: int = 2, least_width: int = GRID_WIDTH
+    images: np.ndarray,
+    columns: int = 8,
+    gap: int = 2,
+    least_width: int = GRID_WIDTH,
+    row_labels: list[str] | None = None,
 ) -> Image.Image:
     """Images `(N, C, H, W)` uint8 side by side, up to `columns` in a row, on black.
 

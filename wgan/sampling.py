@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from PIL.Image import Image
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -22,7 +23,9 @@ WALK_STOPS, WALK_FRAMES, WALK_IMAGES = 5, 16, 16  # noises, frames between two, 
 def load_generator(path: str | Path, weights: str = "ema", device: str = "auto") -> nn.Module:
     """The generator of a run folder or a checkpoint, in evaluation mode.
 
-    It maps noise `(B, generator.noise_dim)` to samples `(B, *generator.sample_shape)`. `weights` is
+    It maps noise `(B, generator.noise_dim)` to samples `(B, *generator.sample_shape)`. If it was
+    trained with classes, `generator.class_names`, it takes their numbers, `(B,)` int64, as a second
+    argument. `weights` is
     "ema", the moving average, or "raw", the weights of the last step. ValueError if the file is
     corrupt or was not written by this project.
     """
@@ -33,31 +36,50 @@ def generator_of(checkpoint: dict, path: str, weights: str, device: str) -> nn.M
     """`load_generator` for a checkpoint that was already read from `path`."""
     try:
         config = stored_config(checkpoint["config"])
+        names = checkpoint["class_names"]
         generator = build_network(
-            MODELS[config.model].generator, config, checkpoint["sample_shape"]
+            MODELS[config.model].generator, config, checkpoint["sample_shape"], len(names)
         )
+        generator.class_names = tuple(names)
         generator.load_state_dict(checkpoint["ema" if weights == "ema" else "generator"])
     except Exception as error:  # a foreign checkpoint may contain anything
         raise ValueError(f"{path} contains no generator of this project: {error}") from error
     return generator.to(choose_device(device)).eval().requires_grad_(False)
 
 
-def generate(generator: nn.Module, count: int, seed: int = 0) -> Tensor:
+def generate(
+    generator: nn.Module, count: int, seed: int = 0, labels: Tensor | None = None
+) -> Tensor:
     """`count` samples on the CPU: images `(N, C, H, W)` uint8, points `(N, D)` float32.
 
-    A larger count continues the same sequence of samples.
+    `labels` `(N,)` are the classes of the samples, if the generator has classes; without them,
+    classes are as frequent as in the data (`draw_labels`). A larger count continues the same
+    sequence of samples.
     """
-    return torch.cat(list(generate_chunks(generator, count, seed)))
+    if labels is None:
+        labels = draw_labels(generator, count, seed)
+    return torch.cat(list(generate_chunks(generator, labels, seed)))
+
+
+def draw_labels(generator: nn.Module, count: int, seed: int = 0) -> Tensor:
+    """The classes `(count,)` int64 of the samples of `generate`; zeros without classes."""
+    parts = [
+        generator.draw_labels(CHUNK, seeded_generator("cpu", seed, "classes", start))
+        for start in range(0, count, CHUNK)
+    ]
+    return torch.cat(parts)[:count]
 
 
 @torch.no_grad()
-def generate_chunks(generator: nn.Module, count: int, seed: int) -> Iterator[Tensor]:
-    device = next(generator.parameters()).device
+def generate_chunks(generator: nn.Module, labels: Tensor, seed: int) -> Iterator[Tensor]:
+    count, device = len(labels), next(generator.parameters()).device
     for start in tqdm(range(0, count, CHUNK), "generating", delay=2, leave=False, disable=None):
         rng = seeded_generator("cpu", seed, "generate", start)
         # Always a whole chunk, because rounding depends on the size of a batch.
         noise = torch.randn(CHUNK, generator.noise_dim, generator=rng).to(device)
-        samples = generator(noise)[: count - start].cpu()
+        part = labels[start : start + CHUNK]
+        part = F.pad(part, (0, CHUNK - len(part))).to(device)
+        samples = generator(noise, part)[: count - start].cpu()
         yield to_byte_images(samples) if samples.dim() == 4 else samples
 
 

@@ -13,10 +13,17 @@ from wgan.acceleration import prepare_device
 from wgan.budget import Budget
 from wgan.checkpoints import describe_other_data, find_checkpoints, read_any_checkpoint
 from wgan.config import Config, options_of_model, stored_config
-from wgan.data import Batches, Dataset, check_batch_size, load_dataset, sample_shape
+from wgan.data import (
+    Batches,
+    Dataset,
+    check_batch_size,
+    classes_to_generate,
+    load_dataset,
+    sample_shape,
+)
 from wgan.errors import BadInput
 from wgan.run_folder import NullRunFolder, RunFolder, move_aside
-from wgan.state import NETWORKS, TrainState, build_state, check_networks
+from wgan.state import NETWORKS, TrainState, build_state, check_networks, set_class_shares
 from wgan_gp import choose_device
 
 
@@ -81,7 +88,12 @@ def set_up(config: Config, fresh: bool) -> Run:
         with distributed.first_rank_first():
             check_before_loading(config, device)
             dataset = load_data(config)
-            state = build_state(config, dataset.sample_shape, device)
+            labels, class_names = None, ()
+            if config.conditional:
+                labels, class_names = classes_to_generate(dataset)
+            state = build_state(config, dataset.sample_shape, device, class_names)
+            if config.conditional:
+                set_class_shares(state, labels)
             state.data = dataset.identity()
         check_same_data(dataset, config)
         folder, differences = open_folder(config, state, fresh)
@@ -103,6 +115,7 @@ def set_up(config: Config, fresh: bool) -> Run:
         config.seed,
         device,
         distributed.rank_slice(config.batch_size),
+        labels=labels,
     )
     steps = count_steps(config, len(dataset))
     budget = Budget(steps, config.max_seconds, progress_before=state.progress)
@@ -189,7 +202,14 @@ def load_initial_weights(config: Config, state: TrainState, fresh: bool) -> None
         state.load(checkpoint, NETWORKS)
     except ValueError as error:
         old = stored_config(checkpoint["config"])
-        names = ["model", "dataset", "image_size", "grey", *sorted(options_of_model(config.model))]
+        names = [
+            "model",
+            "dataset",
+            "image_size",
+            "grey",
+            "conditional",
+            *sorted(options_of_model(config.model)),
+        ]
         found = [
             f"{name} was {before!r} and is {after!r}"
             for name in names

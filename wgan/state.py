@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -30,6 +31,7 @@ class TrainState:
     method: Method
     losses: Losses
     sample_shape: tuple[int, ...]
+    class_names: tuple[str, ...] = ()  # with --conditional
     precision: torch.dtype = torch.float32  # that the networks compute in
     step: int = 0
     seconds: float = 0.0  # of training so far, interruptions not counted
@@ -73,6 +75,7 @@ class TrainState:
             "progress": self.progress,
             "data": self.data,
             "sample_shape": tuple(self.sample_shape),
+            "class_names": tuple(self.class_names),
             "ranks": distributed.world_size(),
             "device": self.device.type,
             "precision": str(self.precision).removeprefix("torch."),
@@ -131,12 +134,19 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict) -> None:
 # ---------------------------------------------------------------- building
 
 
-def build_state(config: Config, sample_shape: tuple[int, ...], device: torch.device) -> TrainState:
-    """Untrained networks, their moving average and optimizers."""
+def build_state(
+    config: Config,
+    sample_shape: tuple[int, ...],
+    device: torch.device,
+    class_names: tuple[str, ...] = (),
+) -> TrainState:
+    """Untrained networks, their moving average and optimizers; with class names, the networks are
+    conditional."""
     torch.manual_seed(config.seed)
     # Convolutions are faster with channels last; dense layers are not affected.
     layout = {"device": device, "memory_format": torch.channels_last}
-    generator, critic = (network.to(**layout) for network in build_networks(config, sample_shape))
+    networks = build_networks(config, sample_shape, len(class_names))
+    generator, critic = (network.to(**layout) for network in networks)
     if config.sync_batch_norm:
         generator = nn.SyncBatchNorm.convert_sync_batchnorm(generator)
     method = build_method(config)
@@ -150,24 +160,35 @@ def build_state(config: Config, sample_shape: tuple[int, ...], device: torch.dev
         method=method,
         losses=build_losses(method, precision, device),
         sample_shape=sample_shape,
+        class_names=class_names,
         precision=precision,
     )
 
 
-def build_networks(config: Config, sample_shape: tuple[int, ...]) -> tuple[nn.Module, nn.Module]:
+def build_networks(
+    config: Config, sample_shape: tuple[int, ...], num_classes: int = 0
+) -> tuple[nn.Module, nn.Module]:
     """Generator and critic; ValueError if they cannot be built for samples of this shape."""
     model = MODELS[config.model]
     return (
-        build_network(model.generator, config, sample_shape),
-        build_network(model.critic, config, sample_shape),
+        build_network(model.generator, config, sample_shape, num_classes),
+        build_network(model.critic, config, sample_shape, num_classes),
     )
 
 
 def build_network(
-    network: type[nn.Module], config: Config, sample_shape: tuple[int, ...]
+    network: type[nn.Module], config: Config, sample_shape: tuple[int, ...], num_classes: int
 ) -> nn.Module:
     """A network whose options are the keyword parameters of its constructor."""
-    return network(tuple(sample_shape), **config.options_of(keyword_parameters(network)))
+    options = config.options_of(keyword_parameters(network))
+    return network(tuple(sample_shape), num_classes=num_classes, **options)
+
+
+def set_class_shares(state: TrainState, labels: np.ndarray) -> None:
+    """Let both generators draw classes as frequently as they are among the labels `(N,)`."""
+    counts = np.bincount(labels, minlength=len(state.class_names))
+    for generator in (state.generator, state.ema):
+        generator.class_shares.copy_(torch.from_numpy(counts / len(labels)))
 
 
 def build_method(config: Config) -> Method:

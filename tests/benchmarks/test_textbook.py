@@ -32,7 +32,7 @@ def test_the_textbook_loop_trains_as_ours_does(method, model, cpu, monkeypatch):
     monkeypatch.setattr(textbook, "mix", lambda count: next(mixes))
     before = [parameter.detach().clone() for parameter in textbook.critic.parameters()]
     textbook.step()
-    fake = sample_fakes(state, noise[:2])
+    fake = sample_fakes(state, noise[:2], torch.zeros(noise[:2].shape[:2]))
     for i in range(2):
         critic_step(state, real[i], fake[i], mix[i])
     generator_step(state, noise[2])

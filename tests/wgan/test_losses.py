@@ -15,7 +15,10 @@ from wgan_gp import MODELS, LeakyReLU
 SHAPE = (3, 16, 16)
 NETWORKS = {model: {"model": model} for model in MODELS}
 NETWORKS |= {"patches": {"model": "dense", "pyramid": 2, "patch_features": 3}}
-EVERY = [(method, model) for method in METHODS for model in MODELS] + [("wgan-gp", "patches")]
+NETWORKS |= {"conditional": {"model": "dcgan"}}
+CLASSES = {"conditional": ("a", "b", "c")}
+EVERY = [(method, model) for method in METHODS for model in MODELS]
+EVERY += [("wgan-gp", "patches"), ("wgan-gp", "conditional")]
 # Tracing takes seconds, so every method and every network is traced once, not every pair.
 TRACED = [(method, "dcgan") for method in METHODS]
 TRACED += [("wgan-gp", network) for network in NETWORKS if network != "dcgan"]
@@ -23,7 +26,7 @@ TRACED += [("wgan-gp", network) for network in NETWORKS if network != "dcgan"]
 
 def small_state(method, model, precision="fp32"):
     config = small_config(method=method, precision=precision, **NETWORKS[model])
-    return build_state(config, SHAPE, torch.device("cpu"))
+    return build_state(config, SHAPE, torch.device("cpu"), CLASSES.get(model, ()))
 
 
 def gradients(state):
@@ -31,6 +34,8 @@ def gradients(state):
     rng = torch.Generator().manual_seed(1)
     real, fake = torch.randn(2, 8, *SHAPE, generator=rng).tanh()
     mix, noise = torch.rand(8, generator=rng), torch.randn(8, 4, generator=rng)
+    labels = torch.arange(8) % 3
+    losses = state.losses
     with torch.no_grad():  # weights of a size at which no score is nearly zero
         for parameter in [*state.critic.parameters(), *state.generator.parameters()]:
             if parameter.dim() > 1:
@@ -38,8 +43,8 @@ def gradients(state):
                 parameter.div_(parameter[0].numel() ** 0.5)
     found = []
     for network, loss in (
-        (state.critic, lambda: state.losses.critic(state.critic, real, fake, mix).loss),
-        (state.generator, lambda: state.losses.generator(state.generator, state.critic, noise)),
+        (state.critic, lambda: losses.critic(state.critic, real, fake, mix, labels).loss),
+        (state.generator, lambda: losses.generator(state.generator, state.critic, noise, labels)),
     ):
         network.zero_grad()
         loss().backward(inputs=list(network.parameters()))

@@ -56,7 +56,7 @@ class NoiseAsImage(nn.Module):
         super().__init__()
         self.scale = nn.Parameter(torch.tensor(0.2))
 
-    def forward(self, noise):
+    def forward(self, noise, labels=None):
         return (self.scale * noise).view(-1, *self.sample_shape)
 
 

@@ -4,14 +4,14 @@ from wgan.data.batches import (
     Batches,
     Dataset,
     RowReader,
-    blocks_of,
     check_batch_size,
+    draw_rows,
     flip_where,
     seeded_generator,
     to_byte_images,
     to_float_images,
-    within,
 )
+from wgan.data.classes import classes_to_generate
 from wgan.data.images import Size, parse_image_size
 from wgan.data.table import DATASETS, DatasetEntry, load_dataset, sample_shape
 
@@ -22,8 +22,9 @@ __all__ = [
     "DatasetEntry",
     "RowReader",
     "Size",
-    "blocks_of",
     "check_batch_size",
+    "classes_to_generate",
+    "draw_rows",
     "flip_where",
     "load_dataset",
     "parse_image_size",
@@ -31,5 +32,4 @@ __all__ = [
     "seeded_generator",
     "to_byte_images",
     "to_float_images",
-    "within",
 ]

@@ -7,7 +7,7 @@ float32.
 import hashlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -130,12 +130,15 @@ def allow_open_files(count: int) -> None:
 class Dataset:
     """Samples, and the class of each as an integer, `(N,)`, if there are classes; -1 is no class.
 
+    `class_names[k]` is the name of class k; it is empty if the labels are not classes that a
+    generator can be asked for.
     `files_digest` covers the names and sizes of the files that the samples come from, if any.
     """
 
     samples: RowReader
     labels: np.ndarray | None = None
     files_digest: str = ""
+    class_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -169,7 +172,8 @@ class Batches:
     An epoch contains every sample once; a batch may span two epochs. The order depends only on
     the seed and the epoch, so resuming needs the batch's number and no state.
     `batches(k, n)` are the n batches from number k on, `(n * B, ...)` in the samples' dtype, on
-    `device`. If several ranks train, `rank_slice` selects this rank's part of each batch.
+    `device`; `batches.labels(k, n)` are their classes, or zeros if no `labels` are given. If
+    several ranks train, `rank_slice` selects this rank's part of each batch.
 
     Samples are kept on the device if they fit into half of its free memory. If they do not, or
     if they are in files and the device is the CPU, a thread reads and copies the next batches
@@ -186,6 +190,7 @@ class Batches:
         device: torch.device,
         rank_slice: slice = slice(None),
         resident: bool | None = None,
+        labels: np.ndarray | None = None,
     ):
         check_batch_size(batch_size, samples)
         self.samples, self.batch_size, self.seed = samples, batch_size, seed
@@ -197,6 +202,11 @@ class Batches:
             self.on_device = samples.to_device(device)
         else:
             self.thread = ThreadPoolExecutor(1, "batches")
+        self.all_labels = torch.zeros(len(samples), dtype=torch.int64)
+        if labels is not None:
+            self.all_labels = torch.from_numpy(labels)
+        if resident:
+            self.all_labels = self.all_labels.to(device)
         self.prefetched: dict[tuple[int, int], Future] = {}  # by number and count
         self.orders: dict[int, Tensor] = {}  # by epoch
 
@@ -208,6 +218,10 @@ class Batches:
         batches = self.prefetched.get(wanted) or self.thread.submit(self.gather, *wanted)
         self.prefetched = {following: self.thread.submit(self.gather, *following)}
         return batches.result().to(self.device, non_blocking=True)
+
+    def labels(self, number: int, count: int = 1) -> Tensor:
+        """The classes of the samples of these batches, `(count * B,)` int64."""
+        return self.all_labels[self.indices(number, count)].to(self.device)
 
     def gather(self, number: int, count: int) -> Tensor:
         """Batches on the host. CUDA copies from page-locked memory without blocking."""
@@ -269,20 +283,28 @@ def seeded_generator(device: torch.device | str, seed: int, *purpose: int | str)
     return torch.Generator(device).manual_seed(int(state))
 
 
-NOISE_BLOCK = 64  # samples
+DRAWN_ROWS = 64  # by one random generator
 
 
-def blocks_of(rows: slice) -> range:
-    """The numbers of the blocks of `NOISE_BLOCK` rows that contain these rows."""
-    return range(rows.start // NOISE_BLOCK, -(-rows.stop // NOISE_BLOCK))
+def draw_rows(
+    draw: Callable[[torch.Generator, int], Sequence[Tensor]],
+    rows: slice,
+    total: int,
+    device: torch.device,
+    seed: int,
+    *purpose: int | str,
+) -> list[Tensor]:
+    """Rows of `total` random rows, of which each rank draws only its own, whatever their number.
 
-
-def within(rows: slice, block: int, total: int) -> tuple[int, slice]:
-    """The length of a block among `total` rows, and which of its rows are in `rows`."""
-    first = block * NOISE_BLOCK
-    length = min(max(total - first, 0), NOISE_BLOCK)
-    start, stop = (min(max(end - first, 0), length) for end in (rows.start, rows.stop))
-    return length, slice(start, stop)
+    `draw(rng, count)` returns tensors `(count, ...)`, drawn with the random generator `rng` on the
+    device. Each block of `DRAWN_ROWS` rows has a random generator of its own.
+    """
+    parts = []
+    for start in range(rows.start - rows.start % DRAWN_ROWS, rows.stop, DRAWN_ROWS):
+        rng = seeded_generator(device, seed, *purpose, start)
+        block = draw(rng, min(DRAWN_ROWS, total - start))
+        parts.append([drawn[max(0, rows.start - start) : rows.stop - start] for drawn in block])
+    return [torch.cat(drawn) for drawn in zip(*parts, strict=True)]
 
 
 def to_float_images(samples: Tensor) -> Tensor:

@@ -6,23 +6,27 @@ is passed over, and the level below it decides. See `datasets/README.md`.
 """
 
 import re
+import sys
 from collections import Counter
 
 import numpy as np
 
+from wgan.data.batches import Dataset
 from wgan.errors import one_line
 
 NO_CLASS = -1  # the label of an image in no class folder
 MOST_STRAYS = 0.05  # of all images; if more are in no class folder, the subfolders are no classes
 SHOWN_CLASSES, SHOWN_NAMES = 10, 3
+HANDFUL = 5  # samples
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev"}
 SHARD = re.compile(r"(part|shard|chunk|batch|split|fold)[-_ ]?\d+", re.IGNORECASE)
 PADDED = re.compile(r"\d{4,}")
 
 
-def find_classes(names: list[str]) -> tuple[np.ndarray | None, str]:
-    """The label of each image, `(N,)` int64 or None if there are no classes, and one line that
-    says what was found; it is empty if the names, which are relative paths with "/", tell nothing.
+def find_classes(names: list[str]) -> tuple[np.ndarray | None, tuple[str, ...], str]:
+    """The label of each image, `(N,)` int64 or None if there are no classes, the classes' names,
+    and one line that says what was found; it is empty if the images' names, which are relative
+    paths with "/", tell nothing.
     """
     rests, passed_over = names, []
     while True:
@@ -36,20 +40,44 @@ def find_classes(names: list[str]) -> tuple[np.ndarray | None, str]:
         rests = [rest.partition("/")[2] for rest in rests]
     reason = "; ".join(passed_over)
     if not counts:
-        return None, f"no classes ({reason})" if reason else ""
+        return None, (), f"no classes ({reason})" if reason else ""
     some = ", ".join(
         [name for name, folder in zip(names, folders, strict=True) if not folder][:SHOWN_NAMES]
     )
     some += ", ..." if strays > SHOWN_NAMES else ""
     if strays > MOST_STRAYS * len(names):
         reason = f"{strays:,} of {len(names):,} images are in no class folder: {some}"
-        return None, f"no classes ({'; '.join([*passed_over, reason])})"
+        return None, (), f"no classes ({'; '.join([*passed_over, reason])})"
     numbers = {name: number for number, name in enumerate(sorted(counts))}
     labels = np.array([numbers.get(folder, NO_CLASS) for folder in folders], np.int64)
     line = f"{len(counts):,} classes{f' ({reason})' if reason else ''}: {list_classes(counts)}"
     if strays:
         line += f"; {strays:,} images in no class folder are used without a class: {some}"
-    return labels, one_line(line)
+    return labels, tuple(numbers), one_line(line)
+
+
+def classes_to_generate(dataset: Dataset) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels `(N,)` and names of the classes for conditional training, in which images in no class
+    folder form a class of their own. ValueError if there are no classes; a warning for rare ones.
+    """
+    labels, names = dataset.labels, dataset.class_names
+    if labels is None or not names:
+        raise ValueError(
+            "--conditional needs classes, and these data have none: use a folder with a subfolder "
+            "per class, a data set with classes, or leave --conditional out"
+        )
+    if (labels < 0).any():
+        labels, names = np.where(labels < 0, len(names), labels), (*names, "no class")
+    counts = np.bincount(labels, minlength=len(names))
+    rare = [f"{name} ({n})" for name, n in zip(names, counts, strict=True) if n < HANDFUL]
+    if rare:
+        shown = ", ".join(rare[:SHOWN_CLASSES]) + (", ..." if len(rare) > SHOWN_CLASSES else "")
+        print(
+            f"{len(rare):,} of {len(names):,} classes have fewer than {HANDFUL} samples, too few "
+            f"to learn from: {shown}",
+            file=sys.stderr,
+        )
+    return labels, names
 
 
 def describe_level(counts: Counter[str]) -> str | None:

@@ -15,17 +15,23 @@ from wgan.files import write_whole
 
 IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")  # the test set is not needed
 BYTES = 0x08  # the type of values in an idx file
+DIGITS = tuple("0123456789")
+CLOTHES = (
+    "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot",
+)  # fmt: skip
 
 
 def load_mnist(root: Path, size: Size | None, grey: bool) -> Dataset:
-    return load_idx("MNIST", root, size, grey)
+    return load_idx("MNIST", root, size, grey, DIGITS)
 
 
 def load_fashion_mnist(root: Path, size: Size | None, grey: bool) -> Dataset:
-    return load_idx("FashionMNIST", root, size, grey)
+    return load_idx("FashionMNIST", root, size, grey, CLOTHES)
 
 
-def load_idx(name: str, root: Path, size: Size | None, grey: bool) -> Dataset:
+def load_idx(
+    name: str, root: Path, size: Size | None, grey: bool, class_names: tuple[str, ...]
+) -> Dataset:
     """A training set in two idx files, unpacked or not; downloaded if one is missing.
 
     Raises ValueError, with the files to remove, if some are damaged.
@@ -45,7 +51,7 @@ def load_idx(name: str, root: Path, size: Size | None, grey: bool) -> Dataset:
             "downloads them again"
         )
     images = fit_images(images[:, None], size, grey)
-    return Dataset(RowReader.from_array(images), labels.astype(np.int64))
+    return Dataset(RowReader.from_array(images), labels.astype(np.int64), class_names=class_names)
 
 
 def unpack(path: Path) -> None:
@@ -79,7 +85,11 @@ def parse_idx(name: str, content: bytes) -> np.ndarray | None:
 def load_cifar10(root: Path, size: Size | None, grey: bool) -> Dataset:
     source = download("CIFAR10", ["cifar-10-python.tar.gz"], root, root=str(root), train=True)
     images = fit_images(source.data.transpose(0, 3, 1, 2), size, grey)
-    return Dataset(RowReader.from_array(images), np.asarray(source.targets))
+    return Dataset(
+        RowReader.from_array(images),
+        np.asarray(source.targets),
+        class_names=tuple(name.lower() for name in source.classes),
+    )
 
 
 def download(name: str, files: list[str], folder: Path, **arguments):

@@ -80,10 +80,10 @@ def load_folder(
     """
     source = FolderSource(folder, leave_out=root / "prepared")
     images = load_images(source, root, size, grey, given_range)
-    labels, line = find_classes(images.names)
+    labels, class_names, line = find_classes(images.names)
     if line:
         print(f"{folder}: {line}", file=sys.stderr)
-    return Dataset(images.samples, labels, images.digest)
+    return Dataset(images.samples, labels, images.digest, class_names)
 
 
 def load_celeba(root: Path, size: Size | None, grey: bool) -> Dataset:
@@ -92,7 +92,7 @@ def load_celeba(root: Path, size: Size | None, grey: bool) -> Dataset:
     dataset = load_folder(folder, root, size, grey)
     if len(dataset) != CELEBA_COUNT:
         print(f"{folder} contains {len(dataset):,} of {CELEBA_COUNT:,} faces", file=sys.stderr)
-    return replace(dataset, labels=None)
+    return replace(dataset, labels=None, class_names=())
 
 
 def load_lsun(root: Path, size: Size | None, grey: bool) -> Dataset:

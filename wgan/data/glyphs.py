@@ -53,7 +53,8 @@ def load_glyphs(root: Path, size: Size | None, grey: bool) -> Dataset:
         cached = draw_glyphs(GLYPH_COUNT, GLYPH_SEED)
         write_cache(cache, *cached)
     images, labels = cached
-    return Dataset(RowReader.from_array(fit_images(images, size, grey)), labels)
+    samples = RowReader.from_array(fit_images(images, size, grey))
+    return Dataset(samples, labels, class_names=tuple("0123456789"))
 
 
 def read_cache(path: Path) -> tuple[np.ndarray, np.ndarray] | None:

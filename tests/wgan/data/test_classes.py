@@ -21,7 +21,7 @@ def names_in(**folders):
 
 def found(names):
     """The images of each class."""
-    labels, line = find_classes(names)
+    labels, _, line = find_classes(names)
     if labels is None:
         return None, line
     classes = [
@@ -104,17 +104,17 @@ def test_padded_numbers_with_uneven_counts_are_classes():
 
 def test_a_few_strays_stay_in_the_data_without_a_class():
     names = ["sheet.png", *names_in(cats=20, dogs=20), "z.png"]
-    labels, line = find_classes(names)
+    labels, _, line = find_classes(names)
     assert labels.tolist() == [NO_CLASS, *[0] * 20, *[1] * 20, NO_CLASS]
     assert "2 images in no class folder are used without a class: sheet.png, z.png" in line
 
 
 def test_the_line_is_short_whatever_the_folders_are():
     names = [f"class{index}/0.png" for index in range(1000)]
-    line = find_classes(names)[1]
+    line = find_classes(names)[2]
     assert line.startswith("1,000 classes: class0 1, class1 1,") and len(line) < 250
     assert line.endswith("and 990 more")
-    assert "\n" not in find_classes(names_in(**{"a\nb": 2, "c": 2}))[1]
+    assert "\n" not in find_classes(names_in(**{"a\nb": 2, "c": 2}))[2]
 
 
 def test_random_trees_are_decided_and_every_image_has_a_label_or_none_has():
@@ -126,7 +126,7 @@ def test_random_trees_are_decided_and_every_image_has_a_label_or_none_has():
             "/".join([*random.choices(some, k=random.randint(0, depth)), f"{index}.png"])
             for index in range(random.randint(1, 40))
         ]
-        labels, line = find_classes(names)
+        labels, _, line = find_classes(names)
         assert line.count("\n") == 0
         if labels is not None:
             assert len(labels) == len(names) and set(labels) - {NO_CLASS} == set(
