@@ -105,6 +105,35 @@ def test_batch_normalisation_couples_samples_which_is_why_it_is_refused():
     assert not torch.allclose(critic(images)[0], critic(others_changed)[0])
 
 
+PENALTIES = [gradient_norms, gradient_penalty, lambda f, x: divergence_penalty(f, x, 2, 6)]
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+@pytest.mark.parametrize("track", [True, False])
+def test_a_penalty_refuses_batch_normalisation_and_names_it(penalty, track):
+    norm = nn.BatchNorm1d(4, track_running_stats=track)
+    critic = nn.Sequential(nn.Linear(3, 4), nn.Sequential(norm), nn.Linear(4, 1))
+    message = r"module '1.0' \(BatchNorm1d\) mixes the samples.*use layer or instance normalisation"
+    with pytest.raises(ValueError, match=message):
+        penalty(critic, torch.randn(5, 3))
+    critic.eval()
+    if track:  # the running statistics do not depend on the batch
+        assert penalty(critic, torch.randn(5, 3)).isfinite().all()
+    else:
+        with pytest.raises(ValueError, match=message):
+            penalty(critic, torch.randn(5, 3))
+
+
+def test_the_check_for_batch_normalisation_can_be_compiled():
+    critic = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 1))
+    samples = torch.randn(5, 3)
+    compiled = torch.compile(gradient_penalty, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(critic, samples), gradient_penalty(critic, samples))
+    critic[1] = nn.BatchNorm1d(4, track_running_stats=False)
+    with pytest.raises(RuntimeError, match="mixes the samples"):
+        compiled(critic, samples)
+
+
 @pytest.mark.parametrize(
     ("network", "norm"),
     [

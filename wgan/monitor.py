@@ -14,7 +14,7 @@ from PIL.Image import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from utils import gradient_norms, interpolate
+from utils import input_gradients, interpolate
 from wgan import distributed, plots
 from wgan.budget import Budget, StepStatus, seconds_since_start
 from wgan.config import Config
@@ -352,4 +352,6 @@ def interpolate_gradient_norm(state: TrainState, config: Config, real: Tensor) -
     mix = torch.rand(len(real), generator=rng, device=real.device)
     with torch.no_grad():
         fake = state.ema(noise)
-    return gradient_norms(state.critic, interpolate(real, fake, mix)).detach().mean()
+    # Not `gradient_norms`, which refuses the batch normalisation of weight clipping's critic.
+    gradients = input_gradients(state.critic, interpolate(real, fake, mix))  # (B, D)
+    return torch.linalg.vector_norm(gradients, dim=1).detach().mean()
