@@ -61,19 +61,38 @@ def interpolate(real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
 def input_gradients(critic: Critic, samples: Tensor) -> Tensor:
     """Gradient of each sample's score with respect to that sample: `(B, ...)` to `(B, D)`, float32.
 
-    Row i is correct only if score i depends on sample i alone, which excludes batch normalisation.
-    The result can be differentiated again with respect to the critic's parameters.
+    Row i is correct only if score i depends on sample i alone: see `check_per_sample`. The result
+    can be differentiated again with respect to the critic's parameters.
     """
     scores, pull_back = torch.func.vjp(critic, samples)
     (gradients,) = pull_back(torch.ones_like(scores))
     return gradients.flatten(1).float()
 
 
+def check_per_sample(critic: Critic) -> None:
+    """ValueError, naming the module, if batch normalisation makes scores depend on other samples.
+
+    In evaluation mode it uses its running statistics, if it has any, and scores are independent.
+    """
+    modules = critic.named_modules() if isinstance(critic, nn.Module) else ()
+    for name, module in modules:
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (
+            module.training or module.running_mean is None
+        ):
+            raise ValueError(
+                f"the critic's module {name!r} ({type(module).__name__}) mixes the samples of a "
+                "batch, but the penalty uses the gradient of each sample: use layer or instance "
+                "normalisation"
+            )
+
+
 def gradient_norms(critic: Critic, samples: Tensor) -> Tensor:
     """Euclidean norm of each sample's input gradient, over all its values: `(B,)`.
 
-    The gradient of `vector_norm` at 0 is 0; that of a square root would be infinite.
+    The gradient of `vector_norm` at 0 is 0; that of a square root would be infinite. ValueError if
+    the critic uses batch normalisation, as in `check_per_sample`.
     """
+    check_per_sample(critic)
     return torch.linalg.vector_norm(input_gradients(critic, samples), dim=1)
 
 
@@ -81,7 +100,8 @@ def gradient_penalty(critic: Critic, samples: Tensor) -> Tensor:
     """E (|grad f(x)| - 1)^2 over the given points x, a scalar.
 
     The points are interpolates of real and fake samples (Gulrajani et al. 2017, equation 3). The
-    caller multiplies by the weight lambda.
+    caller multiplies by the weight lambda. ValueError if the critic uses batch normalisation, as
+    in `check_per_sample`.
     """
     return (gradient_norms(critic, samples) - 1).square().mean()
 
@@ -89,8 +109,10 @@ def gradient_penalty(critic: Critic, samples: Tensor) -> Tensor:
 def divergence_penalty(critic: Critic, samples: Tensor, k: float, p: float) -> Tensor:
     """k E |grad f(x)|^p over the given points x, a scalar (Wu et al. 2018, equation 7).
 
-    |g|^p is computed as (sum of squares)^(p/2): no root, so no infinite gradient at 0.
+    |g|^p is computed as (sum of squares)^(p/2): no root, so no infinite gradient at 0. ValueError
+    if the critic uses batch normalisation, as in `check_per_sample`.
     """
+    check_per_sample(critic)
     squares = input_gradients(critic, samples).square().sum(dim=1)
     return k * squares.pow(p / 2).mean()
 

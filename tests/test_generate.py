@@ -1,5 +1,7 @@
 """The command generate.py: every output format, and bad input."""
 
+import shutil
+
 import numpy as np
 import pytest
 from helpers import SMALL, run_main
@@ -43,13 +45,52 @@ def test_weights_of_the_last_step_give_other_samples(run, tmp_path):
     assert not np.array_equal(np.load(tmp_path / "ema.npy"), np.load(tmp_path / "raw.npy"))
 
 
-def test_an_interpolation_is_an_animation(run, tmp_path):
-    out = tmp_path / "walk.gif"
-    assert main([str(run), "--interpolate", "--out", str(out), "--device", "cpu"]) == 0
-    with Image.open(out) as animation:
+def frames_of(path):
+    with Image.open(path) as animation:
         frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(animation)]
-    assert len(frames) > 10
-    assert not np.array_equal(frames[0], frames[len(frames) // 2])
+        return frames, animation.info["duration"]
+
+
+def test_an_interpolation_has_the_stops_frames_and_speed_that_were_asked_for(run, tmp_path):
+    arguments = [str(run), "--interpolate", "--device", "cpu", "--out", str(tmp_path / "walk.gif")]
+    assert main(arguments) == 0
+    assert len(frames_of(tmp_path / "walk.gif")[0]) == 5 * 16
+    more = ["--stops", "3", "--frames", "4", "--fps", "20", "--count", "1"]
+    assert main([*arguments, *more]) == 0
+    frames, milliseconds = frames_of(tmp_path / "walk.gif")
+    assert (len(frames), milliseconds) == (3 * 4, 50)
+    assert not np.array_equal(frames[0], frames[4])
+
+
+def test_an_interpolation_goes_through_the_samples_that_were_named(run, tmp_path):
+    arguments = [
+        str(run),
+        "--interpolate",
+        "--through",
+        "7",
+        "2",
+        "7",
+        "--frames",
+        "3",
+        "--seed",
+        "1",
+    ]
+    assert main([*arguments, "--device", "cpu", "--out", str(tmp_path / "walk.gif")]) == 0
+    frames, _ = frames_of(tmp_path / "walk.gif")
+    samples = generate(load_generator(run, device="cpu"), 8, seed=1).permute(0, 2, 3, 1).numpy()
+    for frame, number in ((0, 7), (3, 2), (6, 7)):
+        image = frames[frame][62:-62:30, 62:-62:30].astype(int)  # it is enlarged 30 times
+        assert np.abs(image - samples[number, 1:-1, 1:-1]).mean() < 4  # a GIF has 256 colours
+
+
+@pytest.mark.parametrize("source", ["{run}", "{run}/checkpoint.pt"])
+def test_without_out_the_samples_go_to_the_runs_folder(source, run, tmp_path, capsys):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    assert main([source.format(run=copy), "--count", "2", "--device", "cpu"]) == 0
+    assert capsys.readouterr().out == f"wrote {copy / 'generated.png'}\n"
+    assert (copy / "generated.png").exists()
+    assert main([source.format(run=copy), "--interpolate", "--frames", "1", "--device", "cpu"]) == 0
+    assert (copy / "interpolation.gif").exists()
 
 
 def test_a_grid_of_many_images_is_about_square(run, tmp_path):
@@ -87,9 +128,18 @@ def test_points_are_written_as_numbers_and_as_a_plot(tmp_path, capsys):
         (["{run}/none"], "there is no checkpoint or run"),
         (["{folder}"], "contains no checkpoint"),
         (["{run}/log.csv"], "is corrupt or was not written by this project"),
-        (["{run}", "--count", "0"], "--count must be at least 1"),
+        (["{run}", "--count", "0"], "--count 0: must be at least 1"),
         (["{run}", "--count", "x"], "invalid int value"),
-        (["{run}", "--seed", "-1"], "--seed at least 0"),
+        (["{run}", "--seed", "-1"], "--seed -1: must be at least 0"),
+        (["{run}", "--count", "1000000"], "one grid can hold 390625 16x16 images"),
+        (["{run}", "--stops", "3"], "--stops has no effect without --interpolate"),
+        (["{run}", "--through", "3", "4"], "--through has no effect without --interpolate"),
+        (["{run}", "--interpolate", "--stops", "1"], "--stops 1: must be at least 2"),
+        (["{run}", "--interpolate", "--stops", "100000"], "too many for a GIF"),
+        (["{run}", "--interpolate", "--fps", "nan"], "--fps nan: must be 1 to 50"),
+        (["{run}", "--interpolate", "--through", "3"], "at least two numbers"),
+        (["{run}", "--interpolate", "--through", "3", "-4"], "from 0"),
+        (["{run}", "--interpolate", "--through", "3", "4", "--count", "2"], "with --through"),
         (["{run}", "--out", "a.bmp"], "the suffix must be one of"),
         (["{run}", "--out", "a.gif"], "use the suffix .gif with --interpolate"),
         (["{run}", "--out", "a.png", "--interpolate"], "use the suffix .gif with --interpolate"),
@@ -99,7 +149,7 @@ def test_points_are_written_as_numbers_and_as_a_plot(tmp_path, capsys):
         (["{run}", "--from", "best"], "invalid choice"),
         (["{run}", "--device", "tpu"], "'tpu'"),
         (["{run}", "--nonsense"], "unrecognized arguments"),
-        ([], "required: source"),
+        ([], "required: RUN"),
     ],
 )
 def test_bad_input_is_refused(arguments, message, run, tmp_path, monkeypatch, capsys):

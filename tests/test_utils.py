@@ -1,8 +1,10 @@
 """The mathematics against closed forms."""
 
+import re
+
 import pytest
 import torch
-from conftest import LinearCritic
+from conftest import ROOT, LinearCritic
 from helpers import small_config
 from torch import nn
 
@@ -105,6 +107,35 @@ def test_batch_normalisation_couples_samples_which_is_why_it_is_refused():
     assert not torch.allclose(critic(images)[0], critic(others_changed)[0])
 
 
+PENALTIES = [gradient_norms, gradient_penalty, lambda f, x: divergence_penalty(f, x, 2, 6)]
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+@pytest.mark.parametrize("track", [True, False])
+def test_a_penalty_refuses_batch_normalisation_and_names_it(penalty, track):
+    norm = nn.BatchNorm1d(4, track_running_stats=track)
+    critic = nn.Sequential(nn.Linear(3, 4), nn.Sequential(norm), nn.Linear(4, 1))
+    message = r"module '1.0' \(BatchNorm1d\) mixes the samples.*use layer or instance normalisation"
+    with pytest.raises(ValueError, match=message):
+        penalty(critic, torch.randn(5, 3))
+    critic.eval()
+    if track:  # the running statistics do not depend on the batch
+        assert penalty(critic, torch.randn(5, 3)).isfinite().all()
+    else:
+        with pytest.raises(ValueError, match=message):
+            penalty(critic, torch.randn(5, 3))
+
+
+def test_the_check_for_batch_normalisation_can_be_compiled():
+    critic = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 1))
+    samples = torch.randn(5, 3)
+    compiled = torch.compile(gradient_penalty, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(critic, samples), gradient_penalty(critic, samples))
+    critic[1] = nn.BatchNorm1d(4, track_running_stats=False)
+    with pytest.raises(RuntimeError, match="mixes the samples"):
+        compiled(critic, samples)
+
+
 @pytest.mark.parametrize(
     ("network", "norm"),
     [
@@ -189,3 +220,14 @@ def test_divergence_is_taken_at_the_points_asked_for(points):
     real, fake = torch.full((2, 1), 3.0), torch.full((2, 1), 1.0)
     penalty = method.critic_loss(quadratic, real, fake, torch.full((2,), 0.5)).penalty
     assert penalty.item() == pytest.approx({"mixed": 2, "real": 3, "fake": 1}[points] ** 2)
+
+
+def test_the_loop_in_the_readme_moves_samples_towards_the_data():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    code = re.search(r"## A loop of your own.*?```python\n(.*?)```", text, re.S)[1]
+    assert code.count("range(500)") == 1
+    loop = {}
+    exec(code.replace("range(500)", "range(30)"), loop)
+    fake = loop["generator"](torch.randn(64, 8))
+    assert fake.mean(0)[0] > 0.3  # from about 0 to 3
+    assert loop["losses"].wasserstein > 0

@@ -1,13 +1,15 @@
 """The command line of train.py: flags, `--help`, messages and exit codes."""
 
 import argparse
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable
 
 from utils import METHODS
 from wgan import distributed
 from wgan.budget import start_clock
-from wgan.config import FIELDS, RECIPES, SHORTHANDS, read_toml, suggestion, validated
+from wgan.config import FIELDS, RECIPES, SHORTHANDS, read_toml, validated
 from wgan.data import DATASETS
 from wgan.errors import (
     BadInput,
@@ -17,6 +19,7 @@ from wgan.errors import (
     TrainingFailed,
     explain_out_of_memory,
     one_line,
+    suggestion,
 )
 from wgan.layers import Layer, Resolved, resolve, unused_recipe
 from wgan.monitor import try_to_write
@@ -24,13 +27,6 @@ from wgan.output import safe_output
 from wgan.setup import Run, set_up
 from wgan_gp import MODELS
 
-GROUPS = {  # the first option of each group in `--help`
-    "dataset": "data",
-    "method": "method and networks",
-    "batch_size": "training",
-    "seed": "hardware and reproducibility",
-    "sample_every": "output",
-}
 OTHER_NAMES = {  # flags of other programs
     "--resume": "the same command resumes",
     "--checkpoint": "the same command resumes, and --init-from starts from other weights",
@@ -103,12 +99,20 @@ def parse_and_train(argv: list[str] | None, train: Callable[[Run], int]) -> int:
         return 130
 
 
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps names with hyphens, such as wgan-gp, on one line."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(text, width, break_on_hyphens=False)
+
+
 def make_parser() -> Parser:
     parser = Parser(
         prog="train.py",
-        description="Train a Wasserstein GAN.",
-        epilog=f"methods, models and data sets:\n{describe_choices()}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s [--config RECIPE] [--dataset NAME] [options]",
+        description="Train a Wasserstein GAN. Methods, models and recipes may have other defaults.",
+        epilog=describe_choices(shutil.get_terminal_size().columns - 2),
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     add_options(parser)
@@ -120,36 +124,52 @@ def make_parser() -> Parser:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add `--config` and a flag for every option. Flags that are not given set nothing."""
-    parser.add_argument("--config", metavar="FILE", help="TOML file of options")
-    group: argparse._ActionsContainer = parser
+    """Add `--config` and a flag for every option, in its group. Flags that are not given set
+    nothing."""
+    config_help = "TOML file of options, or the name of a recipe"
+    parser.add_argument("--config", metavar="RECIPE", help=config_help)
+    groups: dict[str, argparse._ArgumentGroup] = {}
     for name, entry in FIELDS.items():
-        if name in GROUPS:
-            group = parser.add_argument_group(GROUPS[name])
+        about = entry.metadata
+        if about["group"] not in groups:
+            groups[about["group"]] = parser.add_argument_group(about["group"])
+        add = groups[about["group"]].add_argument
+        for shorthand, both in SHORTHANDS.items():
+            if name == both[0]:
+                text = f"sets both {' and '.join(map(flag, both))}"
+                add(flag(shorthand), default=argparse.SUPPRESS, metavar=about["metavar"], help=text)
         arguments = {
             "default": argparse.SUPPRESS,
-            "help": f"{entry.metadata['help']} ({default_text(name)})".replace("%", "%%"),
+            "help": f"{about['help']} ({default_text(name)})".replace("%", "%%"),
         }
         if entry.type is bool:
             arguments["action"] = argparse.BooleanOptionalAction
         else:
-            arguments["metavar"] = {int: "N", float: "X", tuple: "X"}.get(type(entry.default), "S")
+            arguments["metavar"] = about["metavar"]
             arguments["nargs"] = 2 if type(entry.default) is tuple else None
-        group.add_argument(flag(name), **arguments)
-        for shorthand, (first, *rest) in SHORTHANDS.items():
-            if name == first:
-                text = f"sets both {' and '.join(map(flag, (first, *rest)))}"
-                group.add_argument(
-                    flag(shorthand), default=argparse.SUPPRESS, metavar="X", help=text
-                )
+        add(flag(name), **arguments)
 
 
-def describe_choices() -> str:
-    """A line for each method, model and data set, for the end of `--help`."""
-    texts = {name: (method.__doc__ or "").splitlines()[0] for name, method in METHODS.items()}
-    texts |= {name: entry.help for name, entry in {**MODELS, **DATASETS}.items()}
-    width = 2 + max(map(len, texts))
-    return "\n".join(f"  {name:<{width}}{text}" for name, text in texts.items())
+def describe_choices(columns: int) -> str:
+    """Each method, model and data set with what it is, and the names of the recipes."""
+    methods = {name: (method.__doc__ or "").splitlines()[0] for name, method in METHODS.items()}
+    models, data = ({n: entry.help for n, entry in t.items()} for t in (MODELS, DATASETS))
+    indent = 4 + max(map(len, [*methods, *models, *data]))
+    lines = []
+    for title, texts in (("methods", methods), ("models", models), ("data sets", data)):
+        lines += [f"{title}:"]
+        for name, text in texts.items():
+            first = f"  {name}".ljust(indent)
+            lines += wrap(text, columns, first, " " * indent)
+        lines += [""]
+    names = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.toml")))
+    return "\n".join([*lines, "recipes:", *wrap(names, columns, "  ", "  ")])
+
+
+def wrap(text: str, columns: int, first: str, other: str) -> list[str]:
+    return textwrap.wrap(
+        text, columns, initial_indent=first, subsequent_indent=other, break_on_hyphens=False
+    )
 
 
 def flag(name: str) -> str:
@@ -161,7 +181,7 @@ def default_text(name: str) -> str:
     default = FIELDS[name].default
     tables = {own: entry.settings for own, entry in {**METHODS, **MODELS}.items()}
     recipes = sorted({recipe for entry in DATASETS.values() for recipe in entry.recipes})
-    tables |= {f"{recipe}.toml": read_toml(RECIPES / f"{recipe}.toml") for recipe in recipes}
+    tables |= {recipe: read_toml(RECIPES / f"{recipe}.toml") for recipe in recipes}
     owners: dict[str, list[str]] = {}
     for owner, settings in tables.items():
         value = validated(settings).get(name, default)

@@ -11,11 +11,11 @@ import os
 import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields
-from difflib import get_close_matches
 from pathlib import Path
 
 from utils import DIVERGENCE_POINTS, METHODS
 from wgan.data import DATASETS, parse_image_size
+from wgan.errors import suggestion
 from wgan.losses import PRECISIONS
 from wgan_gp import MODELS, NORMS, UPSAMPLINGS
 
@@ -70,12 +70,6 @@ def zero_or_at_least_10(value: float) -> str | None:
     return None if value == 0 or value >= 10 else "must be 0, or at least 10"
 
 
-def suggestion(name: str, names: Iterable[str]) -> str:
-    bare = {other.lstrip("-"): other for other in names}  # all flags resemble each other by "--"
-    close = get_close_matches(name.lstrip("-"), bare, 1, cutoff=0.7)
-    return f"; did you mean {bare[close[0]]!r}?" if close else ""
-
-
 POSITIVE = between(0, low_open=True)
 NOT_NEGATIVE = between(0)
 AT_LEAST_ONE = between(1)
@@ -86,121 +80,207 @@ SEED = between(0, 2**64, high_open=True)
 # ---------------------------------------------------------------- the options
 
 
-def option(default, help: str, check: Check = lambda value: None, resumable: bool = False):
-    """A field of `Config`. A resumable option may change when a run is resumed."""
-    return field(default=default, metadata={"help": help, "check": check, "resumable": resumable})
+# The groups of `--help`, which shows them in the order in which `Config` first uses them
+DATA, METHOD, NETWORKS, TRAINING = "data", "method", "networks", "training"
+HARDWARE, OUTPUT = "hardware and reproducibility", "output"
+
+
+def option(
+    group: str,
+    default,
+    help: str,
+    check: Check = lambda value: None,
+    resumable: bool = False,
+    metavar: str | tuple[str, str] | None = None,
+):
+    """A field of `Config`. A resumable option may change when a run is resumed. `metavar` stands
+    for the value in `--help`; without one it is N for a number and NAME for text."""
+    metavar = metavar or ("NAME" if type(default) is str else "N")
+    metadata = {"group": group, "help": help, "check": check, "metavar": metavar}
+    return field(default=default, metadata=metadata | {"resumable": resumable})
 
 
 @dataclass(frozen=True)
 class Config:
     """One run, fully explicit: together with the code it determines what is computed."""
 
-    dataset: str = option("glyphs", f"{', '.join(DATASETS)}, or a folder of images")
-    data_root: str = option("datasets", "folder of downloaded and prepared data", resumable=True)
-    image_size: str = option(
-        "", "64 or 64x96 (height x width); empty: the set's own, 64 for folders", image_size
+    dataset: str = option(DATA, "glyphs", f"{', '.join(DATASETS)}, or a folder of images")
+    data_root: str = option(
+        DATA, "datasets", "folder of downloaded and prepared data", resumable=True, metavar="PATH"
     )
-    grey: bool = option(False, "convert to one channel")
+    image_size: str = option(
+        DATA,
+        "",
+        "64 or 64x96 (height x width); empty: the set's own, 64 for folders",
+        image_size,
+        metavar="SIZE",
+    )
+    grey: bool = option(DATA, False, "convert to one channel")
     range: tuple[float, float] = option(
+        DATA,
         (0.0, 0.0),
         "folders of images of more than 8 bits: the values that become black and white; 0 0: the "
         "smallest and largest of all images",
         value_range,
+        metavar=("LOW", "HIGH"),
     )
-    flip: bool = option(False, "mirror half of the images, left to right")
-    conditional: bool = option(False, "generate samples of a given class; needs data with classes")
+    flip: bool = option(DATA, False, "mirror half of the images, left to right")
+    conditional: bool = option(
+        DATA, False, "generate samples of a given class; needs data with classes"
+    )
 
-    method: str = option("wgan-gp", ", ".join(METHODS), one_of(METHODS))
-    model: str = option("dcgan", f"{', '.join(MODELS)} (used for points)", one_of(MODELS))
+    method: str = option(METHOD, "wgan-gp", ", ".join(METHODS), one_of(METHODS))
+    model: str = option(NETWORKS, "dcgan", f"{', '.join(MODELS)} (used for points)", one_of(MODELS))
     width: int = option(
-        64, "dcgan, residual: channels of the critic's first stage; dense: hidden units", COUNT
+        NETWORKS,
+        64,
+        "dcgan, residual: channels of the critic's first stage; dense: hidden units",
+        COUNT,
     )
-    noise_dim: int = option(128, "dimension of the noise vector", COUNT)
+    noise_dim: int = option(NETWORKS, 128, "dimension of the noise vector", COUNT)
     categories: int = option(
+        NETWORKS,
         0,
         "use the first N noise dimensions as a one-hot choice among N categories; 0: off",
         ZERO_OR_COUNT,
     )
-    generator_norm: str = option("batch", ", ".join(NORMS), one_of(NORMS))
+    generator_norm: str = option(NETWORKS, "batch", ", ".join(NORMS), one_of(NORMS))
     sync_batch_norm: bool = option(
-        False, "several ranks on CUDA: batch statistics of the generator over all ranks"
+        NETWORKS, False, "several ranks on CUDA: batch statistics of the generator over all ranks"
     )
-    critic_norm: str = option("none", ", ".join(NORMS), one_of(NORMS))
-    upsampling: str = option("transposed", ", ".join(UPSAMPLINGS), one_of(UPSAMPLINGS))
+    critic_norm: str = option(NETWORKS, "none", ", ".join(NORMS), one_of(NORMS))
+    upsampling: str = option(NETWORKS, "transposed", ", ".join(UPSAMPLINGS), one_of(UPSAMPLINGS))
     pyramid: int = option(
-        1, "number of resolutions summed into the image", between(1, 8, high_open=False)
+        NETWORKS, 1, "number of resolutions summed into the image", between(1, 8, high_open=False)
     )
     patch_features: int = option(
+        NETWORKS,
         0,
         "features of each 8x8 patch between patches and hidden layers; 0: plain pixels",
         between(0, 10_000, high_open=False),
     )
 
-    batch_size: int = option(64, "samples per update", COUNT)
-    steps: int = option(2000, "generator updates to train for", NOT_NEGATIVE, resumable=True)
+    batch_size: int = option(TRAINING, 64, "samples per update", COUNT)
+    steps: int = option(
+        TRAINING, 2000, "generator updates to train for", NOT_NEGATIVE, resumable=True
+    )
     epochs: float = option(
-        0.0, "passes of the critic over the data, instead of --steps", NOT_NEGATIVE, resumable=True
+        TRAINING,
+        0.0,
+        "passes of the critic over the data, instead of --steps",
+        NOT_NEGATIVE,
+        resumable=True,
+        metavar="N",
     )
     max_seconds: int = option(
+        TRAINING,
         0,
         "stop after this many seconds of wall-clock time since the start, at least 10; 0: no limit",
         zero_or_at_least_10,
         resumable=True,
+        metavar="SECONDS",
     )
     generator_batch: int = option(
-        0, "samples per update of the generator; 0: as --batch-size", ZERO_OR_COUNT
+        TRAINING, 0, "samples per update of the generator; 0: as --batch-size", ZERO_OR_COUNT
     )
-    n_critic: int = option(5, "critic updates before each generator update", COUNT)
-    optimizer: str = option("adam", "adam, rmsprop", one_of(("adam", "rmsprop")))
-    lr_critic: float = option(1e-4, "learning rate of the critic", POSITIVE)
-    lr_generator: float = option(1e-4, "learning rate of the generator", POSITIVE)
-    betas: tuple[float, float] = option((0.0, 0.9), "Adam's beta1 and beta2", each(between(0, 1)))
-    lr_decay: bool = option(False, "decrease both learning rates linearly to zero")
-    grad_clip: float = option(0.0, "maximum gradient norm; 0: no clipping", NOT_NEGATIVE)
-    gp_weight: float = option(10.0, "weight of the gradient penalty", NOT_NEGATIVE)
-    clip: float = option(0.01, "clipping bound: critic weights are clamped to [-c, c]", POSITIVE)
-    div_k: float = option(2.0, "weight of the divergence penalty", POSITIVE)
+    n_critic: int = option(TRAINING, 5, "critic updates before each generator update", COUNT)
+    optimizer: str = option(TRAINING, "adam", "adam, rmsprop", one_of(("adam", "rmsprop")))
+    lr_critic: float = option(
+        TRAINING, 1e-4, "learning rate of the critic", POSITIVE, metavar="RATE"
+    )
+    lr_generator: float = option(
+        TRAINING, 1e-4, "learning rate of the generator", POSITIVE, metavar="RATE"
+    )
+    betas: tuple[float, float] = option(
+        TRAINING,
+        (0.0, 0.9),
+        "Adam's beta1 and beta2",
+        each(between(0, 1)),
+        metavar=("BETA1", "BETA2"),
+    )
+    lr_decay: bool = option(TRAINING, False, "decrease both learning rates linearly to zero")
+    grad_clip: float = option(
+        TRAINING, 0.0, "maximum gradient norm; 0: no clipping", NOT_NEGATIVE, metavar="NORM"
+    )
+    gp_weight: float = option(
+        METHOD, 10.0, "weight of the gradient penalty", NOT_NEGATIVE, metavar="WEIGHT"
+    )
+    clip: float = option(
+        METHOD, 0.01, "clipping bound: critic weights are clamped to [-c, c]", POSITIVE, metavar="C"
+    )
+    div_k: float = option(METHOD, 2.0, "weight of the divergence penalty", POSITIVE, metavar="K")
     div_p: float = option(
-        6.0, "power of the gradient norm in the divergence penalty", between(1, low_open=True)
+        METHOD,
+        6.0,
+        "power of the gradient norm in the divergence penalty",
+        between(1, low_open=True),
+        metavar="P",
     )
     div_points: str = option(
+        METHOD,
         "mixed",
         f"points of the divergence penalty: {', '.join(DIVERGENCE_POINTS)}",
         one_of(DIVERGENCE_POINTS),
     )
-    init_from: str = option("", "run or checkpoint whose weights a new run starts from")
-    ema: float = option(0.995, "decay of the generator's moving average; 0: off", between(0, 1))
+    init_from: str = option(
+        TRAINING, "", "run or checkpoint whose weights a new run starts from", metavar="PATH"
+    )
+    ema: float = option(
+        TRAINING,
+        0.995,
+        "decay of the generator's moving average; 0: off",
+        between(0, 1),
+        metavar="DECAY",
+    )
 
-    seed: int = option(0, "random seed", SEED)
-    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps", resumable=True)
+    seed: int = option(HARDWARE, 0, "random seed", SEED)
+    device: str = option(HARDWARE, "auto", "auto, cpu, cuda, cuda:1, mps", resumable=True)
     precision: str = option(
-        "auto", "auto, fp32, bf16: what the networks compute in", one_of(PRECISIONS)
+        HARDWARE, "auto", "auto, fp32, bf16: what the networks compute in", one_of(PRECISIONS)
     )
     compile: str = option(
+        HARDWARE,
         "auto",
         "auto, on, off; auto: if it saves more time in this run than it takes",
         one_of(("auto", "on", "off")),
         resumable=True,
     )
     cuda_graph: bool = option(
-        True, "replay each step as a CUDA graph (one rank on CUDA)", resumable=True
+        HARDWARE, True, "replay each step as a CUDA graph (one rank on CUDA)", resumable=True
     )
     deterministic: bool = option(
-        False, "bitwise-reproducible CUDA kernels (slower)", resumable=True
+        HARDWARE, False, "bitwise-reproducible CUDA kernels (slower)", resumable=True
     )
-    sample_every: int = option(100, "steps between sample grids", AT_LEAST_ONE, resumable=True)
-    log_every: int = option(25, "steps between lines of log.csv", AT_LEAST_ONE, resumable=True)
-    checkpoint_every: int = option(500, "steps between checkpoints", AT_LEAST_ONE, resumable=True)
+    sample_every: int = option(
+        OUTPUT, 100, "steps between sample grids", AT_LEAST_ONE, resumable=True
+    )
+    log_every: int = option(
+        OUTPUT, 25, "steps between lines of log.csv", AT_LEAST_ONE, resumable=True
+    )
+    checkpoint_every: int = option(
+        OUTPUT, 500, "steps between checkpoints", AT_LEAST_ONE, resumable=True
+    )
     keep_every: int = option(
+        OUTPUT,
         0,
         "steps between checkpoints that are kept, checkpoint-000500.pt and so on; 0: none",
         NOT_NEGATIVE,
         resumable=True,
     )
     eval_every: int = option(
-        0, "steps between evaluations, which keep best.pt; 0: none", NOT_NEGATIVE, resumable=True
+        OUTPUT,
+        0,
+        "steps between evaluations, which keep best.pt; 0: none",
+        NOT_NEGATIVE,
+        resumable=True,
     )
-    run: str = option("", "folder of the run; empty: images/<dataset>-<method>", resumable=True)
+    run: str = option(
+        OUTPUT,
+        "",
+        "folder of the run; empty: images/<dataset>-<method>, with --config images/<recipe>",
+        resumable=True,
+        metavar="PATH",
+    )
 
     def __post_init__(self) -> None:
         if self.steps and self.epochs:
@@ -224,8 +304,7 @@ class Config:
                 "(Gulrajani et al. 2017, section 4); use layer, instance or none"
             )
         if not self.run:
-            name = f"{Path(os.path.realpath(self.dataset)).name}-{self.method}"
-            object.__setattr__(self, "run", f"images/{name}")
+            object.__setattr__(self, "run", f"images/{last_name(self.dataset)}-{self.method}")
 
     def options_of(self, names: Iterable[str]) -> dict:
         """The values of the options with these names, as keyword arguments."""
@@ -319,6 +398,11 @@ def changes(old: Config, new: Config) -> list[str]:
     return found
 
 
+def last_name(path: str) -> str:
+    """The last part of a path, also of "." and "folder/.."."""
+    return Path(os.path.realpath(path)).name
+
+
 def same_path(one: str, other: str) -> bool:
     """Whether two names of data sets or paths are equal, or lead to the same file or folder."""
     if one == other or {one, other} & {"", *DATASETS}:
@@ -333,15 +417,12 @@ def same_path(one: str, other: str) -> bool:
 
 
 def read_toml(path: str | Path) -> dict:
-    """The options in a TOML file; ValueError if it cannot be read. A recipe is found from any
-    folder: a path that does not exist is looked up in the repository, too."""
+    """The options in a TOML file, or in a recipe; ValueError if it cannot be read."""
     try:
-        found = Path(os.path.expanduser(path))
-        found = found if found.exists() else RECIPES.parent / path
-        return tomllib.loads(found.read_text(encoding="utf-8-sig"))  # editors add a byte order mark
+        text = find_toml(path).read_text(encoding="utf-8-sig")  # editors add a byte order mark
+        return tomllib.loads(text)
     except FileNotFoundError:
-        close = get_close_matches(Path(path).stem, [p.stem for p in RECIPES.glob("*.toml")], 1, 0.7)
-        hint = f"; did you mean 'configs/{close[0]}.toml'?" if close else ""
+        hint = suggestion(Path(path).stem, [recipe.stem for recipe in RECIPES.glob("*.toml")])
         raise ValueError(f"no configuration file {str(path)!r}{hint}") from None
     except OSError as error:
         raise ValueError(f"cannot read the configuration file {str(path)!r}: {error}") from None
@@ -349,6 +430,15 @@ def read_toml(path: str | Path) -> dict:
         raise ValueError(
             f"cannot read the configuration file {str(path)!r}: it must be TOML ({error})"
         ) from None
+
+
+def find_toml(path: str | Path) -> Path:
+    """The file at a path, or else the recipe of that name, with or without folder and suffix, so
+    that recipes are found from every current folder."""
+    given = Path(os.path.expanduser(path))
+    places = (given, RECIPES.parent / path, RECIPES / path)
+    candidates = (Path(f"{place}{suffix}") for place in places for suffix in ("", ".toml"))
+    return next((file for file in candidates if file.is_file()), given)
 
 
 def toml_value(value) -> str:

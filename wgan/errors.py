@@ -1,8 +1,9 @@
 """The errors that end a command, their exit codes, and a parser that raises them."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 
 import torch
 
@@ -30,6 +31,13 @@ class PeerFailed(CommandError):
 def one_line(error: Exception) -> str:
     """An error's message without line breaks, which other libraries' messages may contain."""
     return " ".join(str(error).split())
+
+
+def suggestion(name: str, names: Iterable[str]) -> str:
+    """The end of an error about an unknown name: the closest of the known ones, if any is close."""
+    bare = {other.lstrip("-"): other for other in names}  # all flags resemble each other by "--"
+    close = get_close_matches(name.lstrip("-"), bare, 1, cutoff=0.7)
+    return f"; did you mean {bare[close[0]]!r}?" if close else ""
 
 
 class Parser(argparse.ArgumentParser):

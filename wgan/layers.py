@@ -5,6 +5,7 @@ configs/), the model's settings, the method's settings, the default.
 """
 
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 from utils import METHODS
@@ -13,6 +14,7 @@ from wgan.config import (
     OVERRIDES,
     RECIPES,
     Config,
+    last_name,
     read_toml,
     shown,
     validated,
@@ -55,11 +57,23 @@ def resolve(flags: dict, file: Layer | None = None) -> Resolved:
         Layer(f"method {method}", validated(METHODS[method].settings)),
         Layer(f"model {model}", validated(MODELS[model].settings | {"model": model})),
         *([recipe] if recipe else []),
+        *([Layer(file.source, {"run": run_of_file(*given)})] if file else []),
         *given,
     ]
     resolved = merge(layers)
     check_given_options(resolved.config, given)
     return resolved
+
+
+def run_of_file(file: Layer, flags: Layer) -> str:
+    """The default folder of a run with `--config`: the file's name, and the data set and the method
+    if flags change them."""
+    names = [Path(file.source).stem]
+    for option in ("dataset", "method"):
+        value = flags.values.get(option)
+        if value is not None and value != file.values.get(option):
+            names.append(last_name(value))
+    return f"images/{'-'.join(names)}"
 
 
 def validated_of(layer: Layer) -> dict:

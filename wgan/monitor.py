@@ -14,7 +14,7 @@ from PIL.Image import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from utils import gradient_norms, interpolate
+from utils import input_gradients, interpolate
 from wgan import distributed, plots
 from wgan.budget import Budget, StepStatus, seconds_since_start
 from wgan.config import Config
@@ -376,4 +376,6 @@ def interpolate_gradient_norm(
     with torch.no_grad():
         fake = state.ema(noise, labels)
     critic = critic_of_classes(state.critic, labels)
-    return gradient_norms(critic, interpolate(real, fake, mix)).detach().mean()
+    # Not `gradient_norms`, which refuses the batch normalisation of weight clipping's critic.
+    gradients = input_gradients(critic, interpolate(real, fake, mix))  # (B, D)
+    return torch.linalg.vector_norm(gradients, dim=1).detach().mean()

@@ -1,6 +1,7 @@
 """Samples from a trained generator."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from math import ceil
 from pathlib import Path
 
 import torch
@@ -17,7 +18,6 @@ from wgan.state import build_network
 from wgan_gp import MODELS, choose_device
 
 CHUNK = 100  # samples computed at a time
-WALK_STOPS, WALK_FRAMES, WALK_IMAGES = 5, 16, 16  # noises, frames between two, images per frame
 
 
 def load_generator(path: str | Path, weights: str = "ema", device: str = "auto") -> nn.Module:
@@ -74,26 +74,41 @@ def draw_labels(generator: nn.Module, count: int, seed: int = 0) -> Tensor:
 def generate_chunks(generator: nn.Module, labels: Tensor, seed: int) -> Iterator[Tensor]:
     count, device = len(labels), next(generator.parameters()).device
     for start in tqdm(range(0, count, CHUNK), "generating", delay=2, leave=False, disable=None):
-        rng = seeded_generator("cpu", seed, "generate", start)
         # Always a whole chunk, because rounding depends on the size of a batch.
-        noise = torch.randn(CHUNK, generator.noise_dim, generator=rng).to(device)
+        noise = noise_chunk(generator, seed, start).to(device)
         part = labels[start : start + CHUNK]
         part = F.pad(part, (0, CHUNK - len(part))).to(device)
         samples = generator(noise, part)[: count - start].cpu()
         yield to_byte_images(samples) if samples.dim() == 4 else samples
 
 
+def noise_chunk(generator: nn.Module, seed: int, start: int) -> Tensor:
+    """The noise `(CHUNK, noise_dim)` of the samples from number `start`, a multiple of `CHUNK`."""
+    rng = seeded_generator("cpu", seed, "generate", start)
+    return torch.randn(CHUNK, generator.noise_dim, generator=rng)
+
+
+def noise_of(generator: nn.Module, numbers: Sequence[int], seed: int) -> Tensor:
+    """The noise `(N, noise_dim)` from which `generate` makes the samples with these numbers."""
+    starts = {number - number % CHUNK for number in numbers}
+    chunks = {start: noise_chunk(generator, seed, start) for start in starts}
+    return torch.stack([chunks[n - n % CHUNK][n % CHUNK] for n in numbers])
+
+
 @torch.no_grad()
-def interpolation_frames(generator: nn.Module, seed: int) -> Iterator[Image]:
-    """Frames of a closed walk between noise vectors, along great circles of the sphere near which
-    high-dimensional noise lies; a straight line would pass near its centre."""
+def interpolation_frames(generator: nn.Module, stops: Tensor, frames: int) -> Iterator[Image]:
+    """Frames of closed walks through noise `stops` `(S, N, noise_dim)`: S stops of N walks, which
+    are shown side by side. There are `frames` from one stop to the next.
+
+    The walks follow great circles of the sphere near which high-dimensional noise lies; a straight
+    line would pass near its centre.
+    """
     device = next(generator.parameters()).device
-    rng = seeded_generator("cpu", seed, "walk")
-    stops = torch.randn(WALK_STOPS, WALK_IMAGES, generator.noise_dim, generator=rng)
+    columns = ceil(stops.shape[1] ** 0.5)
     for start, end in zip(stops, stops.roll(-1, 0), strict=True):
-        for fraction in torch.arange(WALK_FRAMES) / WALK_FRAMES:
+        for fraction in torch.arange(frames) / frames:
             samples = generator(slerp(start, end, fraction).to(device))
-            yield plots.image_grid(to_byte_images(samples).cpu().numpy(), columns=4)
+            yield plots.image_grid(to_byte_images(samples).cpu().numpy(), columns)
 
 
 def slerp(start: Tensor, end: Tensor, fraction: Tensor) -> Tensor:

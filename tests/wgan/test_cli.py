@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
-from helpers import run_main
+from helpers import SMALL, run_main
 from PIL import Image
 
 import train
 from utils import METHODS
 from wgan.cli import OTHER_NAMES, make_parser, parse_command_line
-from wgan.config import FIELDS, SHORTHANDS, stored_config
+from wgan.config import FIELDS, RECIPES, SHORTHANDS, stored_config
 from wgan.data import DATASETS
 from wgan_gp import MODELS
 
@@ -30,6 +30,16 @@ def test_help_shows_every_option_with_its_default_and_every_name():
     assert words >= {*METHODS, *MODELS, *DATASETS}
     for name in SHORTHANDS:
         assert f"--{name} " in text
+
+
+def test_the_help_has_groups_and_fits_a_narrow_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = make_parser().format_help()
+    assert max(map(len, text.splitlines())) <= 80
+    for name, entry in FIELDS.items():  # the last title before an option is its group's
+        before = re.split(rf"\n  --{name.replace('_', '-')}\b", text)[0]
+        assert re.findall(r"^(\w[\w ]+):$", before, re.M)[-1] == entry.metadata["group"]
+    assert {path.stem for path in RECIPES.glob("*.toml")} <= set(re.findall(r"[\w-]+", text))
 
 
 def test_the_readme_names_only_flags_that_exist():
@@ -68,7 +78,7 @@ def test_a_dry_run_prints_the_options_and_trains_nothing(tmp_path, monkeypatch, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--dataset", "glyhps"], "did you mean glyphs?"),
+        (["--dataset", "glyhps"], "did you mean 'glyphs'?"),
         (["--dataset", "missing/folder"], "no such folder"),
         (["--dataset", ""], "unknown dataset ''"),
         (["--dataset", "{empty}"], "contains no files"),
@@ -231,3 +241,14 @@ def test_the_script_runs_from_any_folder_and_reports_bad_input_without_a_traceba
     assert "did you mean 'wgan-gp'?" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(Path(tmp_path).iterdir())
+
+
+def test_from_another_folder_recipes_are_found_and_runs_and_data_stay_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = [*SMALL, "--noise-dim", "2", "--dataset", "ring", "--steps", "1", "--device", "cpu"]
+    assert train.main(["--config", "points-wgan-gp", *options]) == 0
+    assert [path.name for path in tmp_path.glob("*/*")] == ["points-wgan-gp-ring"]
+    assert (
+        'data_root = "datasets"'
+        in (tmp_path / "images/points-wgan-gp-ring/config.toml").read_text()
+    )

@@ -134,14 +134,17 @@ def test_a_square_image_size_may_be_a_number(tmp_path):
 
 def test_a_recipe_is_found_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert parse("--config", "configs/grid-best.toml").dataset == "grid"
+    for name in ("configs/grid-best.toml", "configs/grid-best", "grid-best.toml", "grid-best"):
+        assert parse("--config", name).dataset == "grid"
+    (tmp_path / "grid-best").mkdir()  # such as a folder of images
+    assert parse("--config", "grid-best").dataset == "grid"
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "grid-best.toml").write_text('dataset = "ring"')
     assert parse("--config", "configs/grid-best.toml").dataset == "ring"  # the user's own first
 
 
 def test_a_missing_file_names_the_nearest_recipe():
-    with pytest.raises(ValueError, match=r"did you mean 'configs/points-wgan-gp\.toml'"):
+    with pytest.raises(ValueError, match=r"did you mean 'points-wgan-gp'"):
         parse("--config", "configs/points-wgan-pg.toml")
 
 

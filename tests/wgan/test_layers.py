@@ -116,3 +116,19 @@ def test_the_run_is_named_after_data_and_method(tmp_path):
     assert parse().run == "images/glyphs-wgan-gp"
     assert parse("--dataset", "ring", "--method", "wgan").run == "images/ring-wgan"
     assert parse("--dataset", f"{tmp_path}/my faces/").run == "images/my faces-wgan-gp"
+
+
+def test_with_a_file_the_run_is_named_after_it_and_what_flags_change(tmp_path):
+    (tmp_path / "a.toml").write_text('run = "b"\n')
+    assert parse("--config", tmp_path / "a.toml").run == "b"
+    for arguments, run in (
+        (["grid-best"], "grid-best"),
+        (["configs/grid-best.toml", "--seed", "1"], "grid-best"),
+        (["grid-best", "--run", "other"], "other"),
+        (["grid-best", "--dataset", "grid", "--method", "wgan-gp"], "grid-best"),
+        (["flip", "--dataset", "lsun", "--method", "wgan"], "flip-lsun-wgan"),
+        (["points-wgan", "--dataset", "ring"], "points-wgan-ring"),
+        (["flip", "--dataset", f"{tmp_path}/faces/"], "flip-faces"),
+    ):
+        expected = run if run == "other" else f"images/{run}"
+        assert parse("--config", *arguments).run == expected

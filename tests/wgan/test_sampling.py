@@ -10,7 +10,8 @@ from torch import nn
 
 from wgan import generate, load_generator
 from wgan.checkpoints import CHECKPOINT_FORMAT, add_digest, read_checkpoint
-from wgan.sampling import WALK_FRAMES, WALK_STOPS, interpolation_frames, slerp
+from wgan.data import to_byte_images
+from wgan.sampling import generate_chunks, interpolation_frames, noise_of, slerp
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +63,9 @@ class NoiseAsImage(nn.Module):
 
 def test_interpolation_is_a_walk_that_closes():
     """All steps are about equally long, also the one from the last frame back to the first."""
-    frames = [np.asarray(frame, float) for frame in interpolation_frames(NoiseAsImage(), seed=0)]
-    assert len(frames) == WALK_STOPS * WALK_FRAMES
+    walk = interpolation_frames(NoiseAsImage(), torch.randn(5, 4, 500), frames=16)
+    frames = [np.asarray(frame, float) for frame in walk]
+    assert len(frames) == 5 * 16
     distances = [np.linalg.norm(b - a) for a, b in pairwise(frames)]
     closing = np.linalg.norm(frames[0] - frames[-1])
     assert min(distances) > 0
@@ -71,6 +73,13 @@ def test_interpolation_is_a_walk_that_closes():
     assert max(distances) < 1.2 * min(distances)
     across = np.linalg.norm(frames[0] - frames[len(frames) // 2])
     assert across > 5 * closing  # it goes somewhere
+
+
+def test_the_noise_of_a_sample_is_known_by_its_number():
+    generator = NoiseAsImage()
+    samples = torch.cat(list(generate_chunks(generator, 250, seed=3)))
+    noise = noise_of(generator, [249, 0, 100], seed=3)
+    assert torch.equal(to_byte_images(generator(noise)), samples[[249, 0, 100]])
 
 
 def test_slerp_interpolates_lengths_and_meets_both_ends():

@@ -5,7 +5,6 @@ A further data set is one function and one entry.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from wgan.data.folder import AUTOMATIC, load_celeba, load_folder, load_lsun
 from wgan.data.glyphs import load_glyphs
 from wgan.data.images import Range, Size, parse_image_size
 from wgan.data.points import load_grid, load_ring, load_swissroll
+from wgan.errors import suggestion
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,8 @@ def find_dataset(name: str, given_range: Range = AUTOMATIC) -> DatasetEntry:
     if name and folder.is_dir():
         load = partial(load_folder, folder, given_range=given_range)
         return DatasetEntry(load, "a folder of images", (3, 64, 64))
-    close = get_close_matches(name, DATASETS, 1, cutoff=0.7)
-    hint = f" (did you mean {close[0]}?)" if close else ""
     reason = "it is a file, not a folder" if folder.exists() else "there is no such folder"
     raise ValueError(
-        f"unknown dataset {name!r}{hint}: {reason}; use one of {', '.join(DATASETS)}, or a "
-        "folder of images"
+        f"unknown dataset {name!r}: {reason}; use one of {', '.join(DATASETS)}, or a "
+        f"folder of images{suggestion(name, DATASETS)}"
     )

@@ -10,7 +10,7 @@ from wgan.data.table import DATASETS, load_dataset, sample_shape
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("glyhps", r"did you mean glyphs\?"),
+        ("glyhps", r"did you mean 'glyphs'\?"),
         ("no/such/folder", "there is no such folder"),
         ("file.txt", "it is a file"),
         ("empty", "contains no files"),
