@@ -85,15 +85,15 @@ def neighbour_grid(samples: np.ndarray, neighbours: np.ndarray) -> Image.Image:
     factor = enlargement(samples.shape, 1 + count, GAP, GRID_WIDTH)
     left = tile(samples, 1, GAP, factor)
     right = tile(neighbours.reshape(-1, *samples.shape[1:]), count, GAP, factor)
-    heading, start = 2 * LABEL_SIZE, left.width + LABEL_SIZE
+    font = label_font(LABEL_SIZE)
+    heading, width = 2 * LABEL_SIZE, max(left.width, ceil(font.getlength("sample")) + 8)
+    start = width + LABEL_SIZE
     grid = Image.new(left.mode, (start + right.width, heading + left.height))
     grid.paste(left, (0, heading))
     grid.paste(right, (start, heading))
-    draw, font = ImageDraw.Draw(grid), label_font(LABEL_SIZE)
-    middle = left.width + LABEL_SIZE // 2
+    draw, middle = ImageDraw.Draw(grid), width + LABEL_SIZE // 2
     draw.line((middle, 0, middle, grid.height), "white", 2)
-    for text, x, width in (("sample", 0, left.width), (NEAREST, start, right.width)):
-        text = shorten(text, font, width - 4)
+    for x, text in ((0, "sample"), (start, shorten(NEAREST, font, right.width - 8))):
         draw.text((x + 4, heading // 2), text, "white", font, anchor="lm")  # left, middle
     return grid
 
