@@ -59,7 +59,8 @@ def test_metrics_are_reported_next_to_their_floor(labelled_folder, tmp_path, cap
     assert real["classes"] == 2
     assert "sliced_wasserstein_8x8" in real
     with Image.open(tmp_path / "r" / "neighbours.png") as image:
-        assert image.size == (8 * 82, 8 * 82)  # 8 samples, each with 7 neighbours; enlarged
+        # 8 samples, each with 7 neighbours; enlarged by 8, with a heading and a gap.
+        assert image.size == (8 * (12 + 72) + 14, 8 * 82 + 28)
     output = capsys.readouterr().out
     assert "frechet distance" in output and "real, held out" in output
 

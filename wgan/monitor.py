@@ -29,6 +29,7 @@ from wgan.state import TrainState
 GRID_IMAGES = 64
 GRID_COLUMNS, GRID_CLASSES = 8, 16  # one row per class, of the most frequent ones
 SCATTER_POINTS = 1000
+SCATTER_COLOURS = 128  # files are a third as large as with all colours
 SURFACE_SIDE = 100  # lattice points along each axis of a critic's surface
 MAX_FAILED_SAVES = 3  # checkpoints in a row that cannot be written end training
 DIVERGED = 1e6  # absolute Wasserstein estimate
@@ -38,6 +39,7 @@ MAX_SECONDS_WITHOUT_LINE = 10
 MAX_SECONDS_UNSAVED = 60, 600  # at first, and in a long run
 ESTIMATE_SECONDS = 5  # of training, before its duration is estimated
 LONG_RUN = 3600  # seconds, above which flags are named that shorten the run
+TIMED_BAR = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"  # tqdm's default, without a count
 
 
 class Monitor:
@@ -95,7 +97,7 @@ class Monitor:
         """Do what is due after a step, by its number or by the time; `losses` are still on the
         device. The log and the numbered grids depend on the step alone, so that they are the same
         after a resume."""
-        self.display.bar.update()
+        self.display.advance(status)
         self.display.estimate(status)
         config, step, last = self.config, status.step, status.finished
         evaluate = is_due(config.eval_every, step) or (
@@ -123,6 +125,7 @@ class Monitor:
 
     def finish(self, status: StepStatus) -> None:
         """Save the last checkpoint and the plots, and print how training ended."""
+        self.display.close()
         self.checkpoints.save_last(self.display.seconds())
         try_to_write("curves and timelapse", self.folder.save_plots)
         if abs(self.last_estimate) > DIVERGED:
@@ -269,13 +272,21 @@ class Evaluation:
 
 
 class Display:
-    """Measures and shows the speed: a bar on a terminal, otherwise a line every few seconds."""
+    """Measures and shows the speed: a bar on a terminal, otherwise a line every few seconds.
+
+    The bar counts steps; if the time is limited, it counts the part of the time of this process
+    that is over, or of the steps, whichever ends first.
+    """
 
     def __init__(self, state: TrainState, budget: Budget, samples_per_step: int):
-        self.samples_per_step, self.budget = samples_per_step, budget
-        total = budget.steps if budget.steps < math.inf else None
+        self.samples_per_step = samples_per_step
+        self.budget = Budget(budget.steps, budget.max_seconds)  # its progress is this process's
         disable = None if distributed.is_first() else True  # None: unless on a terminal
-        self.bar = tqdm(initial=state.step, total=total, unit="step", disable=disable)
+        self.timed = budget.max_seconds > 0
+        if self.timed:
+            self.bar = tqdm(total=1.0, bar_format=TIMED_BAR, disable=disable)
+        else:
+            self.bar = tqdm(initial=state.step, total=budget.steps, unit="step", disable=disable)
         self.start = time.perf_counter() - state.seconds
         self.lap_step, self.lap_seconds = state.step, state.seconds
         self.last_line = -math.inf
@@ -296,6 +307,14 @@ class Display:
         self.lap_step, self.lap_seconds = step, now
         return {"seconds": now, "images_per_second": speed}
 
+    def advance(self, status: StepStatus) -> None:
+        """Move the bar to a step."""
+        if self.timed:
+            self.bar.set_description_str(f"step {status.step:,}", refresh=False)
+            self.bar.update(self.budget.progress(status.step) - self.bar.n)
+        else:
+            self.bar.update(status.step - self.bar.n)
+
     def estimate(self, status: StepStatus) -> None:
         """Print once how long the run takes, and how to shorten it if that is hours."""
         elapsed = status.seconds - self.first_seconds
@@ -314,20 +333,19 @@ class Display:
             self.bar.write(text)
 
     def show(self, row: dict[str, float]) -> None:
-        names = {"wasserstein": "W", "penalty": "penalty", "images_per_second": "images/s"}
-        names |= {"frechet_distance": "Fréchet"} if "frechet_distance" in row else {}
-        values = {name: f"{row[column]:.4g}" for column, name in names.items()}
-        speed = row["images_per_second"] / self.samples_per_step
-        left = self.budget.seconds_left(row["step"], speed)
-        limited = {"left": f"{left:.0f} s"} if self.budget.max_seconds else {}
-        self.bar.set_postfix(values | limited, refresh=False)
-        now = time.perf_counter()
-        due = self.budget.is_over(row["step"]) or now - self.last_line > SECONDS_BETWEEN_LINES
+        names = {"wasserstein": "W", "penalty": "penalty", "frechet_distance": "Fréchet"}
+        values = {name: f"{row[column]:.3g}" for column, name in names.items() if column in row}
+        values["images/s"] = f"{row['images_per_second']:,.0f}"
+        self.bar.set_postfix(values, refresh=False)
+        now, step = time.perf_counter(), row["step"]
+        due = self.budget.is_over(step) or now - self.last_line > SECONDS_BETWEEN_LINES
         if self.bar.disable and due:
             self.last_line = now
+            left = self.budget.seconds_left(step, row["images_per_second"] / self.samples_per_step)
+            done = self.budget.describe(step).replace(" of ", "/")
+            percent = f"{self.budget.progress(step):4.0%}  " if self.timed else ""
             text = "  ".join(f"{name} {value}" for name, value in values.items())
-            step = self.budget.describe(row["step"]).replace(" of ", "/")
-            print(f"{step}  {text}  {left:.0f} s left", flush=True)
+            print(f"{percent}{done}  {text}  {describe_seconds(left)} left", flush=True)
 
 
 def describe_seconds(seconds: float) -> str:
@@ -357,13 +375,14 @@ def draw_samples(
     axis = torch.linspace(-extent, extent, SURFACE_SIDE, device=real.device)
     lattice = torch.cartesian_prod(axis, axis).flip(1)  # (S * S, 2), rows along y
     scores = state.critic(lattice).view(SURFACE_SIDE, SURFACE_SIDE)
-    return plots.scatter(real.cpu().numpy(), samples.cpu().numpy(), scores.cpu().numpy())
+    points = (real.cpu().numpy(), samples.cpu().numpy(), scores.cpu().numpy())
+    return plots.scatter(*points, title=f"step {state.step:,}").quantize(SCATTER_COLOURS)
 
 
 def draw_real(real: Tensor, row_labels: list[str]) -> Image:
     if real.dim() == 4:
         return plots.image_grid(to_byte_images(real).cpu().numpy(), row_labels=row_labels)
-    return plots.scatter(real.cpu().numpy())
+    return plots.scatter(real.cpu().numpy()).quantize(SCATTER_COLOURS)
 
 
 def interpolate_gradient_norm(

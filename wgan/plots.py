@@ -7,20 +7,24 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from wgan.files import MARK
 
 TIMELAPSE_FRAMES = 60
 TIMELAPSE_SIDE = 820  # pixels; together with the number of frames it bounds the file size
+GAP = 2  # pixels between the images of a grid, before it is enlarged
+LABEL_SIZE, LABEL_WIDTH = 14, 120  # pixels; the height of letters, the longest label of a row
+NEAREST = "the real images nearest to it, most similar first"
+LEVELS = 20  # of a critic's surface, about
 GRID_WIDTH = 600  # pixels, so that small images can be seen in a browser
 
 
 def image_grid(
     images: np.ndarray,
     columns: int = 8,
-    gap: int = 2,
+    gap: int = GAP,
     least_width: int = GRID_WIDTH,
     row_labels: list[str] | None = None,
 ) -> Image.Image:
@@ -28,10 +32,25 @@ def image_grid(
 
     The grid is enlarged by a whole factor, so that `columns` images along their longer side have
     at least `least_width` pixels. torchvision's `make_grid` does not enlarge, and importing
-    torchvision takes two seconds.
+    torchvision takes two seconds. `row_labels`, one per row, are written in a margin on the left;
+    ValueError if their number is not that of the rows.
     """
+    factor = enlargement(images.shape, columns, gap, least_width)
+    grid = tile(images, columns, gap, factor)
+    if not row_labels:
+        return grid
+    if len(row_labels) != (rows := ceil(len(images) / columns)):
+        raise ValueError(f"{len(row_labels)} labels for {rows} rows of images")
+    return label_rows(grid, row_labels)
+
+
+def enlargement(shape: tuple[int, ...], columns: int, gap: int, least_width: int) -> int:
+    """The factor that gives `columns` images of a shape `(N, C, H, W)` the least width."""
+    return max(1, ceil(least_width / (columns * (max(shape[2:]) + gap) + gap)))
+
+
+def tile(images: np.ndarray, columns: int, gap: int, factor: int) -> Image.Image:
     count, channels, height, width = images.shape
-    factor = max(1, ceil(least_width / (columns * (max(height, width) + gap) + gap)))
     columns = min(columns, count)
     rows = ceil(count / columns)
     canvas = np.zeros(
@@ -44,30 +63,90 @@ def image_grid(
     return Image.fromarray(canvas.repeat(factor, 0).repeat(factor, 1).squeeze())
 
 
+def label_rows(grid: Image.Image, labels: list[str]) -> Image.Image:
+    """A grid with the label of each row in a margin on its left."""
+    pitch = grid.height / len(labels)
+    font = label_font(max(1, min(LABEL_SIZE, int(pitch))))
+    labels = [shorten(label, font, LABEL_WIDTH) for label in labels]
+    margin = ceil(max(font.getlength(label) for label in labels)) + LABEL_SIZE
+    labelled = Image.new(grid.mode, (margin + grid.width, grid.height))
+    labelled.paste(grid, (margin, 0))
+    draw = ImageDraw.Draw(labelled)
+    for row, label in enumerate(labels):
+        place = (margin - LABEL_SIZE // 2, (row + 0.5) * pitch)
+        draw.text(place, label, "white", font, anchor="rm")  # right, middle
+    return labelled
+
+
+def neighbour_grid(samples: np.ndarray, neighbours: np.ndarray) -> Image.Image:
+    """Samples `(N, C, H, W)` uint8 in a column, and right of a line, in the same row, the real
+    images nearest to each, `(N, K, C, H, W)`. Headings say which are which."""
+    count = neighbours.shape[1]
+    factor = enlargement(samples.shape, 1 + count, GAP, GRID_WIDTH)
+    left = tile(samples, 1, GAP, factor)
+    right = tile(neighbours.reshape(-1, *samples.shape[1:]), count, GAP, factor)
+    font = label_font(LABEL_SIZE)
+    heading, width = 2 * LABEL_SIZE, max(left.width, ceil(font.getlength("sample")) + 8)
+    start = width + LABEL_SIZE
+    grid = Image.new(left.mode, (start + right.width, heading + left.height))
+    grid.paste(left, (0, heading))
+    grid.paste(right, (start, heading))
+    draw, middle = ImageDraw.Draw(grid), width + LABEL_SIZE // 2
+    draw.line((middle, 0, middle, grid.height), "white", 2)
+    for x, text in ((0, "sample"), (start, shorten(NEAREST, font, right.width - 8))):
+        draw.text((x + 4, heading // 2), text, "white", font, anchor="lm")  # left, middle
+    return grid
+
+
+def shorten(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    """A text that is at most `width` pixels wide; "…" replaces the end of a longer one."""
+    short = text
+    while short and font.getlength(short) > width:
+        text = text[:-1]
+        short = f"{text}…" if text else ""
+    return short
+
+
+def label_font(size: int) -> ImageFont.FreeTypeFont:
+    """matplotlib's font, which has Greek and Cyrillic letters; that of Pillow has not."""
+    import matplotlib
+
+    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
+
+
 def scatter(
     real: np.ndarray | None = None,
     fake: np.ndarray | None = None,
     scores: np.ndarray | None = None,
+    title: str = "",
 ) -> Image.Image:
     """Real points `(N, 2)`, generated ones, or both, over the critic's scores `(S, S)` if given.
 
     The scores belong to a square lattice over [-extent, extent], with rows along y. Contour lines
-    are at equal steps of the score, so their density shows the norm of the critic's gradient.
+    are at equal steps of the score, so their density shows the norm of the critic's gradient. The
+    axes have a fixed place, so that all frames of a timelapse match.
     """
     reach = extent(fake if real is None else real)
-    figure = new_figure(5, 5)
-    axes = figure.add_axes((0, 0, 1, 1))
+    width, height, side = 5.05 if scores is None else 6.0, 5.2, 4.45  # inches
+    figure = new_figure(width, height)
+    axes = figure.add_axes((0.5 / width, 0.35 / height, side / width, side / height))
     if scores is not None:
         axis = np.linspace(-reach, reach, len(scores))
-        axes.contourf(axis, axis, scores, levels=24, cmap="viridis", alpha=0.75)
-        axes.contour(axis, axis, scores, levels=24, colors="black", linewidths=0.3)
+        # Without antialiasing, neighbouring levels do not mix, and the file is a third smaller.
+        surface = axes.contourf(axis, axis, scores, levels=LEVELS, antialiased=False)
+        lines = {"colors": "black", "linestyles": "solid", "linewidths": 0.3}
+        axes.contour(axis, axis, scores, levels=LEVELS, **lines)
+        bar = figure.add_axes((5.05 / width, 0.35 / height, 0.15 / width, side / height))
+        figure.colorbar(surface, cax=bar, format="%.3g")
+        bar.set_title("critic's score", loc="left", fontsize="medium")
     if real is not None:
         axes.scatter(*real.T, s=5, c="white", edgecolors="black", linewidths=0.3, label="real")
     if fake is not None:
         axes.scatter(*fake.T, s=5, c="crimson", linewidths=0, label="generated")
-        axes.legend(loc="lower center", ncols=2, fontsize=9, framealpha=0.9)
-    axes.set(xlim=(-reach, reach), ylim=(-reach, reach))
-    axes.set_axis_off()
+    axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+    axes.set_title(title, loc="left", fontsize="medium")
+    above = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 2, "borderaxespad": 0.1}
+    axes.legend(frameon=False, markerscale=2, columnspacing=1, handletextpad=0.2, **above)
     return to_image(figure)
 
 
@@ -76,32 +155,55 @@ def extent(real: np.ndarray) -> float:
     return 1.25 * float(np.abs(real).max())
 
 
-PANELS = {
-    "wasserstein": "Wasserstein estimate",
-    "penalty": "penalty",
-    "gradient_norm": "gradient norm at interpolates",
-    "frechet_distance": "Fréchet distance",
+PANELS = {  # title and unit of a column of the log; the critic's score has no unit
+    "wasserstein": ("Wasserstein estimate", "E f(real) - E f(fake)"),
+    "penalty": ("penalty", "weighted, as in the critic's loss"),
+    "gradient_norm": ("gradient norm at interpolates", "score per unit of distance"),
+    "frechet_distance": ("Fréchet distance", "squared distance of features"),
 }
+MARKED = 40  # values at most, each with a marker, as a single value is no line
 
 
 def curves(log: dict[str, np.ndarray]) -> Image.Image:
-    """Plot the log's columns over the steps: raw in grey, the running mean in blue. A value that
-    was not measured is NaN; a column without values has no panel."""
-    panels = {name: title for name, title in PANELS.items() if np.isfinite(log[name]).any()}
-    figure = new_figure(4 * len(panels), 3.6)
-    for axes, (name, title) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+    """Plot the log's columns over the steps: raw in grey, the running mean in blue.
+
+    A value that was not measured is NaN. A column without values has no panel, nor has the penalty
+    of a method that has none, which is 0.
+    """
+    panels = [name for name in PANELS if has_panel(name, log[name])]
+    figure = new_figure(4 * len(panels), 3.8)
+    figure.set_layout_engine("constrained", w_pad=0.1)
+    for name, axes in zip(panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True):
         measured = np.isfinite(log[name])
-        steps, values = log["step"][measured], log[name][measured]
-        axes.plot(steps, values, color="silver", linewidth=0.8)
-        axes.plot(steps, running_mean(values), color="tab:blue")
-        axes.set(title=title, xlabel="generator steps")
-        axes.grid(alpha=0.3)
-        if name == "gradient_norm":
-            axes.axhline(1, color="black", linewidth=0.6, linestyle="--")
-        if name == "frechet_distance":
-            axes.set_ylim(bottom=0)
-    figure.tight_layout()
+        draw_panel(axes, name, log["step"][measured], log[name][measured])
+    legend = {}
+    for axes in figure.axes:
+        handles, labels = axes.get_legend_handles_labels()
+        legend |= dict(zip(labels, handles, strict=True))
+    figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=3)
     return to_image(figure)
+
+
+def has_panel(name: str, values: np.ndarray) -> bool:
+    measured = values[np.isfinite(values)]
+    return bool(measured.any() if name == "penalty" else len(measured))
+
+
+def draw_panel(axes, name: str, steps: np.ndarray, values: np.ndarray) -> None:
+    marker = "." if len(values) <= MARKED else ""
+    axes.plot(steps, values, color="silver", linewidth=0.8, label="logged value")
+    mean = {"color": "tab:blue", "marker": marker, "label": "running mean over 5 % of the values"}
+    axes.plot(steps, running_mean(values), **mean)
+    title, unit = PANELS[name]
+    axes.set(title=title, xlabel="generator updates", ylabel=unit)
+    axes.grid(alpha=0.3)
+    if name == "gradient_norm":
+        bound = {"color": "black", "linewidth": 0.8, "linestyle": "--"}
+        axes.axhline(1, **bound, label="norm 1, as of a 1-Lipschitz critic")
+        if 0 < np.median(values) < 0.1:  # weight clipping: far below the bound
+            axes.set_yscale("log", nonpositive="mask")
+    if name == "frechet_distance":
+        axes.set_ylim(bottom=0)
 
 
 def running_mean(values: np.ndarray) -> np.ndarray:

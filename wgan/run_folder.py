@@ -51,6 +51,7 @@ LOG_COLUMNS = (
     "frechet_distance",
 )
 TIME_COLUMNS = ("seconds", "images_per_second")
+CURVE_COLOURS = 64  # a file is a third as large as with all colours
 LOCK = "lock"
 FILES = ("config.toml", "log.csv", CHECKPOINT, "best.pt", "real.png", "latest.png")
 FILES += ("curves.png", "timelapse.gif", "samples/*", "checkpoint-*.pt")
@@ -272,7 +273,7 @@ class RunFolder:
             log = {
                 name: np.array([float(row[name] or "nan") for row in rows]) for name in LOG_COLUMNS
             }
-            self.write("curves.png", plots.png(plots.curves(log)))
+            self.write("curves.png", plots.png(plots.curves(log).quantize(CURVE_COLOURS)))
         frames = [path for path in (self.path / "samples").glob("*.png") if path.stem.isdigit()]
         frames.sort(key=lambda path: int(path.stem))
         if frames:

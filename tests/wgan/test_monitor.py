@@ -1,5 +1,6 @@
 """What is shown and saved between steps, by the number of steps and by the time."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +8,7 @@ from helpers import assert_same_run, run_main
 
 import train
 from wgan import monitor
+from wgan.budget import Budget
 from wgan.checkpoints import read_checkpoint
 from wgan.monitor import describe_seconds
 
@@ -70,6 +72,43 @@ def test_a_resumed_run_says_so(image_folder, tmp_path, capsys):
     for steps, text in ((2, "from step 0 to step 2"), (4, "resumed at step 2, to step 4")):
         run_main(image_folder, tmp_path / "r", "--steps", steps)
         assert text in capsys.readouterr().out
+
+
+def display_at(elapsed, step, budget, monkeypatch, state_step=0):
+    """A display whose process has trained for some seconds up to a step."""
+    clock = [0.0]
+    monkeypatch.setattr("wgan.budget.seconds_since_start", lambda: clock[0])
+    display = monitor.Display(SimpleNamespace(step=state_step, seconds=0.0), budget, 100)
+    display.bar = SimpleNamespace(n=0, disable=True, set_description_str=lambda *_, **__: None)
+    display.bar.update = lambda n: setattr(display.bar, "n", display.bar.n + n)
+    display.bar.set_postfix = lambda *_, **__: None
+    clock[0] = elapsed
+    display.advance(SimpleNamespace(step=step))
+    display.show({"step": step, "wasserstein": 1.0, "penalty": 0.0, "images_per_second": 1000.0})
+    return display
+
+
+@pytest.mark.parametrize(
+    ("limits", "elapsed", "step", "bar", "line"),
+    [
+        ((math.inf, 104), 25, 50, 0.25, " 25%  step 50  W 1  penalty 0  images/s 1,000  75 s left"),
+        ((math.inf, 104), 100, 90, 1, "100%  step 90 "),
+        ((200, 104), 25, 150, 0.75, " 75%  step 150/200 "),  # the steps end first
+        ((200, 104), 80, 20, 0.8, " 80%  step 20/200 "),  # the time ends first
+        ((200, 0), 25, 50, 50, "step 50/200  W 1  penalty 0  images/s 1,000  15 s left"),
+    ],
+)
+def test_the_bar_moves_to_the_limit_that_ends_the_run(
+    limits, elapsed, step, bar, line, monkeypatch, capsys
+):
+    assert display_at(elapsed, step, Budget(*limits), monkeypatch).bar.n == pytest.approx(bar)
+    assert capsys.readouterr().out.startswith(line)
+
+
+def test_the_bar_of_a_resumed_run_shows_the_time_of_this_process(monkeypatch):
+    finished = Budget(math.inf, 104, progress_before=1.0)  # an earlier process used up its time
+    display = display_at(50, 900, finished, monkeypatch, state_step=800)
+    assert display.bar.n == pytest.approx(0.5)
 
 
 def test_durations_are_rounded():

@@ -8,12 +8,16 @@ from PIL import Image
 
 from wgan.plots import (
     GRID_WIDTH,
+    LABEL_WIDTH,
     TIMELAPSE_FRAMES,
     TIMELAPSE_SIDE,
     curves,
     image_grid,
+    label_font,
+    neighbour_grid,
     running_mean,
     scatter,
+    shorten,
     timelapse,
 )
 from wgan.run_folder import LOG_COLUMNS
@@ -51,6 +55,46 @@ def test_small_images_are_enlarged_by_a_whole_factor(side, factor):
     assert image_grid(images[:1]).size == (factor * (side + 4),) * 2
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_row_labels_are_left_of_unchanged_images(channels):
+    images = np.random.default_rng(0).integers(0, 256, (6, channels, 8, 8), np.uint8)
+    plain = np.asarray(image_grid(images, columns=2, least_width=100))
+    labelled = np.asarray(
+        image_grid(images, columns=2, least_width=100, row_labels=["shoe", "", "W" * 100])
+    )
+    margin = labelled.shape[1] - plain.shape[1]
+    assert 0 < margin <= LABEL_WIDTH + 20
+    assert np.array_equal(labelled[:, margin:], plain)
+    inks = [bool(part.any()) for part in np.array_split(labelled[:, :margin], 3)]
+    assert inks == [True, False, True]  # each label in its own row
+    assert not labelled[:, :1].any()  # the long one is not cut off
+    with pytest.raises(ValueError, match="2 labels for 3 rows"):
+        image_grid(images, columns=2, row_labels=["a", "b"])
+
+
+def test_a_long_label_ends_in_an_ellipsis():
+    font = label_font(14)
+    assert shorten("shoe", font, 100) == "shoe"
+    short = shorten("ankle boot " * 9, font, 100)
+    assert short.startswith("ankle") and short.endswith("…") and font.getlength(short) <= 100
+    assert shorten("shoe", font, 1) == ""
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 64, 64), (3, 64, 32)])
+def test_neighbours_are_right_of_their_sample_and_apart_from_it(shape):
+    samples = np.full((3, *shape), 90, np.uint8)
+    neighbours = np.full((3, 4, *shape), 180, np.uint8)
+    grid = np.asarray(neighbour_grid(samples, neighbours))
+    grid = grid.reshape(*grid.shape[:2], -1)[..., 0].astype(int)
+    rows, line = grid[-10], grid[:, :].min(0).argmax()  # the white line
+    assert grid[:, line].min() == 255
+    values = rows[np.flatnonzero(np.diff(rows, prepend=0))]
+    assert [value for value in values if value] == [90, 255, 180, 180, 180, 180]
+    assert rows.tolist().index(90) < line < rows.tolist().index(180)
+    heading = grid[:28]
+    assert (heading[:, : line - 2] > 100).any() and (heading[:, line + 3 :] > 100).any()
+
+
 def test_a_running_mean_keeps_lines_and_smooths_noise():
     line = np.arange(100.0)
     inside = slice(5, -5)
@@ -63,9 +107,18 @@ def test_a_scatter_has_y_upward_and_the_data_inside():
     real = np.array([[1.0, 1.0], [-1.0, -1.0]])
     scores = np.linspace(0, 1, 50)[:, None].repeat(50, 1)  # grows with y: viridis ends in yellow
     image = np.asarray(scatter(real, real[:1], scores)).astype(int)
-    above, below = image[60:100, 40:200].mean((0, 1)), image[400:440, 300:460].mean((0, 1))
+    above, below = image[80:120, 80:240].mean((0, 1)), image[400:440, 300:460].mean((0, 1))
     assert above[0] > below[0] + 50  # yellow has red in it, the violet below has not
-    assert image.shape == (500, 500, 3)
+
+
+def test_frames_of_a_surface_match_whatever_the_scores():
+    real = np.array([[1.0, 1.0], [-1.0, -1.0]])
+    slope = np.linspace(-1, 1, 20)[:, None].repeat(20, 1)
+    frames = [scatter(real, real, scale * slope, "step 1") for scale in (0, 1e-5, 1, 1e5)]
+    assert len({frame.size for frame in frames}) == 1
+    spines = [np.asarray(frame.convert("L"))[:, 200] for frame in frames]
+    top = [np.flatnonzero(column < 50)[0] for column in spines]  # of the axes
+    assert len(set(top)) == 1
 
 
 BLUE, SILVER = (31, 119, 180), (192, 192, 192)
@@ -83,15 +136,40 @@ def test_curves_have_a_panel_for_each_column_that_was_measured():
         distances = np.full(50, np.nan)
         distances[measured] = 3.0
         image = curves(log | {"frechet_distance": distances})
-        assert image.size == (400 * panels, 360)
+        assert image.size == (400 * panels, 380)
         for panel in range(3):  # a line in each
             assert drawn(image, BLUE, 400 * panel, 400 * panel + 400) > 100
+
+
+def test_a_method_without_a_penalty_has_no_panel_for_it():
+    log = {name: np.arange(50) + 1.0 for name in LOG_COLUMNS}
+    log["frechet_distance"] = np.full(50, np.nan)
+    assert curves(log).width == 1200
+    assert curves(log | {"penalty": np.zeros(50)}).width == 800
+    zeros = {name: np.zeros(50) for name in ("wasserstein", "penalty", "gradient_norm")}
+    assert curves(log | zeros).width == 800
+
+
+def test_a_single_value_can_be_seen():
+    log = {name: np.array([3.0]) for name in LOG_COLUMNS}
+    image = curves(log)
+    for panel in range(4):
+        assert drawn(image.crop((0, 0, image.width, 320)), BLUE, 400 * panel, 400 * panel + 400) > 5
+
+
+def test_norms_far_below_1_fill_their_panel():
+    """Weight clipping: the line at 1 must not press them onto the axis."""
+    log = {name: np.linspace(0.001, 0.01, 100) for name in LOG_COLUMNS}
+    log |= {"penalty": np.zeros(100), "frechet_distance": np.full(100, np.nan)}
+    panel = np.asarray(curves(log).crop((400, 0, 800, 320))).astype(int)
+    rows = np.flatnonzero((np.abs(panel - BLUE).max(2) < 30).any(1))
+    assert rows.max() - rows.min() > 50
 
 
 def test_curves_show_raw_values_and_their_running_mean():
     noise = np.tile([0.0, 1.0], 100)
     log = {name: noise for name in LOG_COLUMNS} | {"step": np.arange(200.0)}
-    image = curves(log)
+    image = curves(log).crop((0, 0, 1600, 320))  # without the legend
     rows = np.flatnonzero((np.abs(np.asarray(image).astype(int) - BLUE).max(2) < 30).any(1))
     raw = np.flatnonzero((np.abs(np.asarray(image).astype(int) - SILVER).max(2) < 10).any(1))
     assert rows.max() - rows.min() < 0.5 * (raw.max() - raw.min())  # the mean is smoother

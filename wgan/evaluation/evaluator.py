@@ -94,8 +94,8 @@ class Evaluator:
         return found | {f"sliced_wasserstein_{size}": value for size, value in sliced.items()}
 
     def neighbours(self, images: Tensor) -> Image:
-        """A grid of samples, each followed by the reference images nearest to it in features, or
-        in pixels if there are none. Memorised images are easy to spot there."""
+        """A grid of samples, each next to the reference images nearest to it in features, or in
+        pixels if there are none. Memorised images are easy to spot there."""
         images = images[:NEIGHBOUR_ROWS]
         if self.features:
             positions, reference_positions = self.features(images), self.reference_features
@@ -105,8 +105,7 @@ class Evaluator:
             )
         count = min(NEIGHBOURS, self.count)
         nearest = metrics.nearest_neighbours(positions, reference_positions, count)
-        rows = torch.cat([images[:, None], self.reference[nearest]], dim=1)  # (8, 1 + 7, C, H, W)
-        return plots.image_grid(rows.flatten(0, 1).numpy(), columns=1 + count)
+        return plots.neighbour_grid(images.numpy(), self.reference[nearest].numpy())
 
 
 def split_indices(total: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

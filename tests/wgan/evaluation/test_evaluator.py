@@ -190,12 +190,13 @@ def test_images_without_features_are_compared_by_patches(tmp_path, cpu):
 @pytest.mark.parametrize("labels", [None, np.arange(40) % 2])
 def test_the_nearest_neighbour_of_a_real_image_is_itself(labels, tmp_path, cpu):
     evaluator = Evaluator(dataset_of(random_images(40), labels), str(tmp_path), cpu)
-    grid = np.asarray(evaluator.neighbours(evaluator.reference[:3]))[::8, ::8]  # it is enlarged
-    assert grid.shape == (3 * 10 + 2, 8 * 10 + 2)
+    grid = np.asarray(evaluator.neighbours(evaluator.reference[:3]))[28:]  # below the heading
+    samples, nearest = grid[::8, : 8 * 12 : 8], grid[::8, 8 * 12 + 14 :: 8]  # enlarged by 8
+    assert samples.shape == (3 * 10 + 2, 12) and nearest.shape == (3 * 10 + 2, 7 * 10 + 2)
     for row, image in enumerate(evaluator.reference[:3, 0].numpy()):
         top = 2 + 10 * row
-        assert np.array_equal(grid[top : top + 8, 2:10], image)
-        assert np.array_equal(grid[top : top + 8, 12:20], image)
+        assert np.array_equal(samples[top : top + 8, 2:10], image)
+        assert np.array_equal(nearest[top : top + 8, 2:10], image)
 
 
 def test_too_few_images_are_refused(tmp_path, cpu):
