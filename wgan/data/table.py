@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 
 from wgan.data.batches import Dataset
+from wgan.data.cache import AUTOMATIC
 from wgan.data.downloads import load_cifar10, load_fashion_mnist, load_mnist
-from wgan.data.folder import AUTOMATIC, load_celeba, load_folder, load_lsun
+from wgan.data.folder import load_celeba, load_folder, load_lsun
 from wgan.data.glyphs import load_glyphs
 from wgan.data.images import Range, Size, parse_image_size
 from wgan.data.points import load_grid, load_ring, load_swissroll
