@@ -1,8 +1,9 @@
 """Generate samples from a trained generator: `python generate.py images/RUN --count 64`.
 
 The suffix of --out determines the format: `.png`, `.jpg` or `.webp` is one grid; `.npz` and `.npy`
-are one array (images `(N, H, W, C)` uint8, points `(N, 2)` float32); `.gif` is an interpolation
-between noise vectors; a name without suffix is a folder of numbered images. In Python:
+are one array (images `(N, H, W, C)` uint8, points `(N, 2)` float32, vectors `(N, D)` float64 in the
+data's units); `.gif` is an interpolation between noise vectors; a name without suffix is a folder
+of numbered images. In Python:
 
     from wgan import load_generator, generate
     samples = generate(load_generator("images/RUN"), count=64, seed=0)
@@ -32,7 +33,7 @@ FRAME_MILLISECONDS = 80  # of a GIF
 
 
 def write_samples(samples: Tensor, target: Path) -> None:
-    """Write images `(N, C, H, W)` uint8, or points `(N, 2)` float32, in the target's format."""
+    """Write images `(N, C, H, W)` uint8, or points or vectors `(N, D)`, in the target's format."""
     if target.suffix == "":
         write_images(samples, target)
         return

@@ -332,6 +332,8 @@ def draw_samples(state: TrainState, noise: Tensor, real: Tensor) -> Image:
     samples = state.ema(noise)
     if real.dim() == 4:
         return plots.image_grid(to_byte_images(samples).cpu().numpy())
+    if real.shape[1] != 2:  # no plane over which to draw the critic
+        return plots.scatter(real.cpu().numpy(), samples.cpu().numpy())
     extent = plots.extent(real.cpu().numpy())
     axis = torch.linspace(-extent, extent, SURFACE_SIDE, device=real.device)
     lattice = torch.cartesian_prod(axis, axis).flip(1)  # (S * S, 2), rows along y

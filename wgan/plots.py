@@ -10,10 +10,12 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from wgan.data import opaque
 from wgan.files import MARK
 
 TIMELAPSE_FRAMES = 60
 TIMELAPSE_SIDE = 820  # pixels; together with the number of frames it bounds the file size
+LINES = 30  # vectors in a plot
 GRID_WIDTH = 600  # pixels, so that small images can be seen in a browser
 
 
@@ -23,9 +25,10 @@ def image_grid(
     """Images `(N, C, H, W)` uint8 side by side, up to `columns` in a row, on black.
 
     The grid is enlarged by a whole factor, so that `columns` images along their longer side have
-    at least `least_width` pixels. torchvision's `make_grid` does not enlarge, and importing
-    torchvision takes two seconds.
+    at least `least_width` pixels. Transparent images have a white background. torchvision's
+    `make_grid` does not enlarge, and importing torchvision takes two seconds.
     """
+    images = opaque(images)
     count, channels, height, width = images.shape
     factor = max(1, ceil(least_width / (columns * (max(height, width) + gap) + gap)))
     columns = min(columns, count)
@@ -49,7 +52,10 @@ def scatter(
 
     The scores belong to a square lattice over [-extent, extent], with rows along y. Contour lines
     are at equal steps of the score, so their density shows the norm of the critic's gradient.
+    Vectors `(N, D)` of another dimension are drawn as lines.
     """
+    if (fake if real is None else real).shape[1] != 2:
+        return lines(real, fake)
     reach = extent(fake if real is None else real)
     figure = new_figure(5, 5)
     axes = figure.add_axes((0, 0, 1, 1))
@@ -64,6 +70,24 @@ def scatter(
         axes.legend(loc="lower center", ncols=2, fontsize=9, framealpha=0.9)
     axes.set(xlim=(-reach, reach), ylim=(-reach, reach))
     axes.set_axis_off()
+    return to_image(figure)
+
+
+def lines(real: np.ndarray | None = None, fake: np.ndarray | None = None) -> Image.Image:
+    """Real vectors `(N, D)` in grey, generated ones in red, or both: the first `LINES` of each as
+    lines over their columns. For single numbers, D = 1, all of them, in ascending order."""
+    figure = new_figure(8, 5)
+    axes = figure.add_axes((0.08, 0.1, 0.9, 0.86))
+    for vectors, colour, label in ((real, "dimgrey", "real"), (fake, "crimson", "generated")):
+        if vectors is None:
+            continue
+        single = vectors.shape[1] == 1
+        drawn = np.sort(vectors, axis=0) if single else vectors[:LINES].T
+        style = {"linewidth": 1.5 if single else 0.7, "alpha": 1 if single else 0.5}
+        axes.plot(drawn, color=colour, **style)
+        axes.plot([], color=colour, label=label)
+        axes.set(xlabel="rank" if single else "column", ylabel="value")
+    axes.legend(loc="upper right", ncols=2, fontsize=9)
     return to_image(figure)
 
 

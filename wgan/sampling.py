@@ -11,7 +11,7 @@ from tqdm import tqdm
 from wgan import plots
 from wgan.checkpoints import read_any_checkpoint
 from wgan.config import stored_config
-from wgan.data import seeded_generator, to_byte_images
+from wgan.data import Standardisation, seeded_generator, to_byte_images
 from wgan.state import build_network
 from wgan_gp import MODELS, choose_device
 
@@ -22,7 +22,8 @@ WALK_STOPS, WALK_FRAMES, WALK_IMAGES = 5, 16, 16  # noises, frames between two, 
 def load_generator(path: str | Path, weights: str = "ema", device: str = "auto") -> nn.Module:
     """The generator of a run folder or a checkpoint, in evaluation mode.
 
-    It maps noise `(B, generator.noise_dim)` to samples `(B, *generator.sample_shape)`. `weights` is
+    It maps noise `(B, generator.noise_dim)` to samples `(B, *generator.sample_shape)`; vectors are
+    standardised, as `generator.standardisation` says, and `generate` undoes that. `weights` is
     "ema", the moving average, or "raw", the weights of the last step. ValueError if the file is
     corrupt or was not written by this project.
     """
@@ -37,13 +38,15 @@ def generator_of(checkpoint: dict, path: str, weights: str, device: str) -> nn.M
             MODELS[config.model].generator, config, checkpoint["sample_shape"]
         )
         generator.load_state_dict(checkpoint["ema" if weights == "ema" else "generator"])
+        generator.standardisation = Standardisation.from_checkpoint(checkpoint)
     except Exception as error:  # a foreign checkpoint may contain anything
         raise ValueError(f"{path} contains no generator of this project: {error}") from error
     return generator.to(choose_device(device)).eval().requires_grad_(False)
 
 
 def generate(generator: nn.Module, count: int, seed: int = 0) -> Tensor:
-    """`count` samples on the CPU: images `(N, C, H, W)` uint8, points `(N, D)` float32.
+    """`count` samples on the CPU: images `(N, C, H, W)` uint8, points `(N, D)` float32, vectors
+    `(N, D)` float64 in the data's units.
 
     A larger count continues the same sequence of samples.
     """
@@ -53,11 +56,14 @@ def generate(generator: nn.Module, count: int, seed: int = 0) -> Tensor:
 @torch.no_grad()
 def generate_chunks(generator: nn.Module, count: int, seed: int) -> Iterator[Tensor]:
     device = next(generator.parameters()).device
+    standardisation = getattr(generator, "standardisation", None)
     for start in tqdm(range(0, count, CHUNK), "generating", delay=2, leave=False, disable=None):
         rng = seeded_generator("cpu", seed, "generate", start)
         # Always a whole chunk, because rounding depends on the size of a batch.
         noise = torch.randn(CHUNK, generator.noise_dim, generator=rng).to(device)
         samples = generator(noise)[: count - start].cpu()
+        if standardisation:
+            samples = standardisation.undo(samples)
         yield to_byte_images(samples) if samples.dim() == 4 else samples
 
 

@@ -54,7 +54,7 @@ from wgan.data.images import (
 from wgan.data.sources import FolderSource, ImageFile, LsunSource
 from wgan.files import acquire_lock
 
-VERSION = 3  # increase it if the images' bytes change, so that existing caches are made again
+VERSION = 4  # increase it if the images' bytes change, so that existing caches are made again
 IMAGES_PER_BUCKET, MAX_BUCKETS = 16, 1024
 FOOTER = struct.Struct("<Q32s")
 NO_SPACE = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
@@ -115,12 +115,13 @@ class FolderCache:
         size: Size,
         grey: bool,
         given_range: Range = AUTOMATIC,
+        alpha: bool = False,
     ):
-        self.source, self.size, self.grey = source, size, grey
+        self.source, self.size, self.grey, self.alpha = source, size, grey, alpha
         self.given_range = None if given_range == AUTOMATIC else tuple(given_range)
         self.scale = self.given_range
         self.ranges: dict[ImageFile, Range | None] = {}  # of deep images
-        self.shape = (1 if grey else 3, *size)
+        self.shape = (4 if alpha else 1 if grey else 3, *size)
         self.row_bytes = math.prod(self.shape)
         path, self.shape_text = source.path.resolve(), "x".join(map(str, self.shape))
         key = f"{path}\0{self.shape_text}\0{self.given_range}\0{source.is_output}"
@@ -436,7 +437,7 @@ class FolderCache:
                     if self.given_range is None:
                         return None
                     self.ranges[file] = None
-                return image_to_bytes(image, self.size, self.grey, self.scale)
+                return image_to_bytes(image, self.size, self.grey, self.scale, self.alpha)
         except UnidentifiedImageError as error:
             return Failure(str(error), transient=str(error) == INSTALL_HEIF)
         except Exception as error:  # decoders raise all kinds of exceptions for broken files

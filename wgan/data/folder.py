@@ -10,7 +10,7 @@ from wgan.data.batches import Dataset
 from wgan.data.cache import AUTOMATIC, FolderCache, Images
 from wgan.data.classes import find_classes
 from wgan.data.downloads import fetch_celeba, find_lsun
-from wgan.data.images import Range, Size
+from wgan.data.images import Range, Size, check_transparency
 from wgan.data.sources import FolderSource, LsunSource
 
 DEFAULT_SIZE = (64, 64)
@@ -19,15 +19,23 @@ CHECKED_IMAGES, FEW_LEVELS, DARK = 16, 32, 128  # how grey levels are counted, a
 
 
 def load_folder(
-    folder: Path, root: Path, size: Size | None, grey: bool, given_range: Range = AUTOMATIC
+    folder: Path,
+    root: Path,
+    size: Size | None,
+    grey: bool,
+    given_range: Range = AUTOMATIC,
+    alpha: bool = False,
 ) -> Dataset:
     """Load all images below a folder, with the classes that `find_classes` finds, and print these.
 
     Files that are not images are skipped with a warning. Raises ValueError if no image is left.
-    `given_range` are the values of deep images that become black and white.
+    `given_range` are the values of deep images that become black and white. With `alpha`, images
+    have four channels; ValueError if none is transparent.
     """
     source = FolderSource(folder, leave_out=root / "prepared")
-    images = load_images(source, root, size, grey, given_range)
+    images = load_images(source, root, size, grey, given_range, alpha)
+    if alpha:
+        check_transparency(images.samples, folder)
     labels, line = find_classes(images.names)
     if line:
         print(f"{folder}: {line}", file=sys.stderr)
@@ -55,9 +63,10 @@ def load_images(
     size: Size | None,
     grey: bool,
     given_range: Range = AUTOMATIC,
+    alpha: bool = False,
 ) -> Images:
     """Load all images of a source, with a warning about unreadable ones; ValueError if none is."""
-    images = FolderCache(source, root, size or DEFAULT_SIZE, grey, given_range).load()
+    images = FolderCache(source, root, size or DEFAULT_SIZE, grey, given_range, alpha).load()
     skipped = images.unreadable
     if source.left_out:
         names = ", ".join(source.left_out[:3]) + (", ..." if len(source.left_out) > 3 else "")
@@ -78,7 +87,9 @@ def load_images(
             file=sys.stderr,
         )
     if not images.names:
-        raise ValueError(f"none of the {count} files in {source.path} is a readable image")
+        arrays = any(name.lower().endswith((".npy", ".npz")) for name in skipped)
+        advice = ": name a .npz or .npy file, or a folder of .npy files only" if arrays else ""
+        raise ValueError(f"none of the {count} files in {source.path} is a readable image{advice}")
     if given_range != AUTOMATIC and images.scale is None:
         print(f"--range has no effect: all images of {source.path} have 8 bits", file=sys.stderr)
     report_few_levels(images, source.path)
