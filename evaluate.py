@@ -66,7 +66,12 @@ def load_data(config: Config, moved: bool) -> Dataset:
     how to."""
     try:
         return load_dataset(
-            config.dataset, config.data_root, config.image_size, config.grey, config.range
+            config.dataset,
+            config.data_root,
+            config.image_size,
+            config.grey,
+            config.range,
+            config.alpha,
         )
     except (ValueError, OSError) as error:
         if moved:
@@ -105,6 +110,8 @@ def evaluate_points(
 ) -> dict:
     count = min(options.samples, len(dataset) // 2)
     points = generate(generator, count, options.seed)
+    if dataset.standardisation:  # distances are in standard deviations
+        points = dataset.standardisation.apply(points)
     samples = dataset.read(torch.arange(len(dataset)))
     reference, held_out = samples[:-count], samples[-count:]
     labels = dataset.labels

@@ -1,9 +1,10 @@
 """Generate samples from a trained generator: `python generate.py images/RUN --count 64`.
 
 The suffix of --out determines the format: `.png`, `.jpg` or `.webp` is one grid; `.npz` and `.npy`
-are one array (images `(N, H, W, C)` uint8, points `(N, 2)` float32); a name without suffix is a
-folder of numbered images, from 000000.png. With --interpolate, `.gif` is an animation that walks
-from sample to sample and back to the first. In Python:
+are one array (images `(N, H, W, C)` uint8, points `(N, 2)` float32, vectors `(N, D)` float64 in the
+data's units); a name without suffix is a folder of numbered images, from 000000.png. With
+--interpolate, `.gif` is an animation that walks from sample to sample and back to the first. In
+Python:
 
     from wgan import load_generator, generate
     samples = generate(load_generator("images/RUN"), count=64, seed=0)

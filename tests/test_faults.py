@@ -23,8 +23,8 @@ from wgan.checkpoints import DIGEST_LENGTH, add_digest, read_checkpoint
 from wgan.cli import make_parser, parse_command_line
 from wgan.config import FIELDS, SHORTHANDS, stored_config
 from wgan.data import load_dataset
-from wgan.data.folder import FolderSource, ImageFile
 from wgan.data.glyphs import read_cache
+from wgan.data.sources import FolderSource, ImageFile
 from wgan.layers import resolve
 from wgan.run_folder import RunFolder
 from wgan.state import build_state

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from utils import DIVERGENCE_POINTS, METHODS
-from wgan.data import DATASETS, parse_image_size
+from wgan.data import DATASETS, parse_image_size, unused_options
 from wgan.errors import suggestion
 from wgan.losses import PRECISIONS
 from wgan_gp import MODELS, NORMS, UPSAMPLINGS
@@ -104,23 +104,32 @@ def option(
 class Config:
     """One run, fully explicit: together with the code it determines what is computed."""
 
-    dataset: str = option(DATA, "glyphs", f"{', '.join(DATASETS)}, or a folder of images")
+    dataset: str = option(
+        DATA,
+        "glyphs",
+        f"{', '.join(DATASETS)}, a folder of images, or a .npz or .npy file",
+    )
     data_root: str = option(
         DATA, "datasets", "folder of downloaded and prepared data", resumable=True, metavar="PATH"
     )
     image_size: str = option(
         DATA,
         "",
-        "64 or 64x96 (height x width); empty: the set's own, 64 for folders",
+        "64 or 64x96 (height x width); empty: the data's own, 64 for folders",
         image_size,
         metavar="SIZE",
     )
     grey: bool = option(DATA, False, "convert to one channel")
+    alpha: bool = option(
+        DATA,
+        False,
+        "folders and arrays: keep transparency as a fourth channel; off: white background",
+    )
     range: tuple[float, float] = option(
         DATA,
         (0.0, 0.0),
-        "folders of images of more than 8 bits: the values that become black and white; 0 0: the "
-        "smallest and largest of all images",
+        "images of more than 8 bits in folders and arrays: the values that become black and white; "
+        "0 0: the smallest and largest of all images",
         value_range,
         metavar=("LOW", "HIGH"),
     )
@@ -287,6 +296,8 @@ class Config:
             raise ValueError("give either steps or epochs, not both")
         if not (self.steps or self.epochs or self.max_seconds):
             raise ValueError("steps, epochs or max_seconds must be greater than 0")
+        if self.grey and self.alpha:
+            raise ValueError("grey and alpha cannot be combined: use one of them")
         if self.categories > self.noise_dim:
             raise ValueError(
                 f"categories ({self.categories}) must not exceed noise_dim ({self.noise_dim}): "
@@ -362,11 +373,7 @@ def without_effect(config: Config) -> dict[str, str]:
         chosen = getattr(config, own)
         every = set().union(*map(options_of, table))
         found |= dict.fromkeys(every - options_of(chosen), f"{own} {chosen}")
-    entry = DATASETS.get(config.dataset)
-    if entry and len(entry.shape) == 1:  # points
-        found |= dict.fromkeys(("image_size", "grey", "flip"), f"dataset {config.dataset}")
-    if entry:
-        found["range"] = f"dataset {config.dataset}"  # its images have 8 bits
+    found |= dict.fromkeys(unused_options(config.dataset), f"dataset {config.dataset}")
     if config.optimizer != "adam":
         found["betas"] = f"optimizer {config.optimizer}"
     if config.generator_norm != "batch":

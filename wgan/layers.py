@@ -20,7 +20,7 @@ from wgan.config import (
     validated,
     without_effect,
 )
-from wgan.data import DATASETS
+from wgan.data import DATASETS, is_points
 from wgan_gp import MODELS
 
 
@@ -48,8 +48,7 @@ def resolve(flags: dict, file: Layer | None = None) -> Resolved:
         check_data_of_recipe(given[0], named.get("dataset"))
     recipe = find_recipe(named)
     named = (recipe.values if recipe else {}) | named
-    dataset = DATASETS.get(named.get("dataset", FIELDS["dataset"].default))
-    points = dataset is not None and len(dataset.shape) == 1
+    points = is_points(named.get("dataset", FIELDS["dataset"].default))
     method = named.get("method", FIELDS["method"].default)
     model = named.get("model", "dense" if points else FIELDS["model"].default)
     layers = [
@@ -148,9 +147,10 @@ def check_data_of_recipe(recipe: Layer, dataset: str | None) -> None:
     own = [name for name in DATASETS if recipe.values in [r.values for r in recipes_of(name)]]
     if not own or (dataset or FIELDS["dataset"].default) in own:
         return
-    if dataset is None or len(DATASETS[own[0]].shape) == 1:
+    for_points = is_points(own[0])
+    if dataset is None or (for_points and not is_points(dataset)):
         names = f"{', '.join(own[:-1])} or {own[-1]}"
-        kind = "points" if len(DATASETS[own[0]].shape) == 1 else "several data sets"
+        kind = "points" if for_points else "several data sets"
         raise ValueError(f"{recipe.source} is for {kind}: add --dataset {names}")
 
 

@@ -371,6 +371,8 @@ def draw_samples(
     samples = state.ema(noise, labels)
     if real.dim() == 4:
         return plots.image_grid(to_byte_images(samples).cpu().numpy(), row_labels=row_labels)
+    if real.shape[1] != 2 or state.class_names:  # no plane over which to draw one critic
+        return plots.scatter(real.cpu().numpy(), samples.cpu().numpy())
     extent = plots.extent(real.cpu().numpy())
     axis = torch.linspace(-extent, extent, SURFACE_SIDE, device=real.device)
     lattice = torch.cartesian_prod(axis, axis).flip(1)  # (S * S, 2), rows along y

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from wgan.data import opaque
 from wgan.files import MARK
 
 TIMELAPSE_FRAMES = 60
@@ -18,6 +19,7 @@ GAP = 2  # pixels between the images of a grid, before it is enlarged
 LABEL_SIZE, LABEL_WIDTH = 14, 120  # pixels; the height of letters, the longest label of a row
 NEAREST = "the real images nearest to it, most similar first"
 LEVELS = 20  # of a critic's surface, about
+LINES = 30  # vectors in a plot
 GRID_WIDTH = 600  # pixels, so that small images can be seen in a browser
 
 
@@ -31,9 +33,9 @@ def image_grid(
     """Images `(N, C, H, W)` uint8 side by side, up to `columns` in a row, on black.
 
     The grid is enlarged by a whole factor, so that `columns` images along their longer side have
-    at least `least_width` pixels. torchvision's `make_grid` does not enlarge, and importing
-    torchvision takes two seconds. `row_labels`, one per row, are written in a margin on the left;
-    ValueError if their number is not that of the rows.
+    at least `least_width` pixels. Transparent images have a white background. torchvision's
+    `make_grid` does not enlarge, and importing torchvision takes two seconds. `row_labels`, one per
+    row, are written in a margin on the left; ValueError if their number is not that of the rows.
     """
     factor = enlargement(images.shape, columns, gap, least_width)
     grid = tile(images, columns, gap, factor)
@@ -50,6 +52,7 @@ def enlargement(shape: tuple[int, ...], columns: int, gap: int, least_width: int
 
 
 def tile(images: np.ndarray, columns: int, gap: int, factor: int) -> Image.Image:
+    images = opaque(images)
     count, channels, height, width = images.shape
     columns = min(columns, count)
     rows = ceil(count / columns)
@@ -124,8 +127,11 @@ def scatter(
 
     The scores belong to a square lattice over [-extent, extent], with rows along y. Contour lines
     are at equal steps of the score, so their density shows the norm of the critic's gradient. The
-    axes have a fixed place, so that all frames of a timelapse match.
+    axes have a fixed place, so that all frames of a timelapse match. Vectors `(N, D)` of another
+    dimension are drawn as lines.
     """
+    if (fake if real is None else real).shape[1] != 2:
+        return lines(real, fake)
     reach = extent(fake if real is None else real)
     width, height, side = 5.05 if scores is None else 6.0, 5.2, 4.45  # inches
     figure = new_figure(width, height)
@@ -134,8 +140,8 @@ def scatter(
         axis = np.linspace(-reach, reach, len(scores))
         # Without antialiasing, neighbouring levels do not mix, and the file is a third smaller.
         surface = axes.contourf(axis, axis, scores, levels=LEVELS, antialiased=False)
-        lines = {"colors": "black", "linestyles": "solid", "linewidths": 0.3}
-        axes.contour(axis, axis, scores, levels=LEVELS, **lines)
+        style = {"colors": "black", "linestyles": "solid", "linewidths": 0.3}
+        axes.contour(axis, axis, scores, levels=LEVELS, **style)
         bar = figure.add_axes((5.05 / width, 0.35 / height, 0.15 / width, side / height))
         figure.colorbar(surface, cax=bar, format="%.3g")
         bar.set_title("critic's score", loc="left", fontsize="medium")
@@ -147,6 +153,24 @@ def scatter(
     axes.set_title(title, loc="left", fontsize="medium")
     above = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 2, "borderaxespad": 0.1}
     axes.legend(frameon=False, markerscale=2, columnspacing=1, handletextpad=0.2, **above)
+    return to_image(figure)
+
+
+def lines(real: np.ndarray | None = None, fake: np.ndarray | None = None) -> Image.Image:
+    """Real vectors `(N, D)` in grey, generated ones in red, or both: the first `LINES` of each as
+    lines over their columns. For single numbers, D = 1, all of them, in ascending order."""
+    figure = new_figure(8, 5)
+    axes = figure.add_axes((0.08, 0.1, 0.9, 0.86))
+    for vectors, colour, label in ((real, "dimgrey", "real"), (fake, "crimson", "generated")):
+        if vectors is None:
+            continue
+        single = vectors.shape[1] == 1
+        drawn = np.sort(vectors, axis=0) if single else vectors[:LINES].T
+        style = {"linewidth": 1.5 if single else 0.7, "alpha": 1 if single else 0.5}
+        axes.plot(drawn, color=colour, **style)
+        axes.plot([], color=colour, label=label)
+        axes.set(xlabel="rank" if single else "column", ylabel="value")
+    axes.legend(loc="upper right", ncols=2, fontsize=9)
     return to_image(figure)
 
 

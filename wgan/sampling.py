@@ -13,7 +13,7 @@ from tqdm import tqdm
 from wgan import plots
 from wgan.checkpoints import read_any_checkpoint
 from wgan.config import stored_config
-from wgan.data import seeded_generator, to_byte_images
+from wgan.data import Standardisation, seeded_generator, to_byte_images
 from wgan.state import build_network
 from wgan_gp import MODELS, choose_device
 
@@ -23,8 +23,9 @@ CHUNK = 100  # samples computed at a time
 def load_generator(path: str | Path, weights: str = "ema", device: str = "auto") -> nn.Module:
     """The generator of a run folder or a checkpoint, in evaluation mode.
 
-    It maps noise `(B, generator.noise_dim)` to samples `(B, *generator.sample_shape)`. If it was
-    trained with classes, `generator.class_names`, it takes their numbers, `(B,)` int64, as a second
+    It maps noise `(B, generator.noise_dim)` to samples `(B, *generator.sample_shape)`; vectors are
+    standardised, as `generator.standardisation` says, and `generate` undoes that. If it was trained
+    with classes, `generator.class_names`, it takes their numbers, `(B,)` int64, as a second
     argument. `weights` is
     "ema", the moving average, or "raw", the weights of the last step. ValueError if the file is
     corrupt or was not written by this project.
@@ -42,6 +43,7 @@ def generator_of(checkpoint: dict, path: str, weights: str, device: str) -> nn.M
         )
         generator.class_names = tuple(names)
         generator.load_state_dict(checkpoint["ema" if weights == "ema" else "generator"])
+        generator.standardisation = Standardisation.from_checkpoint(checkpoint)
     except Exception as error:  # a foreign checkpoint may contain anything
         raise ValueError(f"{path} contains no generator of this project: {error}") from error
     return generator.to(choose_device(device)).eval().requires_grad_(False)
@@ -50,7 +52,8 @@ def generator_of(checkpoint: dict, path: str, weights: str, device: str) -> nn.M
 def generate(
     generator: nn.Module, count: int, seed: int = 0, labels: Tensor | None = None
 ) -> Tensor:
-    """`count` samples on the CPU: images `(N, C, H, W)` uint8, points `(N, D)` float32.
+    """`count` samples on the CPU: images `(N, C, H, W)` uint8, points `(N, D)` float32, vectors
+    `(N, D)` float64 in the data's units.
 
     `labels` `(N,)` are the classes of the samples, if the generator has classes; without them,
     classes are as frequent as in the data (`draw_labels`). A larger count continues the same
@@ -73,12 +76,15 @@ def draw_labels(generator: nn.Module, count: int, seed: int = 0) -> Tensor:
 @torch.no_grad()
 def generate_chunks(generator: nn.Module, labels: Tensor, seed: int) -> Iterator[Tensor]:
     count, device = len(labels), next(generator.parameters()).device
+    standardisation = getattr(generator, "standardisation", None)
     for start in tqdm(range(0, count, CHUNK), "generating", delay=2, leave=False, disable=None):
         # Always a whole chunk, because rounding depends on the size of a batch.
         noise = noise_chunk(generator, seed, start).to(device)
         part = labels[start : start + CHUNK]
         part = F.pad(part, (0, CHUNK - len(part))).to(device)
         samples = generator(noise, part)[: count - start].cpu()
+        if standardisation:
+            samples = standardisation.undo(samples)
         yield to_byte_images(samples) if samples.dim() == 4 else samples
 
 

@@ -124,7 +124,7 @@ def set_up(config: Config, fresh: bool) -> Run:
 
 def check_before_loading(config: Config, device: torch.device) -> None:
     """ValueError for what can be refused before the data are prepared, which may take long."""
-    shape = sample_shape(config.dataset, config.image_size, config.grey)
+    shape = sample_shape(config.dataset, config.image_size, config.grey, config.alpha)
     check_networks(config, shape, device)
     if config.eval_every and len(shape) == 1:
         raise ValueError("--eval-every needs images with classes, and these samples are points")
@@ -145,7 +145,12 @@ def check_before_loading(config: Config, device: torch.device) -> None:
 def load_data(config: Config) -> Dataset:
     with distributed.one_rank_per_machine_prints():
         dataset = load_dataset(
-            config.dataset, config.data_root, config.image_size, config.grey, config.range
+            config.dataset,
+            config.data_root,
+            config.image_size,
+            config.grey,
+            config.range,
+            config.alpha,
         )
     check_batch_size(config.batch_size, dataset.samples)
     if config.eval_every and (dataset.labels is None or len(dataset) < 8):
@@ -202,14 +207,8 @@ def load_initial_weights(config: Config, state: TrainState, fresh: bool) -> None
         state.load(checkpoint, NETWORKS)
     except ValueError as error:
         old = stored_config(checkpoint["config"])
-        names = [
-            "model",
-            "dataset",
-            "image_size",
-            "grey",
-            "conditional",
-            *sorted(options_of_model(config.model)),
-        ]
+        names = ["model", "dataset", "image_size", "grey", "alpha", "conditional"]
+        names += sorted(options_of_model(config.model))
         found = [
             f"{name} was {before!r} and is {after!r}"
             for name in names

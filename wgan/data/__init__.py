@@ -12,8 +12,16 @@ from wgan.data.batches import (
     to_float_images,
 )
 from wgan.data.classes import classes_to_generate
-from wgan.data.images import Size, parse_image_size
-from wgan.data.table import DATASETS, DatasetEntry, load_dataset, sample_shape
+from wgan.data.images import Size, opaque, parse_image_size
+from wgan.data.standardisation import Standardisation
+from wgan.data.table import (
+    DATASETS,
+    DatasetEntry,
+    is_points,
+    load_dataset,
+    sample_shape,
+    unused_options,
+)
 
 __all__ = [
     "DATASETS",
@@ -22,14 +30,18 @@ __all__ = [
     "DatasetEntry",
     "RowReader",
     "Size",
+    "Standardisation",
     "check_batch_size",
     "classes_to_generate",
     "draw_rows",
     "flip_where",
+    "is_points",
     "load_dataset",
+    "opaque",
     "parse_image_size",
     "sample_shape",
     "seeded_generator",
     "to_byte_images",
     "to_float_images",
+    "unused_options",
 ]

@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wgan.data.standardisation import Standardisation
+
 COPIED_BYTES = 2**25  # at a time, from files to the device
 DIGESTED_BYTES = 2**24  # of samples, to recognise a data set in a fraction of a second
 
@@ -32,6 +34,7 @@ class RowReader:
         self.tensor: Tensor | None = None
         self.files: list[BinaryIO] = []
         self.ends = np.zeros(0, np.int64)  # of each file, the index after its last sample
+        self.starts: Sequence[int] = []  # of each file, where its first sample is, in bytes
 
     @classmethod
     def from_array(cls, array: np.ndarray) -> "RowReader":
@@ -43,9 +46,14 @@ class RowReader:
 
     @classmethod
     def from_files(
-        cls, files: Sequence[Path], counts: Sequence[int], sample_shape: tuple[int, ...]
+        cls,
+        files: Sequence[Path],
+        counts: Sequence[int],
+        sample_shape: tuple[int, ...],
+        starts: Sequence[int] | None = None,
     ) -> "RowReader":
-        """Samples at the start of each file, `counts[i]` of them in `files[i]`, as raw uint8.
+        """Samples in files, `counts[i]` of them in `files[i]`, as raw uint8, from byte `starts[i]`
+        on (default: 0).
 
         The files are kept open, so that they can be read even after they were replaced. They are
         not mapped, because pages of a map count as the process's memory.
@@ -54,6 +62,7 @@ class RowReader:
         allow_open_files(len(files))
         reader.files = [open(file, "rb", buffering=0) for file in files]
         reader.ends = np.cumsum(counts, dtype=np.int64)
+        reader.starts = starts or [0] * len(files)
         return reader
 
     def __len__(self) -> int:
@@ -85,7 +94,7 @@ class RowReader:
         starts = np.append(0, self.ends)[places]
         offsets = (numbers - starts) * self.row_bytes
         for row, place, offset in zip(copy.numpy(), places, offsets.tolist(), strict=True):
-            read_at(self.files[place], offset, row)
+            read_at(self.files[place], self.starts[place] + offset, row)
         return copy
 
     def to_device(self, device: torch.device) -> Tensor:
@@ -95,6 +104,32 @@ class RowReader:
         copy = torch.empty((self.count, *self.sample_shape), dtype=self.dtype, device=device)
         for part in torch.arange(self.count).split(max(1, COPIED_BYTES // self.row_bytes)):
             copy[part[0] : part[-1] + 1] = self.read(part)
+        return copy
+
+
+class ConvertedReader(RowReader):
+    """Samples that a function computes whenever they are read, `at_once` of them at a time.
+
+    `compute` maps indices `(K,)` to samples `(K, *sample_shape)` of type `dtype`.
+    """
+
+    def __init__(
+        self,
+        compute: Callable[[Tensor], Tensor],
+        sample_shape: tuple[int, ...],
+        dtype: torch.dtype,
+        count: int,
+        at_once: int,
+    ):
+        super().__init__(sample_shape, dtype, count)
+        self.compute, self.at_once = compute, at_once
+
+    def read(self, indices: Tensor | np.ndarray, pin_memory: bool = False) -> Tensor:
+        indices = torch.as_tensor(indices)
+        shape = (len(indices), *self.sample_shape)
+        copy = torch.empty(shape, dtype=self.dtype, pin_memory=pin_memory)
+        for part, rows in zip(indices.split(self.at_once), copy.split(self.at_once), strict=True):
+            rows.copy_(self.compute(part))
         return copy
 
 
@@ -133,12 +168,14 @@ class Dataset:
     `class_names[k]` is the name of class k; it is empty if the labels are not classes that a
     generator can be asked for.
     `files_digest` covers the names and sizes of the files that the samples come from, if any.
+    `standardisation` is how vectors were standardised, if they were.
     """
 
     samples: RowReader
     labels: np.ndarray | None = None
     files_digest: str = ""
     class_names: tuple[str, ...] = ()
+    standardisation: Standardisation | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -155,15 +192,19 @@ class Dataset:
         """Copy samples to a new tensor `(len(indices), ...)`."""
         return self.samples.read(indices)
 
-    def identity(self) -> dict[str, int | str]:
+    def identity(self) -> dict[str, object]:
         """The number of samples, and a digest that recognises them at another time or place. It
-        covers all bytes; if there are many, those of evenly spaced samples and `files_digest`."""
+        covers all bytes; if there are many, those of evenly spaced samples and `files_digest`.
+        If there is a standardisation, it is included, so that checkpoints contain it."""
         count = min(len(self), max(100, DIGESTED_BYTES // self.samples.row_bytes))
         files = self.files_digest if count < len(self) else ""
         digest = hashlib.sha256(f"{len(self)} {self.sample_shape} {files}".encode())
         for part in (torch.arange(count) * len(self) // count).split(1000):
             digest.update(self.read(part).numpy())
-        return {"samples": len(self), "digest": digest.hexdigest()}
+        found = {"samples": len(self), "digest": digest.hexdigest()}
+        if self.standardisation:
+            found["standardisation"] = self.standardisation.to_checkpoint()
+        return found
 
 
 class Batches:

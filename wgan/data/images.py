@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
+from wgan.data.batches import RowReader
 from wgan.files import MARK
 
 Size = tuple[int, int]  # height, width
@@ -38,7 +39,8 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf")  # what the image depends on
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 INSTALL_HEIF = "HEIC: install pillow-heif"
-BITS, BANDS, SAMPLE_FORMAT, NO_DATA = 258, 277, 339, 42113  # TIFF tags
+BITS, PHOTOMETRIC, BANDS, SAMPLE_FORMAT, NO_DATA = 258, 262, 277, 339, 42113  # TIFF tags
+WHITE_IS_ZERO = 0  # a value of PHOTOMETRIC
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3  # values of SAMPLE_FORMAT
 BIG_TIFF = (b"\x00\x2b", b"\x2b\x00")
 
@@ -142,18 +144,26 @@ def is_drawn_here(image: Image.Image) -> bool:
 
 
 def image_to_bytes(
-    image: Image.Image, size: Size, grey: bool, scale: Range | None = None
+    image: Image.Image,
+    size: Size,
+    grey: bool,
+    scale: Range | None = None,
+    alpha: bool = False,
 ) -> np.ndarray:
     """Convert an image, or the first frame of an animation, to bytes `(C, H, W)`, upright.
 
-    The shorter side is resized and the centre cropped. A deep image needs a scale.
+    The shorter side is resized and the centre cropped. A deep image needs a scale. With `alpha`,
+    the fourth channel is the opacity; otherwise the background is white.
     """
     # JPEG files are decoded at the smallest eighth that still covers the size, many times faster.
     image.draft(None, (2 * max(size), 2 * max(size)))
     image.load()
     turn = find_rotation(image)
-    image = scaled(image, scale) if is_deep(image) else over_white(image)
-    image = image.convert("L" if grey else "RGB")
+    if is_deep(image):
+        image = scaled(image, scale)
+    elif not alpha:
+        image = over_white(image)
+    image = image.convert("RGBA" if alpha else "L" if grey else "RGB")
     if turn is not None:
         image = image.transpose(turn)
     (height, width), (top, left) = resize_then_crop((image.height, image.width), size)
@@ -165,7 +175,8 @@ def image_to_bytes(
         (top + size[0]) * scale_y,
     )
     image = image.resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box)
-    return np.ascontiguousarray(np.atleast_3d(np.asarray(image)).transpose(2, 0, 1))
+    pixels = np.ascontiguousarray(np.atleast_3d(np.asarray(image)).transpose(2, 0, 1))
+    return clear_transparent(pixels) if alpha else pixels
 
 
 Transpose = Image.Transpose
@@ -195,6 +206,28 @@ def over_white(image: Image.Image) -> Image.Image:
     return image
 
 
+def clear_transparent(images: np.ndarray) -> np.ndarray:
+    """Images `(..., 4, H, W)` uint8 in which all fully transparent pixels are white, because files
+    contain arbitrary colours there, which nobody sees but a critic would."""
+    return np.where(images[..., 3:, :, :] == 0, np.uint8([255, 255, 255, 0])[:, None, None], images)
+
+
+def opaque(images: np.ndarray) -> np.ndarray:
+    """Images `(..., 4, H, W)` uint8 over a white background, `(..., 3, H, W)`; others unchanged."""
+    if images.shape[-3] != 4:
+        return images
+    colours, alpha = images[..., :3, :, :].astype(np.float32), images[..., 3:, :, :] / 255
+    return (colours * alpha + 255 * (1 - alpha)).round().astype(np.uint8)
+
+
+def check_transparency(samples: RowReader, path: Path) -> None:
+    """ValueError if no pixel of images `(N, 4, H, W)` is transparent."""
+    for indices in torch.arange(len(samples)).split(256):
+        if (samples.read(indices)[:, 3] < 255).any():
+            return
+    raise ValueError(f"no image of {path} is transparent: remove --alpha")
+
+
 # ---------------------------------------------------------------- more than 8 bits
 
 
@@ -222,10 +255,20 @@ def value_range(image: Image.Image) -> Range | None:
 
 
 def scaled(image: Image.Image, scale: Range) -> Image.Image:
-    """A deep image in 8 bits: the scale's ends become 0 and 255, and pixels without a value 0."""
-    low, high = scale
-    values = (deep_values(image) - low) * (255 / (high - low) if high > low else 0)
-    return Image.fromarray(np.nan_to_num(values).clip(0, 255).round().astype(np.uint8))
+    """A deep image in 8 bits: the scale's ends become 0 and 255, or 255 and 0 in a TIFF file in
+    which zero is white, and pixels without a value 0."""
+    values = deep_values(image)
+    if getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        scale = scale[::-1]
+    return Image.fromarray(to_bytes(values, scale))
+
+
+def to_bytes(values: np.ndarray, scale: Range) -> np.ndarray:
+    """Values of any shape as bytes: those of the scale become 0 and 255, and NaN 0."""
+    black, white = scale
+    factor = 255 / (white - black) if white != black else 0
+    values = (values.astype(np.float64) - black) * factor
+    return np.nan_to_num(values).clip(0, 255).round().astype(np.uint8)
 
 
 def deep_values(image: Image.Image) -> np.ndarray:
@@ -251,7 +294,8 @@ def deep_values(image: Image.Image) -> np.ndarray:
 def fit_images(images: np.ndarray, size: Size | None, grey: bool) -> np.ndarray:
     """Resize, crop and grey an array of bytes `(N, C, H, W)` as `image_to_bytes` does a file.
 
-    Raises ValueError if there is not enough memory.
+    Colours are weighted by the alpha channel, if there is one. Raises ValueError if there is not
+    enough memory.
     """
     if grey and images.shape[1] == 3:
         images = (images * LUMA[:, None, None]).sum(1, keepdims=True).round().astype(np.uint8)
@@ -261,9 +305,12 @@ def fit_images(images: np.ndarray, size: Size | None, grey: bool) -> np.ndarray:
     fitted = empty_bytes((*images.shape[:2], *size))
     for start in range(0, len(images), 1000):  # in parts, as floats need four times the memory
         part = slice(start, start + 1000)
-        resized = torch.nn.functional.interpolate(
-            torch.from_numpy(images[part]).float(), inner, mode="bilinear", antialias=True
-        )
+        floats = torch.from_numpy(images[part]).float()
+        if images.shape[1] == 4:
+            floats[:, :3] *= floats[:, 3:] / 255
+        resized = torch.nn.functional.interpolate(floats, inner, mode="bilinear", antialias=True)
+        if images.shape[1] == 4:
+            resized[:, :3] *= 255 / resized[:, 3:].clamp(min=0.5)
         crop = resized[:, :, top : top + size[0], left : left + size[1]]
         fitted[part] = crop.round().clamp(0, 255).byte().numpy()
     return fitted

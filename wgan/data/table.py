@@ -1,16 +1,19 @@
-"""The table of data sets. Any other name is a folder of images.
+"""The table of data sets. Any other name is a folder of images, or arrays.
 
 A further data set is one function and one entry.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from wgan.data.arrays import is_arrays, load_arrays, open_arrays
 from wgan.data.batches import Dataset
+from wgan.data.cache import AUTOMATIC
 from wgan.data.downloads import load_cifar10, load_fashion_mnist, load_mnist
-from wgan.data.folder import AUTOMATIC, load_celeba, load_folder, load_lsun
+from wgan.data.folder import load_celeba, load_folder, load_lsun
 from wgan.data.glyphs import load_glyphs
 from wgan.data.images import Range, Size, parse_image_size
 from wgan.data.points import load_grid, load_ring, load_swissroll
@@ -23,6 +26,7 @@ class DatasetEntry:
 
     `load` takes the data root, the image size (None: the data set's own) and whether to convert
     to grey; `shape` is the shape of a sample, `(C, H, W)` or `(D,)`, if neither is given.
+    `options` are the `DATA_OPTIONS` that have an effect.
     `recipes` are names of files in `configs/`, without `.toml`: of these, the first that fits
     the method and the model applies.
     """
@@ -31,17 +35,19 @@ class DatasetEntry:
     help: str
     shape: tuple[int, ...]
     recipes: tuple[str, ...] = ()
+    options: tuple[str, ...] = ("image_size", "grey", "flip")
 
 
+DATA_OPTIONS = ("image_size", "grey", "alpha", "range", "flip")
 POINT_RECIPES = ("points-wgan-gp", "points-wgan", "points-wgan-div")
 
 DATASETS = {
     "glyphs": DatasetEntry(
         load_glyphs, "digits in many fonts, 28x28, built in", (1, 28, 28), ("glyphs",)
     ),
-    "ring": DatasetEntry(load_ring, "points: 8 Gaussians", (2,), POINT_RECIPES),
-    "grid": DatasetEntry(load_grid, "points: 25 Gaussians", (2,), POINT_RECIPES),
-    "swissroll": DatasetEntry(load_swissroll, "points: a spiral", (2,), POINT_RECIPES),
+    "ring": DatasetEntry(load_ring, "points: 8 Gaussians", (2,), POINT_RECIPES, ()),
+    "grid": DatasetEntry(load_grid, "points: 25 Gaussians", (2,), POINT_RECIPES, ()),
+    "swissroll": DatasetEntry(load_swissroll, "points: a spiral", (2,), POINT_RECIPES, ()),
     "mnist": DatasetEntry(load_mnist, "handwritten digits, 28x28", (1, 28, 28)),
     "fashion-mnist": DatasetEntry(load_fashion_mnist, "clothes, 28x28", (1, 28, 28)),
     "cifar10": DatasetEntry(load_cifar10, "small colour photographs, 32x32", (3, 32, 32)),
@@ -56,39 +62,65 @@ def load_dataset(
     image_size: str = "",
     grey: bool = False,
     given_range: Range = AUTOMATIC,
+    alpha: bool = False,
 ) -> Dataset:
-    """Load the data set called `name`, or the folder of images at that path.
+    """Load the data set called `name`, or the folder of images or the arrays at that path.
 
     `image_size` is "64" or "64x96" (height x width), or empty for the data set's own size. The
     shorter side is resized and the centre cropped. Points ignore `image_size` and `grey`.
-    `given_range` are the values that become black and white in a folder's images of more than 8
-    bits; (0, 0): the smallest and largest of all.
+    `given_range` are the values that become black and white in images of more than 8 bits, of a
+    folder or in arrays; (0, 0): the smallest and largest of all. With `alpha`, these images have a
+    fourth channel.
     Raises ValueError if the data set is unknown, unavailable or empty.
     """
-    return find_dataset(name, given_range).load(Path(root), parse_image_size(image_size), grey)
+    entry = find_dataset(name, given_range, alpha)
+    return entry.load(Path(root), parse_image_size(image_size), grey)
 
 
-def sample_shape(name: str, image_size: str = "", grey: bool = False) -> tuple[int, ...]:
-    """Shape of the samples of a data set or folder, `(C, H, W)` or `(D,)`, without loading it.
+def sample_shape(
+    name: str, image_size: str = "", grey: bool = False, alpha: bool = False
+) -> tuple[int, ...]:
+    """Shape of the samples of a data set, folder or array, `(C, H, W)` or `(D,)`, not loading it.
 
     Raises ValueError if the data set is unknown.
     """
     shape, size = find_dataset(name).shape, parse_image_size(image_size)
     if len(shape) == 1:
         return shape
-    return (1 if grey else shape[0], *(size or shape[1:]))
+    return (4 if alpha else 1 if grey else shape[0], *(size or shape[1:]))
 
 
-def find_dataset(name: str, given_range: Range = AUTOMATIC) -> DatasetEntry:
-    """The table's entry, or one for the folder at that path; ValueError if there is neither."""
+def is_points(name: str) -> bool:
+    """Whether the samples are points or vectors; false for what is no data set."""
+    with suppress(ValueError, OSError):
+        return len(find_dataset(name).shape) == 1
+    return False
+
+
+def unused_options(name: str) -> set[str]:
+    """The `DATA_OPTIONS` without effect on a data set; none if there is no such data set."""
+    with suppress(ValueError, OSError):
+        return set(DATA_OPTIONS) - set(find_dataset(name).options)
+    return set()
+
+
+def find_dataset(name: str, given_range: Range = AUTOMATIC, alpha: bool = False) -> DatasetEntry:
+    """The table's entry, or one for the folder or the arrays at that path; ValueError if there is
+    none, or for arrays that are no samples."""
     if name in DATASETS:
         return DATASETS[name]
-    folder = Path(name)
-    if name and folder.is_dir():
-        load = partial(load_folder, folder, given_range=given_range)
-        return DatasetEntry(load, "a folder of images", (3, 64, 64))
-    reason = "it is a file, not a folder" if folder.exists() else "there is no such folder"
+    path, chosen = Path(name), {"given_range": given_range, "alpha": alpha}
+    if name and is_arrays(path):
+        arrays = open_arrays(path)
+        load = partial(load_arrays, path, **chosen)
+        return DatasetEntry(load, "arrays", arrays.sample_shape, options=arrays.options)
+    if name and path.is_dir():
+        load = partial(load_folder, path, **chosen)
+        return DatasetEntry(load, "a folder of images", (3, 64, 64), options=DATA_OPTIONS)
+    reason = "there is no such folder or file"
+    if path.exists():
+        reason = "it is a file, but not a .npz or .npy file"
     raise ValueError(
-        f"unknown dataset {name!r}: {reason}; use one of {', '.join(DATASETS)}, or a "
-        f"folder of images{suggestion(name, DATASETS)}"
+        f"unknown dataset {name!r}: {reason}; use one of {', '.join(DATASETS)}, a folder of "
+        f"images, or a .npz or .npy file{suggestion(name, DATASETS)}"
     )

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from wgan.checkpoints import add_digest, has_digest
-from wgan.data import Dataset, to_float_images
+from wgan.data import Dataset, opaque, to_float_images
 from wgan.errors import one_line
 from wgan.files import write_whole
 
@@ -91,10 +91,14 @@ class InceptionFeatures:
         self.network, self.device = network.to(device).eval(), device
 
     def __call__(self, images: Tensor) -> Tensor:
-        """`(N, C, H, W)` uint8 to `(N, 2048)`; grey images become three equal channels."""
-        return in_chunks(
-            lambda part: self.network(part.expand(-1, 3, -1, -1).to(self.device))[0], images
-        )
+        """`(N, C, H, W)` uint8 to `(N, 2048)`; grey images become three equal channels, and
+        transparent ones have a white background."""
+
+        def compute(part: Tensor) -> Tensor:
+            colours = torch.from_numpy(opaque(part.numpy())).expand(-1, 3, -1, -1)
+            return self.network(colours.to(self.device))[0]
+
+        return in_chunks(compute, images)
 
 
 def inception_folder() -> Path:

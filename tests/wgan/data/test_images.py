@@ -321,3 +321,36 @@ def test_arrays_are_resized_cropped_and_greyed_as_files_are(tmp_path, random):
         assert from_array.shape == from_file.shape
         difference = np.abs(from_array.astype(int) - from_file)  # bilinear against bicubic
         assert difference.mean() < 2 and difference.max() < 20
+
+
+def test_zero_is_white_in_tiff_files_that_say_so(tmp_path):
+    for name, photometric in (("black", 1), ("white", 0)):
+        path = tmp_path / name / "a.tif"
+        save_tiff(path, (RAMP * 4095).astype(np.uint16), 1)
+        content = path.read_bytes()
+        entry = struct.pack("<HHII", 262, 3, 1, 1)
+        path.write_bytes(content.replace(entry, struct.pack("<HHII", 262, 3, 1, photometric)))
+    black, white = (load(tmp_path / name, "32", True)[0] for name in ("black", "white"))
+    assert np.abs(black[0] - 255 * RAMP).max() <= 1
+    assert np.array_equal(white, 255 - black)
+
+
+def test_alpha_is_a_fourth_channel_of_every_kind_of_file(tmp_path):
+    """Transparent pixels are white, whatever colour the file has there."""
+    clear = Image.new("RGBA", (8, 8), (*RED, 255))
+    clear.paste((1, 2, 3, 0), (0, 0, 4, 8))
+    (tmp_path / "p").mkdir()
+    clear.save(tmp_path / "p" / "a.png")
+    palette = Image.new("P", (8, 8), 1)
+    palette.putpalette([1, 2, 3, *RED])
+    palette.paste(0, (0, 0, 4, 8))
+    palette.save(tmp_path / "p" / "b.png", transparency=0)
+    Image.new("RGB", (8, 8), RED).save(tmp_path / "p" / "c.png")
+    samples = load(tmp_path / "p", "8", alpha=True)
+    solid = [*RED, 255]
+    assert samples[:, :, 4, 6].tolist() == [solid] * 3
+    assert samples[:, :, 4, 1].tolist() == [[255, 255, 255, 0]] * 2 + [solid]
+    for name in ("a.png", "b.png"):
+        (tmp_path / "p" / name).unlink()
+    with pytest.raises(ValueError, match="is transparent: remove --alpha"):
+        load(tmp_path / "p", "8", alpha=True)

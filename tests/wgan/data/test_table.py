@@ -11,7 +11,7 @@ from wgan.data.table import DATASETS, load_dataset, sample_shape
     ("name", "message"),
     [
         ("glyhps", r"did you mean 'glyphs'\?"),
-        ("no/such/folder", "there is no such folder"),
+        ("no/such/folder", "there is no such folder or file"),
         ("file.txt", "it is a file"),
         ("empty", "contains no files"),
         ("texts", "none of the 1 files"),

@@ -1,0 +1,271 @@
+"""Arrays as data: images and vectors of every shape and type, and files that are none."""
+
+import numpy as np
+import pytest
+import torch
+from helpers import SMALL, parse
+from PIL import Image
+
+import evaluate
+import generate
+import train
+from wgan.data import arrays as arrays_module
+from wgan.data.table import is_points, load_dataset, sample_shape, unused_options
+
+COUNT = 12
+
+
+@pytest.fixture
+def images(random):
+    """Twelve colour images of 8 x 16 with alpha, `(N, H, W, C)`."""
+    return random.integers(0, 256, (COUNT, 8, 16, 4)).astype(np.uint8)
+
+
+def save(path, array, **labels):
+    np.savez(path, images=array, **labels) if path.suffix == ".npz" else np.save(path, array)
+    return str(path)
+
+
+def read(name, **options):
+    dataset = load_dataset(name, **options)
+    assert sample_shape(name, **{k: v for k, v in options.items() if k != "given_range"}) == (
+        dataset.sample_shape
+    )
+    return dataset.read(np.arange(len(dataset))).numpy()
+
+
+# ---------------------------------------------------------------- images
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+@pytest.mark.parametrize("converted_once", [0, 2**28])
+def test_every_layout_of_images_gives_the_same(
+    suffix, converted_once, images, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(arrays_module, "CONVERTED_ONCE", converted_once)
+    monkeypatch.setattr(arrays_module, "VALUES_AT_ONCE", 5 * 8 * 16 * 3)
+    colour = images[..., :3]
+    expected = colour.transpose(0, 3, 1, 2)
+    for index, array in enumerate((colour, expected, np.asfortranarray(colour))):
+        found = read(save(tmp_path / f"{index}{suffix}", array))
+        assert np.array_equal(found, expected)
+    plain = read(save(tmp_path / f"plain{suffix}", images[..., 0]))
+    assert np.array_equal(plain, images[:, None, :, :, 0])
+    assert np.array_equal(read(save(tmp_path / f"one{suffix}", images[..., :1])), plain)
+
+
+def test_a_large_file_is_read_by_position(images, tmp_path, monkeypatch):
+    name = save(tmp_path / "a.npy", images[..., :3])
+    monkeypatch.setattr(arrays_module, "CONVERTED_ONCE", 0)
+    dataset = load_dataset(name)
+    assert not dataset.samples.in_memory
+    order = np.array([7, 0, 11, 7])
+    expected = torch.from_numpy(images[order, ..., :3]).permute(0, 3, 1, 2)
+    assert torch.equal(dataset.read(order), expected)
+    in_memory = load_dataset(save(tmp_path / "b.npz", images[..., :3])).identity()
+    assert dataset.identity() == in_memory
+
+
+def test_arrays_in_a_folder_are_one_after_the_other(images, tmp_path):
+    (tmp_path / "p").mkdir()
+    for index, part in enumerate(np.split(images[..., :3], [5, 6])):
+        np.save(tmp_path / "p" / f"{index}.npy", part)
+    (tmp_path / "p" / "notes.txt").write_text("x")
+    assert np.array_equal(read(str(tmp_path / "p")), images[..., :3].transpose(0, 3, 1, 2))
+    np.save(tmp_path / "p" / "3.npy", images[:2, :4, :, :3])
+    with pytest.raises(ValueError, match=r"0\.npy is \(5, 8, 16, 3\) uint8, and 3\.npy is"):
+        load_dataset(str(tmp_path / "p"))
+    Image.new("RGB", (9, 9)).save(tmp_path / "p" / "a.png")
+    assert len(load_dataset(str(tmp_path / "p"), tmp_path)) == 1  # a folder of images
+
+
+@pytest.mark.parametrize(
+    ("values", "given", "expected"),
+    [
+        (np.array([0.0, 0.5, 1.0]), None, [0, 128, 255]),
+        (np.array([-1.0, 0.0, 1.0], np.float16), None, [0, 128, 255]),
+        (np.array([1000, 2000], np.uint16), None, [128, 255]),
+        (np.array([-100, 100], ">i4"), None, [0, 255]),
+        (np.array([False, True]), None, [0, 255]),
+        (np.array([5.0, 300.0, 400.0], np.float32), (100, 300), [0, 255]),
+    ],
+)
+def test_other_types_are_scaled_as_those_of_folders(values, given, expected, tmp_path, capsys):
+    name = save(tmp_path / "a.npy", np.resize(values, (3, 8, 8)))
+    found = read(name, **({"given_range": given} if given else {}))
+    assert found.dtype == np.uint8 and np.unique(found).tolist() == expected
+    assert "become black to white" in capsys.readouterr().err
+
+
+def test_size_and_grey_are_those_of_files(images, tmp_path):
+    name = save(tmp_path / "a.npy", images[..., :3])
+    assert read(name, image_size="16x8", grey=True).shape == (COUNT, 1, 16, 8)
+
+
+def test_labels_are_numbered_from_0_and_negative_ones_are_none(images, tmp_path):
+    labels = np.array([7, 3, -5] * 4, np.int8)
+    for given in (labels, labels[:, None]):
+        dataset = load_dataset(save(tmp_path / "a.npz", images, labels=given))
+        assert dataset.labels.tolist() == [1, 0, -1] * 4
+
+
+def test_options_without_effect_are_refused(images, tmp_path):
+    colour = save(tmp_path / "a.npy", images[..., :3])
+    vectors = save(tmp_path / "v.npy", np.eye(9))
+    for name, options in (
+        (colour, ["--range", 0, 9]),
+        (colour, ["--alpha"]),
+        (vectors, ["--grey"]),
+        (vectors, ["--image-size", 8]),
+        ("glyphs", ["--alpha"]),
+    ):
+        with pytest.raises(ValueError, match="has no effect with dataset"):
+            parse("--dataset", name, *options)
+    assert unused_options(str(tmp_path)) == set() == unused_options(str(tmp_path / "none"))
+    assert parse("--dataset", vectors).model == "dense"
+
+
+# ---------------------------------------------------------------- transparency
+
+
+def test_without_alpha_the_background_is_white_and_with_it_there_is_a_fourth_channel(
+    images, tmp_path
+):
+    images[:, :4, :, 3] = 0
+    images[:, 4:, :, 3] = 255
+    name = save(tmp_path / "a.npy", images)
+    expected = images[..., :3].copy()
+    expected[:, :4] = 255
+    assert np.array_equal(read(name), expected.transpose(0, 3, 1, 2))
+    found = read(name, alpha=True)
+    assert np.array_equal(found[:, :3], expected.transpose(0, 3, 1, 2))
+    assert np.array_equal(found[:, 3], images[..., 3])
+
+
+def test_hidden_colours_do_not_bleed_when_resized(tmp_path):
+    array = np.zeros((1, 16, 16, 4), np.uint8)
+    array[..., :8, 0], array[..., :8, 3] = 255, 255  # red on the left, hidden black on the right
+    found = read(save(tmp_path / "a.npy", array), alpha=True, image_size="8")[0]
+    shown = found[3] > 0
+    assert (found[0][shown] > 250).all() and (found[1][shown] == 0).all()
+    (tmp_path / "p").mkdir()
+    Image.fromarray(array[0]).save(tmp_path / "p" / "a.png")
+    from_file = load_dataset(str(tmp_path / "p"), tmp_path, "8", alpha=True).read([0])[0].numpy()
+    assert np.abs(from_file[:3, :, :3].astype(int) - found[:3, :, :3]).max() <= 1
+    assert (from_file[:, :, -1] == [[255], [255], [255], [0]]).all()
+
+
+def test_alpha_without_transparency_is_refused(images, tmp_path):
+    images[..., 3] = 255
+    with pytest.raises(ValueError, match=r"no image of .* is transparent: remove --alpha"):
+        load_dataset(save(tmp_path / "a.npy", images), alpha=True)
+
+
+# ---------------------------------------------------------------- vectors
+
+
+@pytest.fixture(scope="module")
+def spectra():
+    random = np.random.default_rng(0)
+    spectra = random.standard_normal((60, 5)) * [1, 10, 1e3, 1, 1] + [0, 5, 1e6, 1.7e9, 0]
+    spectra[:, 4] = 0.1
+    return spectra
+
+
+def test_a_run_on_vectors_resumes_and_generates_in_their_units(spectra, tmp_path, capsys):
+    name, run = save(tmp_path / "v.npz", spectra, y=np.arange(60)), str(tmp_path / "run")
+    options = ["--dataset", name, *SMALL, "--device", "cpu", "--run", run]
+    for steps in ("1", "2"):
+        assert train.main([*options, "--steps", steps]) == 0
+    printed = capsys.readouterr()
+    assert "60 vectors of 5 values" in printed.err and "labels are not used" in printed.err
+    assert "resumed at step 1" in printed.out and "checkpoint was trained on" not in printed.out
+    out = str(tmp_path / "out.npy")
+    assert generate.main([run, "--count", "200", "--out", out, "--device", "cpu"]) == 0
+    samples = np.load(out)
+    assert samples.shape == (200, 5) and samples.dtype == np.float64
+    assert (samples[:, 4] == 0.1).all()
+    assert abs(samples[:, 3].mean() - 1.7e9) < 10 and abs(samples[:, 2].mean() - 1e6) < 1e4
+    assert np.isfinite(read(out)).all()  # it can be read again
+    assert generate.main([run, "--out", str(tmp_path / "out.png"), "--device", "cpu"]) == 0
+    assert evaluate.main([run, "--device", "cpu"]) == 0
+    assert "wasserstein distance" in capsys.readouterr().out
+
+
+def test_single_numbers_are_drawn_too(tmp_path):
+    name, run = save(tmp_path / "v.npy", np.arange(40)[:, None]), tmp_path / "run"
+    assert is_points(name)
+    options = ["--dataset", name, *SMALL, "--device", "cpu", "--run", str(run)]
+    assert train.main([*options, "--steps", "1"]) == 0
+    assert (run / "samples" / "000001.png").exists()
+
+
+def test_convolutions_and_evaluations_are_refused(spectra, tmp_path, capsys):
+    name = save(tmp_path / "v.npy", spectra)
+    for options, text in (
+        (["--model", "dcgan"], "use --model dense"),
+        (["--eval-every", "2"], "these samples are points"),
+    ):
+        assert train.main(["--dataset", name, *options, "--run", str(tmp_path / "r")]) == 2
+        assert text in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- errors
+
+
+NAN = np.ones((20, 8, 8), np.float32)
+NAN[3, 0, 2] = NAN[7, 1, 1] = np.nan
+IMAGES = np.zeros((4, 8, 8), np.uint8)
+BAD = {
+    "objects": ({"a": np.array([[{}]], object)}, "objects are not loaded"),
+    "complex": ({"a": np.ones((4, 2), complex)}, "the type complex128: samples are real"),
+    "text": ({"a": np.array([["a"]])}, "samples are real numbers"),
+    "nan": ({"a": NAN}, r"contains 2 values that are NaN or infinite, .* index \(3, 0, 2\)"),
+    "infinite": ({"a": np.array([[1, np.inf]])}, r"contains 1 values .* index \(0, 1\)"),
+    "huge": ({"a": np.array([[1e300], [-1e300]])}, "too large to be squared"),
+    "one": ({"a": np.arange(5)}, r"the shape \(5,\): samples are"),
+    "five": ({"a": np.zeros((1, 2, 3, 4, 5))}, r"the shape \(1, 2, 3, 4, 5\): samples are"),
+    "zero": ({"a": np.zeros((0, 28, 28))}, "contains no values"),
+    "single": ({"a": np.zeros((28, 28, 3))}, "looks like one image"),
+    "channels": ({"a": np.zeros((9, 28, 28, 5))}, "1, 3 or 4 channels"),
+    "names": ({"a": IMAGES, "b": IMAGES}, "contains a, b: name the array of samples 'samples'"),
+    "none": ({}, "contains no arrays"),
+    "length": ({"x": IMAGES, "y": np.zeros(3, int)}, "there are 4 samples, and each needs one"),
+    "floats": ({"x": IMAGES, "y": np.zeros(4)}, "type float64: labels are integers"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_arrays_that_are_no_samples_are_refused(kind, tmp_path):
+    content, message = BAD[kind]
+    np.savez(tmp_path / "a.npz", **content)
+    with pytest.raises(ValueError, match=message):
+        load_dataset(str(tmp_path / "a.npz"))
+    if list(content) == ["a"]:
+        np.save(tmp_path / "a.npy", content["a"])
+        with pytest.raises(ValueError, match=message):
+            load_dataset(str(tmp_path / "a.npy"))
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_damaged_files_are_refused_however_short(suffix, tmp_path, random):
+    path = tmp_path / f"a{suffix}"
+    np.savez_compressed(path, x=NAN * 0 + 1) if suffix == ".npz" else np.save(path, IMAGES)
+    content = path.read_bytes()
+    for length in (0, 3, 50, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:length])
+        with pytest.raises(ValueError, match="is damaged or not an array"):
+            load_dataset(str(path))
+
+
+def test_what_does_not_fit_in_memory_is_refused_with_a_remedy(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(arrays_module, "MAX_LOADED", images.nbytes - 1)
+    with pytest.raises(ValueError, match=r"would need .* of memory: save it with numpy\.save"):
+        load_dataset(save(tmp_path / "a.npz", images))
+    assert len(load_dataset(save(tmp_path / "a.npy", images))) == COUNT
+
+
+def test_an_image_size_that_the_networks_cannot_take_is_refused(tmp_path, capsys):
+    name = save(tmp_path / "a.npy", np.zeros((9, 30, 30), np.uint8))
+    assert train.main(["--dataset", name, "--run", str(tmp_path / "r")]) == 2
+    assert "use --image-size 28x28 or 32x32" in capsys.readouterr().err

@@ -1,0 +1,432 @@
+"""Arrays as data: a `.npy` or `.npz` file, or a folder of `.npy` files of one shape and type.
+
+    (N, D)                                    vectors, standardised per column
+    (N, H, W), (N, H, W, C), (N, C, H, W)     images, C = 1, 3 or 4 (with alpha)
+
+What the samples are follows from the headers. Values are read by index, so that a `.npy` file may
+exceed the memory; they are converted once if the result is small, otherwise whenever they are read.
+Nothing is ever unpickled.
+"""
+
+import math
+import os
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from wgan.data.batches import ConvertedReader, Dataset, RowReader
+from wgan.data.cache import AUTOMATIC, format_size
+from wgan.data.images import (
+    Range,
+    Size,
+    check_transparency,
+    clear_transparent,
+    fit_images,
+    opaque,
+    to_bytes,
+)
+from wgan.data.standardisation import Moments
+
+SAMPLE_NAMES = ("samples", "images", "x", "data", "arr_0", "x_train", "train_images")
+LABEL_NAMES = ("labels", "y", "y_train", "train_labels")
+CHANNELS = (1, 3, 4)
+VECTORS, PLAIN, LAST, FIRST = "N x D", "N x H x W", "N x H x W x C", "N x C x H x W"
+MAX_LOADED = 2**32  # bytes of an array that cannot be read part by part
+CONVERTED_ONCE = 2**28  # bytes of samples that are converted into memory
+VALUES_AT_ONCE = 2**21
+
+Rows = Callable[[Tensor], np.ndarray]  # indices `(K,)` to stored samples `(K, ...)`
+
+
+class StoredArray(NamedTuple):
+    """An array in a file, as its header describes it; `member` is its name in a `.npz` file."""
+
+    path: Path
+    member: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    fortran_order: bool
+    start: int  # of its values, in bytes; unknown in a `.npz` file
+
+    def __str__(self) -> str:
+        return f"{self.path} ({self.member})" if self.member else str(self.path)
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """The samples in a file or folder, in one or several arrays, and what the dimensions mean."""
+
+    path: Path
+    parts: list[StoredArray]
+    layout: str
+    labels: StoredArray | None = None
+    unused: tuple[str, ...] = ()  # names of other arrays in the file
+
+    def __len__(self) -> int:
+        return sum(part.shape[0] for part in self.parts)
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        return self.parts[0].shape[1:]
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.parts[0].dtype
+
+    @property
+    def is_vectors(self) -> bool:
+        return self.layout == VECTORS
+
+    @property
+    def channels(self) -> int:
+        return {PLAIN: 1, LAST: self.stored_shape[-1], FIRST: self.stored_shape[0]}[self.layout]
+
+    @property
+    def size(self) -> Size:
+        return self.stored_shape[1:] if self.layout == FIRST else self.stored_shape[:2]
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """`(D,)` or `(C, H, W)`, without alpha."""
+        return self.stored_shape if self.is_vectors else (min(self.channels, 3), *self.size)
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The options of data that have an effect."""
+        if self.is_vectors:
+            return ()
+        deep = ("range",) if self.dtype != np.uint8 else ()
+        return ("image_size", "grey", "flip", *deep, *(("alpha",) if self.channels == 4 else ()))
+
+    def at_once(self) -> int:
+        """Number of samples to convert at a time."""
+        return max(1, VALUES_AT_ONCE // math.prod(self.stored_shape))
+
+
+# ---------------------------------------------------------------- finding arrays
+
+
+def is_arrays(path: Path) -> bool:
+    """Whether a path is a `.npy` or `.npz` file, or a folder of `.npy` files."""
+    if path.is_dir():
+        return bool(npy_files(path))
+    return path.suffix.lower() in (".npy", ".npz") and path.is_file()
+
+
+def npy_files(folder: Path) -> list[Path]:
+    """The `.npy` files of a folder, sorted by name; none if it has an image or a subfolder, too."""
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            suffix = os.path.splitext(entry.name)[1].lower()
+            if entry.name.startswith("."):
+                continue
+            if suffix in Image.registered_extensions() or entry.is_dir():
+                return []
+            found += [folder / entry.name] if suffix == ".npy" else []
+    return sorted(found)
+
+
+def open_arrays(path: Path) -> Arrays:
+    """The arrays at a path, from their headers; ValueError if they are damaged or no samples."""
+    if path.suffix.lower() == ".npz" and path.is_file():
+        return open_npz(path)
+    parts = [open_npy(file) for file in (npy_files(path) if path.is_dir() else [path])]
+    first = parts[0]
+    layout = find_layout(first)
+    for other in parts:
+        if (other.shape[1:], other.dtype) != (first.shape[1:], first.dtype):
+            raise ValueError(
+                f"{path} contains arrays of different kinds: {first.path.name} is "
+                f"{first.shape} {first.dtype}, and {other.path.name} is {other.shape} "
+                f"{other.dtype}: only the first number may differ"
+            )
+    return Arrays(path, parts, layout)
+
+
+def open_npy(path: Path) -> StoredArray:
+    with explain_damage(path), open(path, "rb") as file:
+        array = StoredArray(path, "", *read_header(file), file.tell())
+        length = array.start + array.nbytes
+        if not array.dtype.hasobject and path.stat().st_size < length:
+            raise EOFError(f"{path.stat().st_size:,} bytes instead of {length:,}")
+    return array
+
+
+def open_npz(path: Path) -> Arrays:
+    """ValueError, with the names that it contains, if none is known to be the samples."""
+    with explain_damage(path), zipfile.ZipFile(path) as archive:
+        names = [name[:-4] for name in archive.namelist() if name.endswith(".npy")]
+        labels, samples = find_name(names, LABEL_NAMES), find_name(names, SAMPLE_NAMES)
+        others = [name for name in names if name != labels]
+        if samples is None and len(others) == 1:
+            samples = others[0]
+        arrays = {}
+        for name in filter(None, (samples, labels)):
+            with archive.open(f"{name}.npy") as file:
+                arrays[name] = StoredArray(path, name, *read_header(file), 0)
+    if samples is None:
+        raise ValueError(
+            f"{path} contains {', '.join(names) or 'no arrays'}: name the array of samples "
+            "'samples', and that of their classes 'labels'"
+        )
+    unused = tuple(name for name in others if name != samples)
+    layout = find_layout(arrays[samples])
+    return Arrays(path, [arrays[samples]], layout, arrays.get(labels), unused)
+
+
+def find_name(names: list[str], known: tuple[str, ...]) -> str | None:
+    """The first of the known names that is among `names`, in upper or lower case."""
+    return next((name for wanted in known for name in names if name.lower() == wanted), None)
+
+
+def read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype, bool]:
+    """Shape, type and whether the values are in Fortran order; the file is then at the values."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0
+    if version > (1, 0):
+        read = np.lib.format.read_array_header_2_0
+    shape, fortran_order, dtype = read(file)
+    return shape, dtype, fortran_order
+
+
+@contextmanager
+def explain_damage(path: Path) -> Iterator[None]:
+    """A ValueError in place of those of `zipfile` and of NumPy's reader."""
+    try:
+        yield
+    except (
+        ValueError,
+        EOFError,
+        KeyError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+        MemoryError,
+    ) as error:
+        raise ValueError(
+            f"{path} is damaged or not an array of NumPy's ({error}): save it again with "
+            "numpy.save or numpy.savez"
+        ) from error
+
+
+def find_layout(array: StoredArray) -> str:
+    """What the dimensions of an array of samples mean; ValueError if it is none."""
+    shape, count = array.shape, len(array.shape)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(
+            f"{array} has the type {array.dtype}: samples are real numbers (objects are not loaded)"
+        )
+    if count not in (2, 3, 4):
+        raise ValueError(
+            f"{array} has the shape {shape}: samples are vectors (N, D), or images (N, H, W), "
+            "(N, H, W, C) or (N, C, H, W)"
+        )
+    if 0 in shape:
+        raise ValueError(f"{array} has the shape {shape}: it contains no values")
+    if count == 3 and shape[2] in CHANNELS:
+        raise ValueError(
+            f"{array} has the shape {shape}, which looks like one image: put all images into one "
+            "array (N, H, W, C), with numpy.stack"
+        )
+    if count < 4:
+        return VECTORS if count == 2 else PLAIN
+    if shape[3] not in CHANNELS and shape[1] not in CHANNELS:
+        raise ValueError(
+            f"{array} has the shape {shape}: images have 1, 3 or 4 channels, as the second or the "
+            "last dimension"
+        )
+    return LAST if shape[3] in CHANNELS else FIRST
+
+
+# ---------------------------------------------------------------- loading
+
+
+def load_arrays(
+    path: Path,
+    root: Path,
+    size: Size | None,
+    grey: bool,
+    given_range: Range = AUTOMATIC,
+    alpha: bool = False,
+) -> Dataset:
+    """Load the vectors or images in arrays, and print what they are.
+
+    `given_range` are the values that become black and white in images that are not uint8; with
+    `alpha`, images of 4 channels keep them, otherwise they are shown on white. Raises ValueError
+    for values that are not finite, for labels that are no integers or of another number, and for an
+    array that does not fit in memory and cannot be read part by part.
+    """
+    arrays = open_arrays(path)
+    rows = read_rows(arrays)
+    if arrays.is_vectors:
+        return load_vectors(arrays, rows)
+    scale, values = None, ""
+    if arrays.dtype != np.uint8:
+        found = value_range(arrays, rows)
+        scale = found if given_range == AUTOMATIC else given_range
+        values = f"; values from {scale[0]:g} to {scale[1]:g} become black to white"
+    as_rgb = arrays.channels == 4 and not alpha
+
+    def convert(stored: np.ndarray) -> Tensor:
+        images = to_channels_first(stored, arrays.layout)
+        images = to_bytes(images, scale) if scale else images
+        images = fit_images(opaque(images) if as_rgb else images, size, grey)
+        return torch.from_numpy(clear_transparent(images) if alpha else images)
+
+    channels = 4 if alpha else 1 if grey else arrays.sample_shape[0]
+    shape = (channels, *(size or arrays.size))
+    print(
+        f"{path}: {len(arrays):,} images of {'x'.join(map(str, arrays.size))} with "
+        f"{arrays.channels} channel(s) ({arrays.dtype}, {arrays.layout}){values}{rest(arrays)}",
+        file=sys.stderr,
+    )
+    samples = to_reader(arrays, rows, convert, shape, torch.uint8)
+    if alpha:
+        check_transparency(samples, path)
+    labels, class_names = read_labels(arrays)
+    return Dataset(samples, labels, class_names=class_names)
+
+
+def load_vectors(arrays: Arrays, rows: Rows) -> Dataset:
+    """Standardised vectors. Classes are not used: evaluation would take them for modes."""
+    moments = Moments(arrays.stored_shape[0])
+    with np.errstate(over="ignore", invalid="ignore"):  # checked below
+        for vectors in finite_rows(arrays, rows):
+            moments.add(vectors)
+    if not np.isfinite(moments.squares).all():
+        raise ValueError(f"{arrays.path} contains values too large to be squared: rescale them")
+    standardisation = moments.standardisation()
+    constant = int((standardisation.deviation == 0).sum())
+    print(
+        f"{arrays.path}: {len(arrays):,} vectors of {arrays.stored_shape[0]:,} values "
+        f"({arrays.dtype}), standardised per column"
+        + (f"; {constant:,} columns are constant" if constant else "")
+        + ("; labels are not used for vectors" if arrays.labels else "")
+        + rest(arrays),
+        file=sys.stderr,
+    )
+    shape = arrays.stored_shape
+    samples = to_reader(arrays, rows, standardisation.apply, shape, torch.float32)
+    return Dataset(samples, standardisation=standardisation)
+
+
+def rest(arrays: Arrays) -> str:
+    return f"; not used: {', '.join(arrays.unused)}" if arrays.unused else ""
+
+
+def read_rows(arrays: Arrays) -> Rows:
+    """How stored samples are read by index: from the files, or from memory if they are compressed
+    or in Fortran order."""
+    parts, dtype, shape = arrays.parts, arrays.dtype, arrays.stored_shape
+    if not any(part.member or part.fortran_order for part in parts):
+        row_bytes = math.prod(shape) * dtype.itemsize
+        counts, starts = [part.shape[0] for part in parts], [part.start for part in parts]
+        reader = RowReader.from_files([part.path for part in parts], counts, (row_bytes,), starts)
+        return lambda indices: reader.read(indices).numpy().view(dtype).reshape(-1, *shape)
+    if (nbytes := sum(part.nbytes for part in parts)) > MAX_LOADED:
+        raise ValueError(
+            f"{arrays.path} would need {format_size(nbytes)} of memory: save it with numpy.save("
+            "'NAME.npy', numpy.ascontiguousarray(ARRAY)), which is read part by part"
+        )
+    array = np.concatenate([read_array(part) for part in parts])
+    return lambda indices: array[np.asarray(indices)]
+
+
+def read_array(array: StoredArray) -> np.ndarray:
+    with explain_damage(array.path):
+        loaded = np.load(array.path, allow_pickle=False)
+        if not array.member:
+            return loaded
+        with loaded:
+            return loaded[array.member]
+
+
+def read_labels(arrays: Arrays) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """The class of each sample, `(N,)` int64, numbered from 0, and the classes' names, which are
+    the labels in the file; negative labels are no class."""
+    if arrays.labels is None:
+        return None, ()
+    stored = arrays.labels
+    if stored.dtype.kind not in "biu":
+        raise ValueError(f"{stored} has the type {stored.dtype}: labels are integers")
+    if stored.shape not in ((len(arrays),), (len(arrays), 1)):
+        raise ValueError(
+            f"{stored} has the shape {stored.shape}: there are {len(arrays):,} samples, and each "
+            "needs one label"
+        )
+    labels = read_array(stored).reshape(-1).astype(np.int64)
+    found = np.unique(labels[labels >= 0])
+    numbers = np.where(labels >= 0, np.searchsorted(found, labels), -1)
+    return numbers, tuple(map(str, found.tolist()))
+
+
+def to_reader(
+    arrays: Arrays,
+    rows: Rows,
+    convert: Callable[[np.ndarray], Tensor],
+    sample_shape: tuple[int, ...],
+    dtype: torch.dtype,
+) -> RowReader:
+    """A reader of converted samples, which are in memory if they are small."""
+    reader = ConvertedReader(
+        lambda indices: convert(rows(indices)), sample_shape, dtype, len(arrays), arrays.at_once()
+    )
+    if reader.nbytes > CONVERTED_ONCE:
+        return reader
+    return RowReader.from_array(reader.to_device(torch.device("cpu")).numpy())
+
+
+def to_channels_first(stored: np.ndarray, layout: str) -> np.ndarray:
+    """Images `(N, ...)` in a layout to `(N, C, H, W)`."""
+    return {
+        PLAIN: lambda: stored[:, None],
+        LAST: lambda: stored.transpose(0, 3, 1, 2),
+        FIRST: lambda: stored,
+    }[layout]()
+
+
+# ---------------------------------------------------------------- all values
+
+
+def value_range(arrays: Arrays, rows: Rows) -> Range:
+    """The smallest and largest value, and 0 in place of a positive smallest integer."""
+    ranges = [(part.min(), part.max()) for part in finite_rows(arrays, rows)]
+    low, high = float(min(low for low, _ in ranges)), float(max(high for _, high in ranges))
+    return (low if arrays.dtype.kind == "f" else min(low, 0.0)), high
+
+
+def finite_rows(arrays: Arrays, rows: Rows) -> Iterator[np.ndarray]:
+    """All samples as float64, part by part; at the end a ValueError if values are not finite."""
+    count, first = 0, ()
+    bar = tqdm(total=len(arrays), desc="reading arrays", delay=2, leave=False, disable=None)
+    with bar:
+        for indices in torch.arange(len(arrays)).split(arrays.at_once()):
+            values = rows(indices).astype(np.float64)
+            finite = np.isfinite(values)
+            if not finite.all():
+                places = np.argwhere(~finite)
+                places[:, 0] += int(indices[0])
+                count, first = count + len(places), first or tuple(places[0].tolist())
+            yield values
+            bar.update(len(indices))
+    if count:
+        raise ValueError(
+            f"{arrays.path} contains {count:,} values that are NaN or infinite, the first at index "
+            f"{first}: replace them, or remove their samples"
+        )
