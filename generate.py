@@ -2,9 +2,9 @@
 
 The suffix of --out determines the format: `.png`, `.jpg` or `.webp` is one grid; `.npz` and `.npy`
 are one array (images `(N, H, W, C)` uint8, points `(N, 2)` float32, vectors `(N, D)` float64 in the
-data's units); a name without suffix is a folder of numbered images, from 000000.png. With
---interpolate, `.gif` is an animation that walks from sample to sample and back to the first. In
-Python:
+data's units), with the classes in `.npz`; a name without suffix is a folder of numbered images,
+from 000000.png, in a subfolder per class. With --interpolate, `.gif` is an animation that walks
+from sample to sample and back to the first. In Python:
 
     from wgan import load_generator, generate
     samples = generate(load_generator("images/RUN"), count=64, seed=0)
@@ -15,12 +15,20 @@ import os
 import sys
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from wgan.errors import Parser
 from wgan.output import run_script
 from wgan.sample_files import check_size, check_target, write_animation, write_samples
-from wgan.sampling import generate, interpolation_frames, load_generator, noise_of
+from wgan.sampling import (
+    draw_labels,
+    find_class,
+    generate,
+    interpolation_frames,
+    load_generator,
+    noise_of,
+)
 
 IMAGES, POINTS, WALKS = 64, 1000, 16  # the defaults of --count
 WALK_DEFAULTS = {"stops": 5, "frames": 16, "fps": 12.5}
@@ -47,6 +55,10 @@ def make_parser() -> Parser:
     weights_help = "weights of the moving average, or of the last step (default: ema)"
     add("--from", dest="weights", choices=("ema", "raw"), default="ema", help=weights_help)
     add("--device", metavar="NAME", default="auto", help="auto, cpu, cuda, mps (default: auto)")
+    add = parser.add_argument_group("classes, after training with --conditional").add_argument
+    class_help = "names or numbers of classes (default: all, as frequent as in the data)"
+    add("--class", dest="classes", metavar="NAME,...", help=class_help)
+    add("--per-class", metavar="N", type=int, help="samples per class, a row each in a grid")
     add = parser.add_argument_group("interpolation").add_argument
     add("--interpolate", action="store_true", help="interpolate between samples, as a GIF")
     through_help = "walk through the samples with these numbers (000003.png in a folder: 3)"
@@ -65,9 +77,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """The options, without a default of --count; ValueError for a bad one or one without effect."""
     options = make_parser().parse_args(argv)
     given = {name for name, value in vars(options).items() if value is not None}
-    for name, least in (("count", 1), ("seed", 0), ("stops", 2), ("frames", 1)):
+    least_values = {"count": 1, "per_class": 1, "seed": 0, "stops": 2, "frames": 1}
+    for name, least in least_values.items():
         if name in given and getattr(options, name) < least:
-            raise ValueError(f"--{name} {getattr(options, name)}: must be at least {least}")
+            flag = name.replace("_", "-")
+            raise ValueError(f"--{flag} {getattr(options, name)}: must be at least {least}")
     if "fps" in given and not 1 <= options.fps <= 50:
         raise ValueError(f"--fps {options.fps:g}: must be 1 to 50, which browsers show")
     if options.through and (len(options.through) < 2 or min(options.through) < 0):
@@ -76,22 +90,50 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     for names, without in (
         (("through", *WALK_DEFAULTS), "" if options.interpolate else "without --interpolate"),
         (("stops", "count"), "with --through" if options.through else ""),
+        (("count",), "with --per-class" if options.per_class else ""),
+        (("per_class",), "with --interpolate" if options.interpolate else ""),
     ):
         if without and (unused := [name for name in names if name in given]):
-            raise ValueError(f"--{unused[0]} has no effect {without}: remove it")
+            flag = unused[0].replace("_", "-")
+            raise ValueError(f"--{flag} has no effect {without}: remove it")
     missing = {name: WALK_DEFAULTS[name] for name in WALK_DEFAULTS.keys() - given}
     return argparse.Namespace(**vars(options) | missing)
 
 
+def choose_labels(generator: nn.Module, options: argparse.Namespace, count: int) -> Tensor:
+    """The classes of the samples, `(N,)`: `--per-class` of each, otherwise `count` in all, in turn
+    from `--class`, or as frequent as in the data; zeros without classes."""
+    if not generator.class_names:
+        if options.classes or options.per_class:
+            raise ValueError(
+                f"{options.source} generates no classes: train with --conditional, or remove "
+                "--class and --per-class"
+            )
+        return torch.zeros(count, dtype=torch.int64)
+    if not (options.classes or options.per_class):
+        return draw_labels(generator, count, options.seed)
+    wanted = range(len(generator.class_names))
+    if options.classes:
+        names = [text.strip() for text in options.classes.split(",")]
+        wanted = [find_class(generator, name) for name in names]
+    wanted = torch.tensor(wanted)
+    if options.per_class:
+        return wanted.repeat_interleave(options.per_class)
+    return wanted[torch.arange(count) % len(wanted)]
+
+
 def interpolate(generator: nn.Module, options: argparse.Namespace, target: Path) -> None:
     """Write walks through the samples of `--through`, or through `--count` others at each stop, so
-    that the first frame shows the same samples as a grid of that count."""
+    that the first frame shows the same samples as a grid of that count. A walk keeps the class of
+    its first sample."""
     walks = 1 if options.through else options.count or WALKS
     numbers = options.through or range(options.stops * walks)
     frames = options.frames * len(numbers) // walks
     check_size(target, walks, generator.sample_shape, frames)
+    labels = choose_labels(generator, options, max(numbers) + 1)[list(numbers[:walks])]
     stops = noise_of(generator, numbers, options.seed).unflatten(0, (-1, walks))
-    write_animation(interpolation_frames(generator, stops, options.frames), options.fps, target)
+    frames = interpolation_frames(generator, stops, labels, options.frames)
+    write_animation(frames, options.fps, target)
 
 
 def run(argv: list[str] | None) -> None:
@@ -105,9 +147,11 @@ def run(argv: list[str] | None) -> None:
         interpolate(generator, options, target)
     else:
         count = options.count or (POINTS if is_points else IMAGES)
+        labels = choose_labels(generator, options, count)
         if not is_points:
-            check_size(target, count, generator.sample_shape)
-        write_samples(generate(generator, count, options.seed), target)
+            check_size(target, len(labels), generator.sample_shape)
+        samples = generate(generator, len(labels), options.seed, labels)
+        write_samples(samples, labels, generator.class_names, options.per_class or 0, target)
     print(f"wrote {target}")
 
 

@@ -1,9 +1,11 @@
 """The command generate.py: every output format, and bad input."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import SMALL, run_main
 from PIL import Image, ImageSequence
 
@@ -159,3 +161,71 @@ def test_bad_input_is_refused(arguments, message, run, tmp_path, monkeypatch, ca
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error
     assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------- classes
+
+
+class ClassAsLevel(torch.nn.Module):
+    """Class k becomes an image of the level k / 4, whatever the noise."""
+
+    sample_shape, noise_dim, class_names, num_classes = (1, 8, 8), 4, ("cat", "dog", "owl"), 3
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(0.25), requires_grad=False)
+
+    def forward(self, noise, labels):
+        return (labels * self.scale).view(-1, 1, 1, 1).expand(-1, *self.sample_shape)
+
+    def draw_labels(self, count, rng):
+        return torch.randint(3, (count,), generator=rng)
+
+
+@pytest.fixture
+def classes_run(monkeypatch):
+    monkeypatch.setattr("generate.load_generator", lambda *_: ClassAsLevel())
+    return "run"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--class", "owl,0", "--per-class", "2"], [2, 2, 0, 0]),
+        (["--per-class", "1"], [0, 1, 2]),
+        (["--class", "dog", "--count", "3"], [1, 1, 1]),
+        (["--class", "dog, owl", "--count", "5"], [1, 2, 1, 2, 1]),
+    ],
+)
+def test_samples_are_of_the_classes_asked_for(options, expected, classes_run, tmp_path):
+    out = tmp_path / "samples.npz"
+    assert main([classes_run, "--out", str(out), *options]) == 0
+    with np.load(out) as arrays:
+        assert arrays["labels"].tolist() == expected
+        levels = (np.array(expected) / 4 + 1) * 127.5
+        assert np.abs(arrays["samples"].mean((1, 2, 3)) - levels).max() <= 0.5
+
+
+def test_a_folder_has_a_subfolder_per_class(classes_run, tmp_path):
+    out = tmp_path / "samples"
+    assert main([classes_run, "--out", str(out), "--per-class", "1"]) == 0
+    found = sorted(str(path.relative_to(out)) for path in out.rglob("*.png"))
+    assert found == [
+        str(Path("cat") / "000000.png"),
+        str(Path("dog") / "000001.png"),
+        str(Path("owl") / "000002.png"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--class", "wol"], "did you mean 'owl'"),
+        (["--class", "3"], "0 cat, 1 dog, 2 owl"),
+        (["--per-class", "0"], "--per-class 0: must be at least 1"),
+        (["--per-class", "1", "--count", "3"], "--count has no effect with --per-class"),
+    ],
+)
+def test_bad_classes_are_refused(options, message, classes_run, tmp_path, capsys):
+    assert main([classes_run, "--out", str(tmp_path / "x.png"), *options]) == 2
+    assert message in capsys.readouterr().err

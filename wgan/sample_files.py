@@ -58,25 +58,35 @@ def check_size(target: Path, count: int, shape: tuple[int, ...], frames: int = 1
     )
 
 
-def write_samples(samples: Tensor, target: Path) -> None:
-    """Write images `(N, C, H, W)` uint8, or points `(N, 2)` float32, in the target's format."""
+def write_samples(
+    samples: Tensor, labels: Tensor, class_names: tuple[str, ...], per_class: int, target: Path
+) -> None:
+    """Write images `(N, C, H, W)` uint8, or points `(N, D)`, in the target's format.
+
+    If there are class names, `labels` `(N,)` are stored in `.npz` files, and folders have a
+    subfolder per class. `per_class` samples in a row are of one class; 0: any.
+    """
     if target.suffix == "":
-        write_images(samples, target)
+        write_images(samples, [class_names[k] if class_names else "" for k in labels], target)
         return
     is_images, suffix, buffer = samples.dim() == 4, target.suffix.lower(), io.BytesIO()
     if suffix in GRID_FORMATS:
-        save_grid(draw(samples.numpy()), buffer, GRID_FORMATS[suffix])
+        row_labels = [class_names[k] for k in labels[::per_class]] if per_class else None
+        save_grid(draw(samples.numpy(), per_class, row_labels), buffer, GRID_FORMATS[suffix])
     else:
         array = samples.permute(0, 2, 3, 1).numpy() if is_images else samples.numpy()
-        np.save(buffer, array) if suffix == ".npy" else np.savez(buffer, samples=array)
+        arrays = {"samples": array} | ({"labels": labels.numpy()} if class_names else {})
+        np.save(buffer, array) if suffix == ".npy" else np.savez(buffer, **arrays)
     write_whole(target, buffer.getvalue())
 
 
-def draw(samples: np.ndarray) -> Image.Image:
-    """A grid of images, about square if they are many, or points."""
+def draw(samples: np.ndarray, columns: int, row_labels: list[str] | None) -> Image.Image:
+    """A grid of images with this number of columns, or points. Without a number, a grid of many
+    images is about square."""
     if samples.ndim == 2:
         return plots.scatter(fake=samples)
-    return plots.image_grid(samples, columns=max(8, ceil(len(samples) ** 0.5)))
+    columns = columns or max(8, ceil(len(samples) ** 0.5))
+    return plots.image_grid(samples, columns=columns, row_labels=row_labels)
 
 
 def save_grid(image: Image.Image, buffer: io.BytesIO, kind: str) -> None:
@@ -90,15 +100,16 @@ def save_grid(image: Image.Image, buffer: io.BytesIO, kind: str) -> None:
         raise ValueError(f"{kind} cannot hold {size} pixels ({error}): use .png") from error
 
 
-def write_images(images: Tensor, folder: Path) -> None:
-    """Write one PNG per image, 000000.png and so on, and a mark that keeps the folder out of data
-    sets in folders above it."""
-    folder.mkdir(parents=True, exist_ok=True)
+def write_images(images: Tensor, subfolders: list[str], folder: Path) -> None:
+    """Write one PNG per image, 000000.png and so on, into a subfolder unless its name is empty, and
+    a mark that keeps the folder out of data sets in folders above it."""
+    for name in {"", *subfolders}:
+        (folder / name).mkdir(parents=True, exist_ok=True)
     (folder / GENERATED).touch()
     bar = tqdm(images, "writing", delay=2, leave=False, disable=None)
-    for index, pixels in enumerate(bar):
+    for index, (pixels, name) in enumerate(zip(bar, subfolders, strict=True)):
         image = Image.fromarray(pixels.permute(1, 2, 0).numpy().squeeze())
-        image.save(folder / f"{index:06d}.png", compress_level=1)
+        image.save(folder / name / f"{index:06d}.png", compress_level=1)
 
 
 def write_animation(frames: Iterable[Image.Image], fps: float, target: Path) -> None:

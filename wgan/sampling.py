@@ -14,6 +14,7 @@ from wgan import plots
 from wgan.checkpoints import read_any_checkpoint
 from wgan.config import stored_config
 from wgan.data import Standardisation, seeded_generator, to_byte_images
+from wgan.errors import one_line, suggestion
 from wgan.state import build_network
 from wgan_gp import MODELS, choose_device
 
@@ -73,6 +74,17 @@ def draw_labels(generator: nn.Module, count: int, seed: int = 0) -> Tensor:
     return torch.cat(parts)[:count]
 
 
+def find_class(generator: nn.Module, text: str) -> int:
+    """The class with this name or number; ValueError, with the names there are, for another."""
+    names = list(generator.class_names)
+    if text in names:
+        return names.index(text)
+    if text.isdecimal() and int(text) < len(names):
+        return int(text)
+    listed = one_line(", ".join(f"{number} {name}" for number, name in enumerate(names)))
+    raise ValueError(f"there is no class {text!r}{suggestion(text, names)}; the classes: {listed}")
+
+
 @torch.no_grad()
 def generate_chunks(generator: nn.Module, labels: Tensor, seed: int) -> Iterator[Tensor]:
     count, device = len(labels), next(generator.parameters()).device
@@ -102,18 +114,21 @@ def noise_of(generator: nn.Module, numbers: Sequence[int], seed: int) -> Tensor:
 
 
 @torch.no_grad()
-def interpolation_frames(generator: nn.Module, stops: Tensor, frames: int) -> Iterator[Image]:
+def interpolation_frames(
+    generator: nn.Module, stops: Tensor, labels: Tensor, frames: int
+) -> Iterator[Image]:
     """Frames of closed walks through noise `stops` `(S, N, noise_dim)`: S stops of N walks, which
-    are shown side by side. There are `frames` from one stop to the next.
+    are shown side by side, each of one class, `labels` `(N,)`. There are `frames` from one stop to
+    the next.
 
     The walks follow great circles of the sphere near which high-dimensional noise lies; a straight
     line would pass near its centre.
     """
     device = next(generator.parameters()).device
-    columns = ceil(stops.shape[1] ** 0.5)
+    columns, labels = ceil(stops.shape[1] ** 0.5), labels.to(device)
     for start, end in zip(stops, stops.roll(-1, 0), strict=True):
         for fraction in torch.arange(frames) / frames:
-            samples = generator(slerp(start, end, fraction).to(device))
+            samples = generator(slerp(start, end, fraction).to(device), labels)
             yield plots.image_grid(to_byte_images(samples).cpu().numpy(), columns)
 
 

@@ -63,7 +63,7 @@ class NoiseAsImage(nn.Module):
 
 def test_interpolation_is_a_walk_that_closes():
     """All steps are about equally long, also the one from the last frame back to the first."""
-    walk = interpolation_frames(NoiseAsImage(), torch.randn(5, 4, 500), frames=16)
+    walk = interpolation_frames(NoiseAsImage(), torch.randn(5, 4, 500), torch.zeros(4), frames=16)
     frames = [np.asarray(frame, float) for frame in walk]
     assert len(frames) == 5 * 16
     distances = [np.linalg.norm(b - a) for a, b in pairwise(frames)]
