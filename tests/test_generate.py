@@ -82,7 +82,7 @@ def test_an_interpolation_goes_through_the_samples_that_were_named(run, tmp_path
     samples = generate(load_generator(run, device="cpu"), 8, seed=1).permute(0, 2, 3, 1).numpy()
     for frame, number in ((0, 7), (3, 2), (6, 7)):
         image = frames[frame][62:-62:30, 62:-62:30].astype(int)  # it is enlarged 30 times
-        assert np.abs(image - samples[number, 1:-1, 1:-1]).mean() < 4  # a GIF has 256 colours
+        assert np.abs(image - samples[number]).mean() < 4  # a GIF has 256 colours
 
 
 @pytest.mark.parametrize("source", ["{run}", "{run}/checkpoint.pt"])
