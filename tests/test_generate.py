@@ -220,7 +220,7 @@ def test_a_folder_has_a_subfolder_per_class(classes_run, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--class", "wol"], "did you mean 'owl'"),
+        (["--class", "owls"], "did you mean 'owl'"),
         (["--class", "3"], "0 cat, 1 dog, 2 owl"),
         (["--per-class", "0"], "--per-class 0: must be at least 1"),
         (["--per-class", "1", "--count", "3"], "--count has no effect with --per-class"),

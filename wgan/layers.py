@@ -1,7 +1,8 @@
 """Where the value of an option comes from.
 
 The strongest layer that sets it wins: flag, `--config` file, the data set's recipe (a TOML file in
-configs/), the model's settings, the method's settings, the default.
+configs/, unless the `--config` file names a method), the data set's settings, the model's settings,
+the method's settings, the default.
 """
 
 import re
@@ -20,8 +21,8 @@ from wgan.config import (
     validated,
     without_effect,
 )
-from wgan.data import DATASETS, is_points
-from wgan_gp import MODELS
+from wgan.data import DATASETS, find_entry, is_points
+from wgan_gp import MODELS, choose_device
 
 
 class Layer(NamedTuple):
@@ -46,15 +47,19 @@ def resolve(flags: dict, file: Layer | None = None) -> Resolved:
     named = {name: value for layer in given for name, value in layer.values.items()}
     if file:
         check_data_of_recipe(given[0], named.get("dataset"))
-    recipe = find_recipe(named)
+    whole = file is not None and "method" in file.values  # nothing else is mixed into such a file
+    recipe = None if whole else find_recipe(named)
     named = (recipe.values if recipe else {}) | named
-    points = is_points(named.get("dataset", FIELDS["dataset"].default))
+    dataset = named.get("dataset", FIELDS["dataset"].default)
+    entry = find_entry(dataset)
+    points = entry is not None and len(entry.shape) == 1
     method = named.get("method", FIELDS["method"].default)
     model = named.get("model", "dense" if points else FIELDS["model"].default)
     layers = [
         Layer("default", {name: entry.default for name, entry in FIELDS.items()}),
         Layer(f"method {method}", validated(METHODS[method].settings)),
         Layer(f"model {model}", validated(MODELS[model].settings | {"model": model})),
+        Layer(f"dataset {dataset}", validated(entry.settings if entry else {})),
         *([recipe] if recipe else []),
         *([Layer(file.source, {"run": run_of_file(*given)})] if file else []),
         *given,
@@ -123,7 +128,8 @@ def check_given_options(config: Config, given: list[Layer]) -> None:
 
 def find_recipe(named: dict) -> Layer | None:
     """The first recipe of the data set for the method and model that were named, if any."""
-    for layer in recipes_of(named.get("dataset", FIELDS["dataset"].default)):
+    dataset, device = (named.get(key, FIELDS[key].default) for key in ("dataset", "device"))
+    for layer in recipes_of(dataset, device):
         wanted = {**layer.values, **named}
         if all(
             wanted[key] == layer.values[key] for key in ("method", "model") if key in layer.values
@@ -132,13 +138,24 @@ def find_recipe(named: dict) -> Layer | None:
     return None
 
 
-def recipes_of(dataset: str) -> list[Layer]:
-    """The recipes of a data set; paths are shown relative to the repository."""
-    entry = DATASETS.get(dataset)
+def recipes_of(dataset: str, device: str = "cpu") -> list[Layer]:
+    """The recipes of a data set or folder; paths are shown relative to the repository. On CUDA, a
+    recipe NAME-cuda takes the place of NAME, if it exists."""
+    entry, names = find_entry(dataset), []
+    for name in entry.recipes if entry else ():
+        other = f"{name}-cuda"
+        names.append(other if is_cuda(device) and (RECIPES / f"{other}.toml").exists() else name)
     return [
         Layer(f"configs/{name}.toml", validated(read_toml(RECIPES / f"{name}.toml")))
-        for name in (entry.recipes if entry else ())
+        for name in names
     ]
+
+
+def is_cuda(device: str) -> bool:
+    try:
+        return choose_device(device).type == "cuda"
+    except ValueError:  # reported later
+        return False
 
 
 def check_data_of_recipe(recipe: Layer, dataset: str | None) -> None:
@@ -149,14 +166,14 @@ def check_data_of_recipe(recipe: Layer, dataset: str | None) -> None:
         return
     for_points = is_points(own[0])
     if dataset is None or (for_points and not is_points(dataset)):
-        names = f"{', '.join(own[:-1])} or {own[-1]}"
-        kind = "points" if for_points else "several data sets"
+        names = f"{', '.join(own[:-1])} or {own[-1]}" if for_points else "FOLDER"
+        kind = "points" if for_points else "images"
         raise ValueError(f"{recipe.source} is for {kind}: add --dataset {names}")
 
 
 def unused_recipe(config: Config) -> str | None:
     """A line that says that the data set has recipes, but none for this method and model."""
-    recipes = recipes_of(config.dataset)
+    recipes = recipes_of(config.dataset, config.device)
     if not recipes or find_recipe(vars(config)):
         return None
     needs = [

@@ -17,6 +17,7 @@ from wgan.data.standardisation import Standardisation
 from wgan.data.table import (
     DATASETS,
     DatasetEntry,
+    find_entry,
     is_points,
     load_dataset,
     sample_shape,
@@ -34,6 +35,7 @@ __all__ = [
     "check_batch_size",
     "classes_to_generate",
     "draw_rows",
+    "find_entry",
     "flip_where",
     "is_points",
     "load_dataset",

@@ -5,7 +5,7 @@ A further data set is one function and one entry.
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +28,7 @@ class DatasetEntry:
     to grey; `shape` is the shape of a sample, `(C, H, W)` or `(D,)`, if neither is given.
     `options` are the `DATA_OPTIONS` that have an effect.
     `recipes` are names of files in `configs/`, without `.toml`: of these, the first that fits
-    the method and the model applies.
+    the method and the model applies. `settings` are values of options that suit these data.
     """
 
     load: Callable[[Path, Size | None, bool], Dataset]
@@ -36,10 +36,21 @@ class DatasetEntry:
     shape: tuple[int, ...]
     recipes: tuple[str, ...] = ()
     options: tuple[str, ...] = ("image_size", "grey", "flip")
+    settings: dict = field(default_factory=dict)
 
 
 DATA_OPTIONS = ("image_size", "grey", "alpha", "range", "flip")
+IMAGE_RECIPES = ("images",)
+FASHION_RECIPES = (
+    "fashion-mnist-best",
+    "fashion-mnist-dcgan",
+    "fashion-mnist-residual",
+    "fashion-mnist-best-wgan-div",
+    "fashion-mnist-best-wgan",
+)
 POINT_RECIPES = ("points-wgan-gp", "points-wgan", "points-wgan-div")
+
+MIRRORED = {"flip": True}  # looks natural
 
 DATASETS = {
     "glyphs": DatasetEntry(
@@ -48,11 +59,19 @@ DATASETS = {
     "ring": DatasetEntry(load_ring, "points: 8 Gaussians", (2,), POINT_RECIPES, ()),
     "grid": DatasetEntry(load_grid, "points: 25 Gaussians", (2,), POINT_RECIPES, ()),
     "swissroll": DatasetEntry(load_swissroll, "points: a spiral", (2,), POINT_RECIPES, ()),
-    "mnist": DatasetEntry(load_mnist, "handwritten digits, 28x28", (1, 28, 28)),
-    "fashion-mnist": DatasetEntry(load_fashion_mnist, "clothes, 28x28", (1, 28, 28)),
-    "cifar10": DatasetEntry(load_cifar10, "small colour photographs, 32x32", (3, 32, 32)),
-    "celeba": DatasetEntry(load_celeba, "faces, 64x64 by default", (3, 64, 64), ("flip",)),
-    "lsun": DatasetEntry(load_lsun, "bedrooms, 64x64 by default", (3, 64, 64), ("flip",)),
+    "mnist": DatasetEntry(load_mnist, "handwritten digits, 28x28", (1, 28, 28), IMAGE_RECIPES),
+    "fashion-mnist": DatasetEntry(
+        load_fashion_mnist, "clothes, 28x28", (1, 28, 28), FASHION_RECIPES
+    ),
+    "cifar10": DatasetEntry(
+        load_cifar10, "small colour photographs, 32x32", (3, 32, 32), IMAGE_RECIPES
+    ),
+    "celeba": DatasetEntry(
+        load_celeba, "faces, 64x64 by default", (3, 64, 64), IMAGE_RECIPES, settings=MIRRORED
+    ),
+    "lsun": DatasetEntry(
+        load_lsun, "bedrooms, 64x64 by default", (3, 64, 64), IMAGE_RECIPES, settings=MIRRORED
+    ),
 }
 
 
@@ -90,18 +109,23 @@ def sample_shape(
     return (4 if alpha else 1 if grey else shape[0], *(size or shape[1:]))
 
 
+def find_entry(name: str) -> DatasetEntry | None:
+    """The data set, folder or arrays of this name; None if there is none."""
+    with suppress(ValueError, OSError):
+        return find_dataset(name)
+    return None
+
+
 def is_points(name: str) -> bool:
     """Whether the samples are points or vectors; false for what is no data set."""
-    with suppress(ValueError, OSError):
-        return len(find_dataset(name).shape) == 1
-    return False
+    entry = find_entry(name)
+    return entry is not None and len(entry.shape) == 1
 
 
 def unused_options(name: str) -> set[str]:
     """The `DATA_OPTIONS` without effect on a data set; none if there is no such data set."""
-    with suppress(ValueError, OSError):
-        return set(DATA_OPTIONS) - set(find_dataset(name).options)
-    return set()
+    entry = find_entry(name)
+    return set(DATA_OPTIONS) - set(entry.options) if entry else set()
 
 
 def find_dataset(name: str, given_range: Range = AUTOMATIC, alpha: bool = False) -> DatasetEntry:
@@ -113,10 +137,11 @@ def find_dataset(name: str, given_range: Range = AUTOMATIC, alpha: bool = False)
     if name and is_arrays(path):
         arrays = open_arrays(path)
         load = partial(load_arrays, path, **chosen)
-        return DatasetEntry(load, "arrays", arrays.sample_shape, options=arrays.options)
+        recipes = () if arrays.is_vectors else IMAGE_RECIPES
+        return DatasetEntry(load, "arrays", arrays.sample_shape, recipes, arrays.options)
     if name and path.is_dir():
         load = partial(load_folder, path, **chosen)
-        return DatasetEntry(load, "a folder of images", (3, 64, 64), options=DATA_OPTIONS)
+        return DatasetEntry(load, "a folder of images", (3, 64, 64), IMAGE_RECIPES, DATA_OPTIONS)
     reason = "there is no such folder or file"
     if path.exists():
         reason = "it is a file, but not a .npz or .npy file"
