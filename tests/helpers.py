@@ -10,7 +10,7 @@ from wgan.cli import make_parser, parse_command_line
 from wgan.layers import resolve
 
 SMALL = ["--width", "8", "--noise-dim", "4", "--batch-size", "8", "--n-critic", "2"]
-SMALL += ["--compile", "off"]
+SMALL += ["--compile", "off", "--no-lr-decay"]
 OFTEN = ["--log-every", "2", "--sample-every", "2", "--checkpoint-every", "2"]
 
 

@@ -337,7 +337,8 @@ FIELDS = {entry.name: entry for entry in fields(Config)}
 # One name for two options. Given together with one of them, it sets only the other.
 SHORTHANDS = {"lr": ("lr_critic", "lr_generator")}
 # How long to train: each of these options, if set, overrides the others' values of weaker layers.
-OVERRIDES = {"steps": ["epochs"], "epochs": ["steps"], "max_seconds": ["steps", "epochs"]}
+LENGTHS = ("steps", "epochs", "max_seconds")
+OVERRIDES = {name: [other for other in LENGTHS if other != name] for name in LENGTHS}
 PATHS = ("dataset", "data_root", "run", "init_from")  # in which ~ is the home folder, and which a
 # resumed run compares by what they lead to
 

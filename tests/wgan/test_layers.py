@@ -1,5 +1,7 @@
 """Where the value of an option comes from."""
 
+from dataclasses import replace
+
 import pytest
 from helpers import parse
 
@@ -24,7 +26,7 @@ def test_a_flag_beats_the_file_which_beats_the_methods_settings(tmp_path):
 
 def test_methods_and_models_bring_their_settings():
     # Gulrajani et al. 2017, algorithm 1; Arjovsky et al. 2017, algorithm 1.
-    config = parse("--dataset", "mnist")
+    config = parse("--dataset", "mnist", "--model", "residual")
     assert (config.lr_critic, config.betas, config.n_critic) == (1e-4, (0.0, 0.9), 5)
     assert (config.gp_weight, config.optimizer, config.batch_size) == (10.0, "adam", 64)
     config = parse("--dataset", "mnist", "--method", "wgan")
@@ -45,7 +47,7 @@ def test_a_data_sets_recipe_applies_with_its_method_and_model_only():
         assert "configs/glyphs.toml is for wgan-gp and dcgan" in line
         assert f"no recipe for {config.method} and {config.model}" in line
     assert unused_recipe(parse()) is None
-    assert unused_recipe(parse("--dataset", "mnist", "--method", "wgan")) is None
+    assert unused_recipe(parse("--dataset", "no data")) is None
 
 
 def test_points_have_a_recipe_for_each_papers_method():
@@ -56,9 +58,34 @@ def test_points_have_a_recipe_for_each_papers_method():
     assert all(parse("--dataset", "ring", "--method", m).model == "dense" for m in METHODS)
 
 
-def test_a_recipe_without_method_and_model_is_for_all():
+def test_a_data_sets_settings_are_for_all_methods():
     for method in METHODS:
         assert parse("--dataset", "celeba", "--method", method).flip
+    assert not parse("--dataset", "celeba", "--no-flip").flip
+
+
+def test_a_folder_of_images_has_our_recipe(tmp_path):
+    config = parse("--dataset", tmp_path)
+    assert (config.model, config.critic_norm, config.steps) == ("dcgan", "layer", 0)
+    assert config.max_seconds > 0
+
+
+def test_on_cuda_a_recipe_may_be_another(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    (_, sources), _ = parse_command_line(make_parser(), ["--dataset", str(tmp_path)])
+    assert sources["width"] == "configs/images-cuda.toml"
+    (_, sources), _ = parse_command_line(
+        make_parser(), ["--dataset", str(tmp_path), "--device", "cpu"]
+    )
+    assert sources["width"] == "configs/images.toml"
+
+
+@pytest.mark.parametrize("paper", ["arjovsky-2017", "gulrajani-2017", "wu-2018"])
+def test_nothing_is_mixed_into_a_papers_recipe(paper):
+    alone = parse("--config", paper, "--dataset", "swissroll-images", "--run", "x")
+    for dataset in ("fashion-mnist", "glyphs"):
+        config = parse("--config", paper, "--dataset", dataset, "--run", "x")
+        assert config == replace(alone, dataset=dataset)
 
 
 def test_the_source_of_each_value_is_known(tmp_path):
@@ -101,6 +128,11 @@ def test_epochs_replace_steps_and_vice_versa(tmp_path):
             parse(*bad)
 
 
+def test_given_steps_replace_a_recipes_time_limit(tmp_path):
+    config = parse("--dataset", tmp_path, "--steps", "7")
+    assert (config.steps, config.max_seconds) == (7, 0)
+
+
 def test_a_time_limit_replaces_a_default_number_of_steps_but_not_a_given_one():
     limited = parse("--max-seconds", "60")
     assert (limited.steps, limited.epochs, limited.max_seconds) == (0, 0, 60)
@@ -126,9 +158,9 @@ def test_with_a_file_the_run_is_named_after_it_and_what_flags_change(tmp_path):
         (["configs/grid-best.toml", "--seed", "1"], "grid-best"),
         (["grid-best", "--run", "other"], "other"),
         (["grid-best", "--dataset", "grid", "--method", "wgan-gp"], "grid-best"),
-        (["flip", "--dataset", "lsun", "--method", "wgan"], "flip-lsun-wgan"),
+        (["images", "--dataset", "lsun", "--method", "wgan"], "images-lsun-wgan"),
         (["points-wgan", "--dataset", "ring"], "points-wgan-ring"),
-        (["flip", "--dataset", f"{tmp_path}/faces/"], "flip-faces"),
+        (["images", "--dataset", f"{tmp_path}/faces/"], "images-faces"),
     ):
         expected = run if run == "other" else f"images/{run}"
         assert parse("--config", *arguments).run == expected
