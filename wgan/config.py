@@ -15,6 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from utils import DIVERGENCE_POINTS, METHODS
+from wgan.augmentation import POLICIES
 from wgan.data import DATASETS, parse_image_size
 from wgan.losses import PRECISIONS
 from wgan_gp import MODELS, NORMS, UPSAMPLINGS
@@ -66,6 +67,14 @@ def value_range(values: tuple[float, float]) -> str | None:
     return None if low < high or low == high == 0 else "must be LOW below HIGH, or 0 0"
 
 
+def augmentation(value: str) -> str | None:
+    names = [] if value == "none" else value.split(",")
+    if unknown := [name for name in names if name not in POLICIES]:
+        hint = suggestion(unknown[0], POLICIES)
+        return f"must be none, or some of {','.join(POLICIES)} without spaces{hint}"
+    return "must name each of them once" if len({*names}) < len(names) else None
+
+
 def zero_or_at_least_10(value: float) -> str | None:
     return None if value == 0 or value >= 10 else "must be 0, or at least 10"
 
@@ -108,6 +117,12 @@ class Config:
         value_range,
     )
     flip: bool = option(False, "mirror half of the images, left to right")
+    augment: str = option(
+        "none",
+        f"differentiable augmentation of what the critic sees, for few images: "
+        f"{','.join(POLICIES)}, or some of them",
+        augmentation,
+    )
     conditional: bool = option(False, "generate samples of a given class; needs data with classes")
 
     method: str = option("wgan-gp", ", ".join(METHODS), one_of(METHODS))
@@ -115,6 +130,7 @@ class Config:
     width: int = option(
         64, "dcgan, residual: channels of the critic's first stage; dense: hidden units", COUNT
     )
+    generator_width: int = option(0, "width of the generator; 0: as --width", ZERO_OR_COUNT)
     noise_dim: int = option(128, "dimension of the noise vector", COUNT)
     categories: int = option(
         0,
@@ -150,6 +166,13 @@ class Config:
     generator_batch: int = option(
         0, "samples per update of the generator; 0: as --batch-size", ZERO_OR_COUNT
     )
+    accumulate: int = option(
+        1,
+        "compute each update in N parts of the batch, to save memory; the result is the same, but "
+        "batch normalisation uses the statistics of each part",
+        COUNT,
+        resumable=True,
+    )
     n_critic: int = option(5, "critic updates before each generator update", COUNT)
     optimizer: str = option("adam", "adam, rmsprop", one_of(("adam", "rmsprop")))
     lr_critic: float = option(1e-4, "learning rate of the critic", POSITIVE)
@@ -169,7 +192,12 @@ class Config:
         one_of(DIVERGENCE_POINTS),
     )
     init_from: str = option("", "run or checkpoint whose weights a new run starts from")
-    ema: float = option(0.995, "decay of the generator's moving average; 0: off", between(0, 1))
+    ema: float = option(
+        0.995,
+        "decay of the generator's moving average per 64 images of its updates, whatever their "
+        "batch; 0: off",
+        between(0, 1),
+    )
 
     seed: int = option(0, "random seed", SEED)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps", resumable=True)
@@ -212,11 +240,8 @@ class Config:
                 f"categories ({self.categories}) must not exceed noise_dim ({self.noise_dim}): "
                 "use a smaller number, or 0 for none"
             )
-        if self.generator_norm == "batch" and 1 in (self.batch_size, self.generator_batch):
-            raise ValueError(
-                "batch normalisation (generator_norm) needs a batch_size of 2 or more: use "
-                "a larger one, or --generator-norm layer"
-            )
+        for name in ("batch_size", "generator_batch"):
+            self.check_batch(name, getattr(self, name))
         if self.critic_norm == "batch" and METHODS[self.method].per_sample:
             raise ValueError(
                 f"critic_norm = batch cannot be used with method {self.method}: it penalises the "
@@ -226,6 +251,22 @@ class Config:
         if not self.run:
             name = f"{Path(os.path.realpath(self.dataset)).name}-{self.method}"
             object.__setattr__(self, "run", f"images/{name}")
+
+    def check_batch(self, name: str, size: int) -> None:
+        """ValueError if a batch cannot be computed in parts, or not with batch normalisation."""
+        part, rest = divmod(size, self.accumulate)
+        if rest:
+            lower = self.accumulate * max(1, part)
+            raise ValueError(
+                f"{name} ({size}) is not divisible by accumulate ({self.accumulate}): use a "
+                f"{name} of {lower} or {lower + self.accumulate}"
+            )
+        if part == 1 and self.generator_norm == "batch":
+            raise ValueError(
+                f"batch normalisation (generator_norm) needs a {name} of {2 * self.accumulate} or "
+                f"more with accumulate = {self.accumulate}: use a larger one, or --generator-norm "
+                "layer"
+            )
 
     def options_of(self, names: Iterable[str]) -> dict:
         """The values of the options with these names, as keyword arguments."""
@@ -285,7 +326,8 @@ def without_effect(config: Config) -> dict[str, str]:
         found |= dict.fromkeys(every - options_of(chosen), f"{own} {chosen}")
     entry = DATASETS.get(config.dataset)
     if entry and len(entry.shape) == 1:  # points
-        found |= dict.fromkeys(("image_size", "grey", "flip"), f"dataset {config.dataset}")
+        of_images = ("image_size", "grey", "flip", "augment")
+        found |= dict.fromkeys(of_images, f"dataset {config.dataset}")
     if entry:
         found["range"] = f"dataset {config.dataset}"  # its images have 8 bits
     if config.optimizer != "adam":
