@@ -15,22 +15,24 @@ Losses and penalties are in utils.py, networks in wgan_gp.py. Everything that is
 algorithm (options, data, checkpoints, logging, several GPUs) is in the package wgan/.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from utils import CriticLoss
 from wgan import cli, distributed
 from wgan.acceleration import accelerate
+from wgan.augmentation import Augmentation
 from wgan.budget import Signals
 from wgan.config import Config
 from wgan.data import Batches, draw_rows, flip_where, to_float_images
 from wgan.monitor import Monitor
 from wgan.setup import Run
 from wgan.state import TrainState, ema_weight, set_learning_rates, update_ema
+from wgan.updates import frozen, update
 
 
 def critic_step(
@@ -39,48 +41,34 @@ def critic_step(
     fake: Tensor,
     mix: Tensor,
     labels: Tensor | None = None,
-    grad_clip: float = 0.0,
+    uniforms: Tensor | None = None,
+    **options,  # of `update`
 ) -> CriticLoss:
     """One critic update (Gulrajani et al. 2017, algorithm 1, lines 3 to 9).
 
     real (B, ...) and fake (B, ...), images in [-1, 1]; mix (B,), uniform in [0, 1]; labels (B,),
-    the classes of both real and fake.
+    the classes of both real and fake; uniforms (B, 2, K), of the augmentation.
     """
-    loss = state.losses.critic(state.critic, real, fake, mix, labels)
-    apply_gradients(state.critic_optimizer, state.critic, loss.loss, grad_clip)
+    batch = real, fake, mix, labels, uniforms
+    loss = partial(state.losses.critic, state.critic)
+    losses = update(state.critic_optimizer, state.critic, loss, batch, **options)
     state.method.after_critic_step(state.critic)  # WGAN: clip the weights
-    return loss.detach()
+    return CriticLoss(*losses)
 
 
 def generator_step(
-    state: TrainState, noise: Tensor, labels: Tensor | None = None, grad_clip: float = 0.0
+    state: TrainState,
+    noise: Tensor,
+    labels: Tensor | None = None,
+    uniforms: Tensor | None = None,
+    **options,
 ) -> Tensor:
     """One generator update (Gulrajani et al. 2017, algorithm 1, lines 11 and 12)."""
+    batch = noise, labels, uniforms
+    loss = partial(state.losses.generator, state.generator, state.critic)
     with frozen(state.critic):
-        loss = state.losses.generator(state.generator, state.critic, noise, labels)
-    apply_gradients(state.generator_optimizer, state.generator, loss, grad_clip)
-    return loss.detach()
-
-
-def apply_gradients(
-    optimizer: torch.optim.Optimizer, network: nn.Module, loss: Tensor, grad_clip: float
-) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward(inputs=list(network.parameters()))  # this network's gradients only
-    distributed.average_gradients(network)
-    if grad_clip:
-        nn.utils.clip_grad_norm_(network.parameters(), grad_clip)
-    optimizer.step()
-
-
-@contextmanager
-def frozen(network: nn.Module) -> Iterator[None]:
-    """Compute no gradients of this network's weights inside the block."""
-    network.requires_grad_(False)
-    try:
-        yield
-    finally:
-        network.requires_grad_(True)
+        (mean,) = update(state.generator_optimizer, state.generator, loss, batch, **options)
+    return mean
 
 
 def train(run: Run) -> int:
@@ -113,10 +101,12 @@ class StepInputs(NamedTuple):
     real: Tensor  # (n, B, ...) as stored: uint8 images, or float32 points
     labels: Tensor  # (n, B) int64, the classes of real and fake; zeros if not conditional
     noise: Tensor  # (n, B, noise_dim)
-    generator_noise: Tensor  # (G, noise_dim)
-    generator_labels: Tensor  # (G,) int64
     mix: Tensor  # (n, B), uniform in [0, 1]
     flip: Tensor  # (n, B), bool
+    uniforms: Tensor  # (n, B, 2, K) in [0, 1), for the augmentation of real and fake
+    generator_noise: Tensor  # (G, noise_dim)
+    generator_labels: Tensor  # (G,) int64
+    generator_uniforms: Tensor  # (G, K)
     ema_weight: Tensor  # scalar
 
 
@@ -132,47 +122,47 @@ def sample_inputs(state: TrainState, config: Config, batches: Batches) -> StepIn
     """Draw a step's randomness. It depends on the seed and the step only, so that a resumed run
     draws the same numbers. With several ranks, each draws its part of the same global numbers."""
     n, device, noise_dim = config.n_critic, batches.device, config.noise_dim
+    numbers = Augmentation(config.augment).numbers
 
     def draw_critic(rng: torch.Generator, count: int) -> tuple[Tensor, ...]:
         options = {"generator": rng, "device": device}
         noise = torch.randn(count, n, noise_dim, **options)
-        return noise, torch.rand(count, n, **options), torch.rand(count, n, **options) < 0.5
+        mix, flip = torch.rand(count, n, **options), torch.rand(count, n, **options) < 0.5
+        return noise, mix, flip, torch.rand(count, n, 2, numbers, **options)
 
     def draw_generator(rng: torch.Generator, count: int) -> tuple[Tensor, ...]:
-        noise = torch.randn(count, noise_dim, generator=rng, device=device)
-        return noise, state.generator.draw_labels(count, rng)
+        options = {"generator": rng, "device": device}
+        noise = torch.randn(count, noise_dim, **options)
+        labels = state.generator.draw_labels(count, rng)
+        return noise, labels, torch.rand(count, numbers, **options)
 
     def draw(function: Callable, size: int, purpose: str) -> list[Tensor]:
         rows = distributed.rank_slice(size)
         return draw_rows(function, rows, size, device, config.seed, purpose, state.step)
 
-    noise, mix, flip = (t.transpose(0, 1) for t in draw(draw_critic, config.batch_size, "critic"))
     generator_size = config.generator_batch or config.batch_size
-    generator_noise, generator_labels = draw(draw_generator, generator_size, "generator")
+    weight = ema_weight(config.ema, state.step, generator_size)
     return StepInputs(
-        real=batches(state.step * n, n).unflatten(0, (n, -1)),
-        labels=batches.labels(state.step * n, n).unflatten(0, (n, -1)),
-        noise=noise,
-        generator_noise=generator_noise,
-        generator_labels=generator_labels,
-        mix=mix,
-        flip=flip,
-        ema_weight=torch.full((), ema_weight(config.ema, state.step), device=device),
+        batches(state.step * n, n).unflatten(0, (n, -1)),
+        batches.labels(state.step * n, n).unflatten(0, (n, -1)),
+        *(drawn.transpose(0, 1) for drawn in draw(draw_critic, config.batch_size, "critic")),
+        *draw(draw_generator, generator_size, "generator"),
+        ema_weight=torch.full((), weight, device=device),
     )
 
 
 def all_updates(state: TrainState, config: Config, inputs: StepInputs) -> dict[str, Tensor]:
     """The updates of one step. Nothing is sampled or read back from the device here, so that the
     whole function can be captured as a CUDA graph."""
-    fakes, critic_losses = sample_fakes(state, inputs.noise, inputs.labels), []
-    batches = zip(inputs.real, fakes, inputs.mix, inputs.labels, inputs.flip, strict=True)
-    for real, fake, mix, labels, flip in batches:
+    options = {"grad_clip": config.grad_clip, "accumulate": config.accumulate}
+    reals, labels, noises, mixes, flips, uniforms, *of_generator, weight = inputs
+    fakes, critic_losses = sample_fakes(state, noises, labels, config.accumulate), []
+    batches = zip(reals, fakes, mixes, labels, uniforms, flips, strict=True)
+    for real, fake, *others, flip in batches:
         real = to_float_images(flip_where(real, flip) if config.flip else real)
-        critic_losses.append(critic_step(state, real, fake, mix, labels, config.grad_clip))
-    generator_loss = generator_step(
-        state, inputs.generator_noise, inputs.generator_labels, config.grad_clip
-    )
-    update_ema(state.ema, state.generator, inputs.ema_weight)
+        critic_losses.append(critic_step(state, real, fake, *others, **options))
+    generator_loss = generator_step(state, *of_generator, **options)
+    update_ema(state.ema, state.generator, weight)
     _, wasserstein, penalty = (
         torch.stack(values).mean() for values in zip(*critic_losses, strict=True)
     )
@@ -180,18 +170,17 @@ def all_updates(state: TrainState, config: Config, inputs: StepInputs) -> dict[s
 
 
 @torch.no_grad()
-def sample_fakes(state: TrainState, noise: Tensor, labels: Tensor) -> Sequence[Tensor]:
+def sample_fakes(state: TrainState, noise: Tensor, labels: Tensor, accumulate: int = 1) -> Tensor:
     """Fake samples for each critic update of a step, from noise (n, B, noise_dim), of the classes
-    labels (n, B).
+    labels (n, B), in `accumulate` parts.
 
     The generator does not change between these updates, so all are sampled at once, unless batch
     normalisation lets a sample depend on the rest of its batch.
     """
-    if state.generator_mixes_batch:
-        pairs = zip(noise, labels, strict=True)
-        return [state.losses.sample(state.generator, *pair) for pair in pairs]
-    fakes = state.losses.sample(state.generator, noise.flatten(0, 1), labels.flatten())
-    return fakes.unflatten(0, noise.shape[:2])
+    parts = accumulate * (len(noise) if state.generator_mixes_batch else 1)
+    pairs = zip(noise.flatten(0, 1).chunk(parts), labels.flatten().chunk(parts), strict=True)
+    fakes = [state.losses.sample(state.generator, *pair) for pair in pairs]
+    return torch.cat(fakes).unflatten(0, noise.shape[:2])
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -99,6 +99,7 @@ class DCGANGenerator(Generator):
         sample_shape: tuple[int, ...],
         noise_dim: int = 128,
         width: int = 64,
+        generator_width: int = 0,
         generator_norm: str = "batch",
         upsampling: str = "transposed",
         categories: int = 0,
@@ -106,6 +107,7 @@ class DCGANGenerator(Generator):
     ):
         super().__init__(sample_shape, noise_dim, categories, num_classes)
         channels, height, image_width = image_shape(sample_shape)
+        width = generator_width or width
         widths = stage_widths(width, count_halvings(height, image_width))[::-1]
         base = (widths[0], height >> len(widths), image_width >> len(widths))
         bias = generator_norm == "none"
@@ -240,6 +242,7 @@ class ResidualGenerator(Generator):
         sample_shape: tuple[int, ...],
         noise_dim: int = 128,
         width: int = 64,
+        generator_width: int = 0,
         generator_norm: str = "batch",
         categories: int = 0,
         num_classes: int = 0,
@@ -247,7 +250,7 @@ class ResidualGenerator(Generator):
         super().__init__(sample_shape, noise_dim, categories, num_classes)
         channels, height, image_width = image_shape(sample_shape)
         stages = count_halvings(height, image_width)
-        levels = residual_levels(width, stages)[::-1]
+        levels = residual_levels(generator_width or width, stages)[::-1]
         base = (levels[0], height >> stages, image_width >> stages)
         layers = [nn.Linear(self.input_dim, prod(base)), nn.Unflatten(1, base)]
         layers += [ResidualBlock(*pair, generator_norm, "up") for pair in pairwise(levels)]
@@ -375,6 +378,7 @@ class DenseGenerator(Generator):
         sample_shape: tuple[int, ...],
         noise_dim: int = 128,
         width: int = 512,
+        generator_width: int = 0,
         generator_norm: str = "none",
         pyramid: int = 1,
         patch_features: int = 0,
@@ -383,6 +387,7 @@ class DenseGenerator(Generator):
     ):
         super().__init__(sample_shape, noise_dim, categories, num_classes)
         pyramid_sum = PyramidSum(self.sample_shape, pyramid, patch_features)
+        width = generator_width or width
         output = nn.Linear(width, pyramid_sum.features)
         sizes = (self.input_dim, width, width, width)
         layers = [*hidden_layers(sizes, generator_norm), output, pyramid_sum]

@@ -133,7 +133,7 @@ def test_no_gradients_of_the_critics_weights_are_computed_in_the_generators_upda
     state = linear_state("wgan-gp")
     required = []
 
-    def spy(generator, critic, noise, labels):
+    def spy(generator, critic, noise, *rest):
         required.extend(parameter.requires_grad for parameter in critic.parameters())
         return generator(noise).mean()
 
@@ -157,6 +157,8 @@ def test_gradient_clipping_bounds_the_update():
 
 # ---------------------------------------------------------------- whole steps
 
+SHAPE = (1, 16, 16)
+
 
 def small_batches(config, random, shape=(1, 16, 16)):
     samples = random.integers(0, 256, (32, *shape)).astype(np.uint8)
@@ -171,13 +173,13 @@ def calls(monkeypatch):
     found = []
     updates = train.critic_step, train.generator_step
 
-    def spy_critic(state, real, fake, *rest):
+    def spy_critic(state, real, fake, *rest, **options):
         found.append(("critic", real.clone(), fake.clone()))
-        return updates[0](state, real, fake, *rest)
+        return updates[0](state, real, fake, *rest, **options)
 
-    def spy_generator(state, noise, *rest):
+    def spy_generator(state, noise, *rest, **options):
         found.append(("generator", None, noise.clone()))
-        return updates[1](state, noise, *rest)
+        return updates[1](state, noise, *rest, **options)
 
     monkeypatch.setattr(train, "critic_step", spy_critic)
     monkeypatch.setattr(train, "generator_step", spy_generator)
@@ -217,7 +219,7 @@ def test_fakes_are_sampled_at_once_unless_a_sample_depends_on_its_batch(
 
 
 def test_a_steps_randomness_depends_on_the_seed_and_the_step_alone(random, cpu):
-    config = small_config()
+    config = small_config(augment="color,translation,cutout")
     state, batches = (
         build_state(config, (1, 16, 16), cpu, ("a", "b")),
         small_batches(config, random),
@@ -237,7 +239,8 @@ def test_a_steps_randomness_depends_on_the_seed_and_the_step_alone(random, cpu):
 def test_ranks_draw_their_slices_of_the_same_numbers(
     size, generator_size, ranks, random, cpu, monkeypatch
 ):
-    config = small_config(batch_size=size, generator_batch=generator_size, n_critic=2)
+    options = {"batch_size": size, "generator_batch": generator_size, "n_critic": 2}
+    config = small_config(**options, augment="color,cutout")
     state = build_state(config, (1, 16, 16), cpu, ("a", "b"))
     samples = random.integers(0, 256, (400, 1, 16, 16)).astype(np.uint8)
     drawn = []
@@ -248,10 +251,8 @@ def test_ranks_draw_their_slices_of_the_same_numbers(
         reader, own = RowReader.from_array(samples), distributed.rank_slice(size)
         batches = Batches(reader, size, 0, cpu, own, labels=np.arange(400) % 2)
         inputs = train.sample_inputs(state, config, batches)
-        return inputs._replace(
-            generator_noise=inputs.generator_noise[None],
-            generator_labels=inputs.generator_labels[None],
-        )
+        of_generator = [name for name in inputs._fields if name.startswith("generator")]
+        return inputs._replace(**{name: getattr(inputs, name)[None] for name in of_generator})
 
     whole = draw(0, 1)
     randn, drawn = torch.randn, []
@@ -310,6 +311,47 @@ def test_fakes_and_the_generators_samples_are_of_the_given_classes(random, cpu):
     *of_fakes, of_generator = seen
     assert torch.equal(torch.cat(of_fakes), inputs.labels.flatten())
     assert torch.equal(of_generator, inputs.generator_labels)
+
+
+@pytest.mark.parametrize("classes", [(), ("a", "b")])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_batch_in_parts_trains_like_the_whole_batch(method, classes, random, cpu):
+    """Up to rounding, which SGD does not amplify as Adam does."""
+    norms = {"critic_norm": "none", "generator_norm": "layer", "precision": "fp32", "clip": 0.1}
+    norms = {name: norms[name] for name in norms if name != "clip" or method == "wgan"}
+    found = []
+    for accumulate in (1, 4):
+        options = {"generator_batch": 16, "augment": "color,translation,cutout"}
+        config = small_config(method=method, accumulate=accumulate, **options, **norms)
+        state, batches = build_state(config, SHAPE, cpu, classes), small_batches(config, random)
+        start = [weights.clone() for weights in state.weights()]
+        for name in ("critic", "generator"):
+            optimizer = torch.optim.SGD(getattr(state, name).parameters(), 0.1)
+            setattr(state, f"{name}_optimizer", optimizer)
+        losses = [train_step(state, config, batches) for _ in range(3)]
+        found.append((list(state.weights()), losses))
+    (whole, losses), (parts, losses_of_parts) = found
+    moved = [(a - b).norm() / a.norm() for a, b in zip(whole, start, strict=True) if a.dim() > 1]
+    assert max(moved) > 1e-3
+    for one, other in zip(whole, parts, strict=True):
+        assert (one - other).norm() <= 1e-6 * one.norm()
+    for one, other in zip(losses, losses_of_parts, strict=True):
+        assert {k: v.item() for k, v in one.items()} == pytest.approx(
+            {k: v.item() for k, v in other.items()}, rel=1e-4, abs=1e-6
+        )
+
+
+def test_each_network_computes_one_part_of_a_batch_at_a_time(random, cpu, monkeypatch):
+    config = small_config(accumulate=4, n_critic=2, generator_batch=16)
+    state, batches = build_state(config, SHAPE, cpu), small_batches(config, random)
+    averaged, sizes = [], {"generator": [], "critic": []}
+    monkeypatch.setattr(distributed, "average_gradients", averaged.append)
+    for name, found in sizes.items():
+        getattr(state, name).register_forward_hook(lambda _, i, o, s=found: s.append(len(o)))
+    train_step(state, config, batches)
+    assert sizes["generator"] == [2] * 8 + [4] * 4  # with batch normalisation
+    assert max(sizes["critic"]) == 4  # two real and two fake, or four of the generator's
+    assert averaged == [state.critic] * 2 + [state.generator]  # once per update
 
 
 def test_the_generators_batch_may_be_larger(random, cpu):
@@ -403,6 +445,19 @@ def test_a_run_with_decaying_rates_resumes_exactly_after_a_stop(
     assert read_checkpoint(tmp_path / "halved" / "checkpoint.pt")["step"] == 3
     assert run_main(image_folder, tmp_path / "halved", *options) == 0
     assert_same_run(tmp_path / "whole", tmp_path / "halved")
+
+
+def test_an_augmented_run_in_parts_resumes_exactly(image_folder, tmp_path, capsys):
+    options = ["--augment", "color,translation,cutout", "--accumulate", 2]
+    run_main(image_folder, tmp_path / "whole", *options, "--steps", 4)
+    for steps in (2, 4):
+        run_main(image_folder, tmp_path / "parts", *options, "--steps", steps)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    run_main(image_folder, tmp_path / "plain", "--steps", 4, *options[2:])
+    assert contents(tmp_path / "whole")[0] != contents(tmp_path / "plain")[0]
+    capsys.readouterr()
+    assert run_main(image_folder, tmp_path / "parts", *options[:3], 4, "--steps", 6) == 0
+    assert "was written with --accumulate 2, and training resumes with 4" in capsys.readouterr().out
 
 
 def test_a_run_whose_rates_have_decayed_cannot_be_lengthened(image_folder, tmp_path, capsys):
@@ -654,6 +709,8 @@ def test_every_recipe_trains(path, tmp_path, monkeypatch, random, no_plots):
     options = ["--config", path, "--dataset", dataset, "--steps", 1, "--max-seconds", 0, *OFTEN]
     options += [
         "--width",
+        8,
+        "--generator-width",
         8,
         "--batch-size",
         8,

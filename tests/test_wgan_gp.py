@@ -1,5 +1,6 @@
 """The networks: shapes, sizes, ranges; the choice of a device."""
 
+import inspect
 from copy import deepcopy
 
 import pytest
@@ -110,6 +111,18 @@ def test_classes_are_drawn_as_often_as_they_are_in_the_data():
     generator.class_shares.copy_(torch.tensor([0.7, 0.3, 0.0]))
     counts = generator.draw_labels(10_000, torch.Generator().manual_seed(0)).bincount(minlength=3)
     assert counts[0].item() == pytest.approx(7000, abs=250) and counts[2] == 0
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_generators_width_is_its_own_or_the_critics(name):
+    def shapes(network, **widths):
+        return [parameter.shape for parameter in network((3, 16, 16), **widths).parameters()]
+
+    generator, critic = MODELS[name].generator, MODELS[name].critic
+    wide = shapes(generator, width=8)
+    assert shapes(generator, width=4, generator_width=8) == wide
+    assert shapes(generator, width=8, generator_width=0) == wide != shapes(generator, width=4)
+    assert "generator_width" not in inspect.signature(critic).parameters
 
 
 def test_dcgan_weights_start_as_the_paper_says():

@@ -69,8 +69,9 @@ def parse_and_train(argv: list[str] | None, train: Callable[[Run], int]) -> int:
             print(config.to_toml(sources), end="")
         return 0
     advice = (
-        f"--batch-size is {config.batch_size} and --width {config.width}; lower one of them or "
-        "--image-size (a run that has a checkpoint needs --fresh for that)"
+        f"--batch-size is {config.batch_size} and --width {config.width}; use --accumulate "
+        f"{2 * config.accumulate}, or lower one of them or --image-size (a run that has a "
+        "checkpoint needs --fresh for that)"
     )
     try:
         with distributed.process_group(), explain_out_of_memory(advice):

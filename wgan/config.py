@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from utils import DIVERGENCE_POINTS, METHODS
-from wgan.data import DATASETS, parse_image_size, unused_options
+from wgan.augmentation import POLICIES
+from wgan.data import DATASETS, is_points, parse_image_size, unused_options
 from wgan.errors import suggestion
 from wgan.losses import PRECISIONS
 from wgan_gp import MODELS, NORMS, UPSAMPLINGS
@@ -64,6 +65,14 @@ def image_size(value: str) -> str | None:
 def value_range(values: tuple[float, float]) -> str | None:
     low, high = values
     return None if low < high or low == high == 0 else "must be LOW below HIGH, or 0 0"
+
+
+def augmentation(value: str) -> str | None:
+    names = [] if value == "none" else value.split(",")
+    if unknown := [name for name in names if name not in POLICIES]:
+        hint = suggestion(unknown[0], POLICIES)
+        return f"must be none, or some of {','.join(POLICIES)} without spaces{hint}"
+    return "must name each of them once" if len({*names}) < len(names) else None
 
 
 def zero_or_at_least_10(value: float) -> str | None:
@@ -137,6 +146,13 @@ class Config:
     conditional: bool = option(
         DATA, False, "generate samples of a given class; needs data with classes"
     )
+    augment: str = option(
+        DATA,
+        "none",
+        "differentiable augmentation of what the critic sees, for few images: "
+        f"{','.join(POLICIES)}, or some of them",
+        augmentation,
+    )
 
     method: str = option(METHOD, "wgan-gp", ", ".join(METHODS), one_of(METHODS))
     model: str = option(NETWORKS, "dcgan", f"{', '.join(MODELS)} (used for points)", one_of(MODELS))
@@ -145,6 +161,9 @@ class Config:
         64,
         "dcgan, residual: channels of the critic's first stage; dense: hidden units",
         COUNT,
+    )
+    generator_width: int = option(
+        NETWORKS, 0, "width of the generator; 0: as --width", ZERO_OR_COUNT
     )
     noise_dim: int = option(NETWORKS, 128, "dimension of the noise vector", COUNT)
     categories: int = option(
@@ -192,6 +211,14 @@ class Config:
     generator_batch: int = option(
         TRAINING, 0, "samples per update of the generator; 0: as --batch-size", ZERO_OR_COUNT
     )
+    accumulate: int = option(
+        TRAINING,
+        1,
+        "compute each update in N parts of the batch, to save memory; the result is the same, but "
+        "batch normalisation uses the statistics of each part",
+        COUNT,
+        resumable=True,
+    )
     n_critic: int = option(TRAINING, 5, "critic updates before each generator update", COUNT)
     optimizer: str = option(TRAINING, "adam", "adam, rmsprop", one_of(("adam", "rmsprop")))
     lr_critic: float = option(
@@ -237,7 +264,8 @@ class Config:
     ema: float = option(
         TRAINING,
         0.995,
-        "decay of the generator's moving average; 0: off",
+        "decay of the generator's moving average per 64 images of its updates, whatever their "
+        "batch; 0: off",
         between(0, 1),
         metavar="DECAY",
     )
@@ -303,11 +331,8 @@ class Config:
                 f"categories ({self.categories}) must not exceed noise_dim ({self.noise_dim}): "
                 "use a smaller number, or 0 for none"
             )
-        if self.generator_norm == "batch" and 1 in (self.batch_size, self.generator_batch):
-            raise ValueError(
-                "batch normalisation (generator_norm) needs a batch_size of 2 or more: use "
-                "a larger one, or --generator-norm layer"
-            )
+        for name in ("batch_size", "generator_batch"):
+            self.check_batch(name, getattr(self, name))
         if self.critic_norm == "batch" and METHODS[self.method].per_sample:
             raise ValueError(
                 f"critic_norm = batch cannot be used with method {self.method}: it penalises the "
@@ -316,6 +341,22 @@ class Config:
             )
         if not self.run:
             object.__setattr__(self, "run", f"images/{last_name(self.dataset)}-{self.method}")
+
+    def check_batch(self, name: str, size: int) -> None:
+        """ValueError if a batch cannot be computed in parts, or not with batch normalisation."""
+        part, rest = divmod(size, self.accumulate)
+        if rest:
+            lower = self.accumulate * max(1, part)
+            raise ValueError(
+                f"{name} ({size}) is not divisible by accumulate ({self.accumulate}): use a "
+                f"{name} of {lower} or {lower + self.accumulate}"
+            )
+        if part == 1 and self.generator_norm == "batch":
+            raise ValueError(
+                f"batch normalisation (generator_norm) needs a {name} of {2 * self.accumulate} or "
+                f"more with accumulate = {self.accumulate}: use a larger one, or --generator-norm "
+                "layer"
+            )
 
     def options_of(self, names: Iterable[str]) -> dict:
         """The values of the options with these names, as keyword arguments."""
@@ -375,6 +416,8 @@ def without_effect(config: Config) -> dict[str, str]:
         every = set().union(*map(options_of, table))
         found |= dict.fromkeys(every - options_of(chosen), f"{own} {chosen}")
     found |= dict.fromkeys(unused_options(config.dataset), f"dataset {config.dataset}")
+    if is_points(config.dataset):
+        found["augment"] = f"dataset {config.dataset}"
     if config.optimizer != "adam":
         found["betas"] = f"optimizer {config.optimizer}"
     if config.generator_norm != "batch":

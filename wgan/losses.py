@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from utils import CriticLoss, Method
+from wgan.augmentation import Augmentation
 
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -18,15 +19,16 @@ PRECISIONS = ("auto", "fp32", "bf16")
 class Losses(NamedTuple):
     """What a step computes. Each callable takes the networks first, then tensors. The labels
     `(B,)`, the class of each sample, are those of both real and fake samples; networks without
-    classes ignore them.
+    classes ignore them. `uniforms`, random numbers for the augmentation, are `(B, 2, K)` for the
+    critic, real before fake, and `(B, K)` for the generator; without augmentation, K is 0.
 
     Loss functions are compiled, never modules: the keys of state dicts stay unchanged, and the
     penalty's inner gradient is traced together with the rest.
     """
 
     sample: Callable[..., Tensor]  # generator, noise, labels -> float32 samples
-    critic: Callable[..., CriticLoss]  # critic, real, fake, mix, labels
-    generator: Callable[..., Tensor]  # generator, critic, noise, labels
+    critic: Callable[..., CriticLoss]  # critic, real, fake, mix, labels, uniforms
+    generator: Callable[..., Tensor]  # generator, critic, noise, labels, uniforms
 
     def compiled(self, backend: str = "inductor", critic_only: bool = False) -> "Losses":
         """The same losses compiled whole; errors of the compiler come at the first call."""
@@ -39,9 +41,16 @@ class Losses(NamedTuple):
         return Losses(*map(compiled, self))
 
 
-def build_losses(method: Method, precision: torch.dtype, device: torch.device) -> Losses:
-    """The losses of a method, computed in float32 or under autocast to `precision`."""
-    enabled = precision != torch.float32
+def build_losses(
+    method: Method, precision: torch.dtype, device: torch.device, augment: str = "none"
+) -> Losses:
+    """The losses of a method, computed in float32 or under autocast to `precision`.
+
+    With augmentation, the critic's loss is that of augmented real and fake samples, each with
+    random numbers of its own, and a penalty's points lie between augmented samples: the critic is
+    Lipschitz where it is used, which is on augmented images only.
+    """
+    enabled, augmentation = precision != torch.float32, Augmentation(augment)
 
     def autocast() -> torch.autocast:
         return torch.autocast(device.type, precision if enabled else None, enabled=enabled)
@@ -51,16 +60,28 @@ def build_losses(method: Method, precision: torch.dtype, device: torch.device) -
             return generator(noise, labels).float()
 
     def critic_loss(
-        critic: nn.Module, real: Tensor, fake: Tensor, mix: Tensor, labels: Tensor | None = None
+        critic: nn.Module,
+        real: Tensor,
+        fake: Tensor,
+        mix: Tensor,
+        labels: Tensor | None = None,
+        uniforms: Tensor | None = None,
     ) -> CriticLoss:
+        if augmentation.numbers:
+            both = augmentation(torch.cat([real, fake]), torch.cat(uniforms.unbind(1)))
+            real, fake = both.chunk(2)
         with autocast():
             return method.critic_loss(critic_of_classes(critic, labels), real, fake, mix)
 
     def generator_loss(
-        generator: nn.Module, critic: nn.Module, noise: Tensor, labels: Tensor | None = None
+        generator: nn.Module,
+        critic: nn.Module,
+        noise: Tensor,
+        labels: Tensor | None = None,
+        uniforms: Tensor | None = None,
     ) -> Tensor:
         with autocast():
-            fake = generator(noise, labels)
+            fake = augmentation(generator(noise, labels), uniforms)
             return method.generator_loss(critic_of_classes(critic, labels), fake)
 
     return Losses(sample, critic_loss, generator_loss)

@@ -133,12 +133,19 @@ def check_before_loading(config: Config, device: torch.device) -> None:
     own_statistics = config.critic_norm == "batch" or (
         config.generator_norm == "batch" and not config.sync_batch_norm
     )
+    parts = f"{config.accumulate} parts of " if config.accumulate > 1 else ""
     for size in (config.batch_size, config.generator_batch or config.batch_size):
         part = distributed.rank_slice(size)
-        if part.stop - part.start == 1 and own_statistics:
+        count = part.stop - part.start
+        if count % config.accumulate:
             raise ValueError(
-                f"a batch of {size} gives each rank one sample, and batch normalisation needs two: "
-                "use a larger --batch-size, or --sync-batch-norm for the generator"
+                f"a batch of {size} gives each rank {count} samples, which is not divisible by "
+                f"--accumulate {config.accumulate}: change one of them"
+            )
+        if count == config.accumulate and own_statistics:
+            raise ValueError(
+                f"a batch of {size} gives each rank {parts}one sample, and batch normalisation "
+                "needs two: use a larger --batch-size, or --sync-batch-norm for the generator"
             )
 
 
@@ -224,14 +231,18 @@ def find_differences(checkpoint: dict, state: TrainState, config: Config) -> lis
     """What makes the resumed training differ from an uninterrupted one."""
     other = describe_other_data(checkpoint.get("data"), state.data)
     found = [other] if other else []
-    now = state.to_checkpoint() | {"compile": config.compile}
-    checkpoint = checkpoint | {"compile": checkpoint["config"].get("compile")}
+    options = ("compile", "accumulate")
+    now = state.to_checkpoint() | config.options_of(options)
+    checkpoint = checkpoint | stored_config(checkpoint["config"]).options_of(options)
     for key, text in (
         ("ranks", "the checkpoint was written by {} rank(s), and training resumes with {}"),
         ("torch", "the checkpoint was written with PyTorch {}, and this is {}"),
         ("device", "the checkpoint was written on {}, and training resumes on {}"),
         ("precision", "the checkpoint was written in {}, and training resumes in {}"),
-        ("compile", "the checkpoint was written with --compile {}, and training resumes with {}"),
+        *(
+            (name, f"the checkpoint was written with --{name} {{}}, and training resumes with {{}}")
+            for name in options
+        ),
     ):
         if checkpoint.get(key) != now[key]:
             found.append(text.format(checkpoint.get(key), now[key]))

@@ -158,7 +158,7 @@ def build_state(
         generator_optimizer=build_optimizer(config, generator, config.lr_generator),
         critic_optimizer=build_optimizer(config, critic, config.lr_critic),
         method=method,
-        losses=build_losses(method, precision, device),
+        losses=build_losses(method, precision, device, config.augment),
         sample_shape=sample_shape,
         class_names=class_names,
         precision=precision,
@@ -250,9 +250,13 @@ def set_learning_rates(state: TrainState, config: Config, progress: float) -> No
                 group["lr"] = rate * factor
 
 
-def ema_weight(decay: float, step: int) -> float:
-    """Weight of the generator in the moving average's next update; larger in the first steps, so
-    that the initial weights are forgotten."""
+EMA_IMAGES = 64  # the number of generated images in which the average decays by `ema`
+
+
+def ema_weight(decay: float, step: int, batch_size: int = EMA_IMAGES) -> float:
+    """Weight of the generator in the moving average's next update, after an update by `batch_size`
+    samples; larger in the first steps, so that the initial weights are forgotten."""
+    decay = decay ** (batch_size / EMA_IMAGES)
     return 1 - min(decay, (1 + step) / (10 + step)) if decay else 1.0
 
 

@@ -203,7 +203,7 @@ def test_too_little_memory_says_what_to_lower(where, image_folder, tmp_path, mon
     monkeypatch.setattr(train, "train_step", greedy)
     assert run_main(image_folder, tmp_path / "r", "--steps", 2) == 1
     error = capsys.readouterr().err
-    assert "out of memory: --batch-size is 8 and --width 8; lower one" in error
+    assert "--batch-size is 8 and --width 8; use --accumulate 2, or lower one of them" in error
 
 
 def test_other_failures_are_not_called_a_lack_of_memory(image_folder, tmp_path, monkeypatch):

@@ -25,6 +25,7 @@ from wgan_gp import MODELS
         (["--dataset", "grid", "--range", "0", "1"], "dataset grid"),
         (["--dataset", "mnist", "--range", "0", "1"], "dataset mnist"),
         (["--dataset", "swissroll", "--flip"], "dataset swissroll"),
+        (["--dataset", "ring", "--augment", "cutout"], "dataset ring"),
         (["--model", "dense", "--upsampling", "nearest"], "model dense"),
         (["--model", "residual", "--pyramid", "2"], "model residual"),
         (["--method", "wgan", "--gp-weight", "3"], "method wgan"),
@@ -115,6 +116,11 @@ def test_what_is_written_reads_back_the_same(run, tmp_path):
         ('model = "densse"', "did you mean 'dense'?"),
         ("ema = 1.0", "below 1"),
         ("div_p = 1.0", "greater than 1"),
+        ('augment = "cutouts"', "must be none, or some of color,translation,cutout without spaces"),
+        ('augment = "color,color"', "must name each of them once"),
+        ("batch_size = 64\naccumulate = 3", "use a batch_size of 63 or 66"),
+        ("batch_size = 64\ngenerator_batch = 30\naccumulate = 4", "a generator_batch of 28 or 32"),
+        ("batch_size = 8\naccumulate = 8", "needs a batch_size of 16 or more with accumulate = 8"),
         ("batch_size = 0", "at least 1"),
         ("[table]", "unknown option 'table'"),
         ("no toml", "cannot read the configuration file"),
@@ -214,17 +220,6 @@ def test_recipes_apply_to_the_data_they_are_for():
 def test_only_options_that_change_the_result_count_as_changes():
     old = parse("--dataset", "mnist", "--model", "residual")
     resumable = ("--model", "residual", "--steps", "9", "--log-every", "7", "--device", "cpu")
-        "--model",
-        "residual",
-        "--steps",
-        "9",
-        "--log-every",
-        "7",
-        "--device",
-        "cpu",
-        "--run",
-        "x",
-    )
     assert changes(old, parse("--dataset", "mnist", *resumable)) == []
     assert changes(old, replace(old, seed=5)) == ["seed was 0 and is 5"]
     decayed = parse("--lr-decay", "--steps", "5")
@@ -233,6 +228,7 @@ def test_only_options_that_change_the_result_count_as_changes():
 
 def test_a_stored_run_keeps_the_defaults_of_options_that_were_added_since():
     stored = vars(parse()) | {"categories": 20}
-    del stored["categories"]
+    for name in ("categories", "augment", "accumulate", "generator_width"):
+        del stored[name]
     assert parse().categories > 0  # by the recipe
     assert stored_config(stored).categories == FIELDS["categories"].default == 0

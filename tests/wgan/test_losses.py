@@ -5,10 +5,11 @@ import torch
 from helpers import small_config
 from torch import nn
 
-from utils import METHODS, gradient_penalty
+from utils import METHODS, gradient_penalty, interpolate
 from wgan import losses
 from wgan.acceleration import can_compile
-from wgan.losses import choose_precision
+from wgan.augmentation import Augmentation
+from wgan.losses import build_losses, choose_precision
 from wgan.state import build_state
 from wgan_gp import MODELS, LeakyReLU
 
@@ -16,9 +17,10 @@ SHAPE = (3, 16, 16)
 NETWORKS = {model: {"model": model} for model in MODELS}
 NETWORKS |= {"patches": {"model": "dense", "pyramid": 2, "patch_features": 3}}
 NETWORKS |= {"conditional": {"model": "dcgan"}}
+NETWORKS |= {"augmented": {"model": "dcgan", "augment": "color,translation,cutout"}}
 CLASSES = {"conditional": ("a", "b", "c")}
 EVERY = [(method, model) for method in METHODS for model in MODELS]
-EVERY += [("wgan-gp", "patches"), ("wgan-gp", "conditional")]
+EVERY += [("wgan-gp", "patches"), ("wgan-gp", "conditional"), ("wgan-gp", "augmented")]
 # Tracing takes seconds, so every method and every network is traced once, not every pair.
 TRACED = [(method, "dcgan") for method in METHODS]
 TRACED += [("wgan-gp", network) for network in NETWORKS if network != "dcgan"]
@@ -35,16 +37,21 @@ def gradients(state):
     real, fake = torch.randn(2, 8, *SHAPE, generator=rng).tanh()
     mix, noise = torch.rand(8, generator=rng), torch.randn(8, 4, generator=rng)
     labels = torch.arange(8) % 3
+    real_and_fake, of_generator = (
+        torch.rand(8, 2, 7, generator=rng),
+        torch.rand(8, 7, generator=rng),
+    )
     losses = state.losses
     with torch.no_grad():  # weights of a size at which no score is nearly zero
         for parameter in [*state.critic.parameters(), *state.generator.parameters()]:
             if parameter.dim() > 1:
                 parameter.copy_(torch.randn(parameter.shape, generator=rng))
                 parameter.div_(parameter[0].numel() ** 0.5)
-    found = []
+    critic_batch = real, fake, mix, labels, real_and_fake
+    batch, found = (noise, labels, of_generator), []
     for network, loss in (
-        (state.critic, lambda: losses.critic(state.critic, real, fake, mix, labels).loss),
-        (state.generator, lambda: losses.generator(state.generator, state.critic, noise, labels)),
+        (state.critic, lambda: losses.critic(state.critic, *critic_batch).loss),
+        (state.generator, lambda: losses.generator(state.generator, state.critic, *batch)),
     ):
         network.zero_grad()
         loss().backward(inputs=list(network.parameters()))
@@ -105,6 +112,26 @@ def test_losses_are_float32_whatever_the_networks_compute_in():
     found = state.losses.critic(state.critic, images, images, torch.rand(4))
     assert {value.dtype for value in found} == {torch.float32}
     assert state.losses.sample(state.generator, torch.randn(4, 4)).dtype == torch.float32
+
+
+def test_the_critic_is_penalised_between_the_augmented_samples():
+    rng = torch.Generator().manual_seed(0)
+    real, fake = torch.randn(2, 8, *SHAPE, generator=rng)
+    mix, uniforms = torch.rand(8, generator=rng), torch.rand(8, 2, 7, generator=rng)
+    method = METHODS["wgan-gp"](gp_weight=10.0)
+    augment = Augmentation("color,translation,cutout")
+    seen = []
+
+    def critic(samples, labels=None):
+        seen.append(samples)
+        return samples.square().flatten(1).sum(1)
+
+    losses = build_losses(method, torch.float32, torch.device("cpu"), "color,translation,cutout")
+    losses.critic(critic, real, fake, mix, None, uniforms)
+    both, between = seen
+    real, fake = augment(real, uniforms[:, 0]), augment(fake, uniforms[:, 1])
+    assert torch.equal(both, torch.cat([real, fake]))
+    torch.testing.assert_close(between, interpolate(real, fake, mix))
 
 
 def test_the_generators_loss_reaches_the_generator_alone():

@@ -34,6 +34,14 @@ def test_the_moving_average_follows_its_formula(cpu):
     check(1)
 
 
+def test_the_moving_average_spans_as_many_images_with_any_batch():
+    """After 1024 images, what was there before weighs the same."""
+    for batch_size in (16, 64, 256):
+        weight = ema_weight(0.995, 10_000, batch_size)
+        assert (1 - weight) ** (1024 // batch_size) == pytest.approx(0.995 ** (1024 / 64))
+    assert ema_weight(0.0, 10_000, 16) == 1  # off
+
+
 def test_rates_decay_linearly_to_zero_and_differ_for_the_two_networks(cpu):
     config = small_config(lr_critic=4e-3, lr_generator=1e-3, lr_decay=True)
     state = build_state(config, SHAPE, cpu)

@@ -1,0 +1,114 @@
+"""The augmentation against closed forms."""
+
+import pytest
+import torch
+
+from wgan.augmentation import POLICIES, Augmentation, adjust_color, cut_out, translate
+
+EVERY = Augmentation(",".join(POLICIES))
+HALF = torch.full((2,), 0.5)
+
+
+def images(*shape):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_neutral_numbers_change_nothing(channels):
+    x = images(2, channels, 8, 12)
+    torch.testing.assert_close(adjust_color(x, HALF, HALF, HALF), x, rtol=0, atol=1e-6)
+    assert torch.equal(translate(x, HALF, HALF), x)
+    assert Augmentation("none")(x, None) is x
+
+
+def test_brightness_adds_a_constant():
+    x = images(2, 3, 8, 8)
+    found = adjust_color(x, torch.tensor([0.0, 0.9]), HALF, HALF) - x
+    torch.testing.assert_close(found[0], torch.full_like(x[0], -0.5))
+    torch.testing.assert_close(found[1], torch.full_like(x[1], 0.4))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_contrast_scales_the_distance_from_the_images_mean(channels):
+    x = images(2, channels, 8, 8)
+    found = adjust_color(x, HALF, HALF, torch.tensor([0.0, 0.9]))
+    mean = x.mean((1, 2, 3), keepdim=True)
+    factor = torch.tensor([0.5, 1.4]).view(2, 1, 1, 1)
+    torch.testing.assert_close(found, mean + factor * (x - mean))
+
+
+def test_saturation_scales_the_distance_from_grey():
+    x = images(2, 3, 8, 8)
+    found = adjust_color(x, HALF, torch.tensor([0.0, 0.9]), HALF)
+    grey = x.mean(1, keepdim=True)
+    torch.testing.assert_close(found[0], grey[0].expand(3, -1, -1))
+    torch.testing.assert_close(found[1], grey[1] + 1.8 * (x[1] - grey[1]))
+
+
+def test_all_three_equal_the_authors_sequence():
+    x, u = images(4, 3, 8, 8), torch.rand(3, 4)
+    b, s, c = u.view(3, 4, 1, 1, 1)
+    expected = x + (b - 0.5)
+    expected = (expected - expected.mean(1, keepdim=True)) * (2 * s) + expected.mean(
+        1, keepdim=True
+    )
+    mean = expected.mean((1, 2, 3), keepdim=True)
+    torch.testing.assert_close(adjust_color(x, *u), (expected - mean) * (c + 0.5) + mean)
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_opacity_has_no_colour(channels):
+    x, u = images(2, channels, 8, 8), torch.rand(3, 2)
+    found = adjust_color(x, *u)
+    assert torch.equal(found[:, -1], x[:, -1])
+    assert torch.equal(found[:, :-1], adjust_color(x[:, :-1], *u))
+
+
+def test_translation_moves_by_up_to_an_eighth_and_adds_grey():
+    x = images(1, 2, 8, 16)  # by up to one row and two columns
+    for row, down in ((0.0, -1), (0.5, 0), (0.999, 1)):
+        for column, right in ((0.0, -2), (0.3, -1), (0.5, 0), (0.7, 1), (0.999, 2)):
+            expected = torch.zeros_like(x)
+            rows, columns = range(max(0, down), min(8, 8 + down)), range(16)
+            for i in rows:
+                for j in columns:
+                    if 0 <= j - right < 16:
+                        expected[:, :, i, j] = x[:, :, i - down, j - right]
+            found = translate(x, torch.tensor([row]), torch.tensor([column]))
+            assert torch.equal(found, expected), (down, right)
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "rows", "columns"),
+    [
+        (0.5, 0.5, slice(2, 6), slice(3, 8)),  # 5 of 10 columns around column 5
+        (0.0, 0.0, slice(0, 2), slice(0, 3)),  # a quarter, as the centre is in the corner
+        (0.999, 0.999, slice(6, 8), slice(7, 10)),
+    ],
+)
+def test_cutout_removes_half_of_the_side(row, column, rows, columns):
+    x = images(1, 3, 8, 10) + 2  # nowhere 0
+    found = cut_out(x, torch.tensor([row]), torch.tensor([column]))
+    expected = x.clone()
+    expected[:, :, rows, columns] = 0
+    assert torch.equal(found, expected)
+
+
+def test_each_image_has_its_own_numbers():
+    x, u = images(3, 3, 16, 16), torch.rand(3, EVERY.numbers)
+    together = EVERY(x, u)
+    for i in range(3):
+        torch.testing.assert_close(together[i : i + 1], EVERY(x[i : i + 1], u[i : i + 1]))
+
+
+def test_the_order_is_the_given_one():
+    x, u = images(2, 1, 8, 8), torch.rand(2, 4)
+    expected = translate(cut_out(x, u[:, 0], u[:, 1]), u[:, 2], u[:, 3])
+    assert torch.equal(Augmentation("cutout,translation")(x, u), expected)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_the_gradient_equals_finite_differences(channels):
+    x = images(2, channels, 8, 8).double().requires_grad_()
+    u = torch.rand(2, EVERY.numbers, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x: EVERY(x, u), x, check_undefined_grad=False)
