@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wgan.data.classes import NO_CLASS, find_classes
+from wgan.data.batches import Dataset, RowReader
+from wgan.data.classes import NO_CLASS, classes_to_generate, find_classes
 from wgan.data.table import load_dataset
 
 
@@ -145,3 +146,31 @@ def test_a_folder_is_loaded_with_its_classes_and_says_so(tmp_path, capsys):
     assert dataset.labels.tolist() == [[0, 1, 0][value] for value in values]
     line = "p: 2 classes (merged over test, train): cats 2, dogs 1\n"
     assert capsys.readouterr().err.endswith(line)
+
+
+# ---------------------------------------------------------------- conditional training
+
+
+def labelled(labels, names):
+    samples = RowReader.from_array(np.zeros((len(labels), 1, 8, 8), np.uint8))
+    return Dataset(samples, None if labels is None else np.array(labels), class_names=names)
+
+
+def test_images_in_no_class_folder_are_a_class_of_their_own(capsys):
+    labels, names = classes_to_generate(labelled([0, 1] * 5 + [NO_CLASS] * 5, ("a", "b")))
+    assert labels.tolist() == [0, 1] * 5 + [2] * 5
+    assert names == ("a", "b", "no class")
+    assert capsys.readouterr().err == ""
+
+
+def test_classes_with_few_samples_are_named(capsys):
+    labels, names = classes_to_generate(labelled([0] * 9 + [1] * 4, ("many", "few")))
+    assert names == ("many", "few") and labels.sum() == 4
+    assert "1 of 2 classes have fewer than 5 samples, too few to learn from: few (4)" in (
+        capsys.readouterr().err
+    )
+
+
+def test_labels_that_are_no_classes_are_not_generated():
+    with pytest.raises(ValueError, match="--conditional needs classes"):
+        classes_to_generate(labelled([0, 1], ()))  # the modes of points
