@@ -13,7 +13,7 @@ from wgan.data.batches import (
     within,
 )
 from wgan.data.images import Size, parse_image_size
-from wgan.data.table import DATASETS, DatasetEntry, load_dataset, sample_shape
+from wgan.data.table import DATASETS, DatasetEntry, load_dataset, load_test_set, sample_shape
 
 __all__ = [
     "DATASETS",
@@ -26,6 +26,7 @@ __all__ = [
     "check_batch_size",
     "flip_where",
     "load_dataset",
+    "load_test_set",
     "parse_image_size",
     "sample_shape",
     "seeded_generator",
