@@ -1,9 +1,13 @@
-"""Evaluate the samples of a run: `python evaluate.py images/RUN`.
+"""Evaluate the samples of a run, or compare images with other images.
+
+    python evaluate.py images/RUN                            a run with its data set
+    python evaluate.py samples.npz --dataset fashion-mnist   an array or a folder with a data set
+    python evaluate.py generated/ photos/                    two folders or arrays
 
 Images with labels are compared in the features of a small classifier, trained once on the data
-set; other images by their patches; points exactly. With --features inception, or if Inception's
-weights (91 MB) exist on this machine, images are compared as for FID. Every metric is reported
-next to its floor, the score of held-out real samples.
+set; other images in those of a network with random weights; points exactly. With --features
+inception, or if Inception's weights (91 MB) exist on this machine, images are compared as for FID.
+Every metric is reported next to its floor, the score of held-out real samples.
 """
 
 import argparse
@@ -13,35 +17,46 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-from torch import nn
-from tqdm import tqdm
-
-from utils import unbiased_estimate
 from wgan.checkpoints import describe_other_data, read_any_checkpoint
 from wgan.config import Config, stored_config
-from wgan.data import Dataset, load_dataset
+from wgan.data import Dataset, load_dataset, load_test_set
+from wgan.data.sources import RUN_FILES
 from wgan.errors import Parser
-from wgan.evaluation.evaluator import (
-    MIN_SAMPLES,
-    SAMPLES,
-    Evaluator,
-    critic_estimate,
-    report_points,
-)
+from wgan.evaluation.evaluator import SAMPLES, Evaluator, labelled_samples, split_indices
 from wgan.evaluation.features import CHOICES
+from wgan.evaluation.points import evaluate_points
+from wgan.evaluation.report import format_report
+from wgan.evaluation.samples import ARRAYS, MIN_SAMPLES, read_pair, sample_run
 from wgan.files import check_output, write_whole
 from wgan.output import run_script
-from wgan.plots import png
-from wgan.sampling import generate, generator_of
+from wgan.sampling import generator_of
 from wgan_gp import choose_device
 
 
 def evaluate(options: argparse.Namespace) -> dict:
-    """Metrics of a run's samples ("generated") and of held-out real samples ("real").
+    """Metrics of samples ("generated") and of held-out real samples ("real").
 
     ValueError or OSError for bad input.
     """
+    if is_run(options.source):
+        return evaluate_run(options)
+    return compare(options)
+
+
+def is_run(source: str) -> bool:
+    """Whether a source is a run or a checkpoint, rather than an array or a folder of images."""
+    path = Path(source)
+    if path.is_dir():
+        return any((path / name).exists() for name in RUN_FILES)
+    return path.suffix.lower() not in ARRAYS
+
+
+def evaluate_run(options: argparse.Namespace) -> dict:
+    if options.other:
+        raise ValueError(
+            f"{options.source} is not an array or a folder of images: give the data "
+            "to compare a run with by --dataset"
+        )
     checkpoint = read_any_checkpoint(options.source)
     generator = generator_of(checkpoint, options.source, options.weights, options.device)
     named = {"dataset": options.dataset, "data_root": options.data_root}
@@ -56,9 +71,40 @@ def evaluate(options: argparse.Namespace) -> dict:
     if other := describe_other_data(checkpoint.get("data"), dataset.identity()):
         print(other, file=sys.stderr)
     result = {"source": options.source, "step": checkpoint.get("step"), "seed": options.seed}
+    test = None
+    if options.reference == "test":
+        test = load_test_set(config.dataset, config.data_root, config.image_size, config.grey)
     if dataset.is_points:
-        return result | evaluate_points(checkpoint, config, generator, dataset, options)
-    return result | evaluate_images(config, generator, dataset, options)
+        points = evaluate_points(
+            checkpoint, config, generator, dataset, options.samples, options.seed
+        )
+        return result | points
+    device = choose_device(options.device)
+    evaluator = Evaluator(
+        dataset, config.data_root, device, options.samples, options.features, test
+    )
+    samples = sample_run(generator, dataset, evaluator.count, options.seed)
+    target = options.neighbours or run_folder(options.source) / "neighbours.png"
+    return result | evaluator.compare(samples, target)
+
+
+def compare(options: argparse.Namespace) -> dict:
+    """Compare an array or a folder of images with another one, or with a data set."""
+    if bool(options.other) == bool(options.dataset):
+        raise ValueError(
+            f"{options.source} is not a run: name one array, folder or data set to "
+            "compare it with, as in: evaluate.py A B"
+        )
+    root, reference = options.data_root or "datasets", options.other or options.dataset
+    source, dataset = read_pair(options.source, reference, root)
+    size = "x".join(map(str, source.sample_shape[1:]))
+    test = load_test_set(reference, root, size) if options.reference == "test" else None
+    count = min(options.samples, len(source))
+    device = choose_device(options.device)
+    evaluator = Evaluator(dataset, root, device, count, options.features, test)
+    indices, *_ = split_indices(len(source), evaluator.count)
+    result = {"source": options.source, "reference": reference}
+    return result | evaluator.compare(labelled_samples(source, indices), options.neighbours)
 
 
 def load_data(config: Config, moved: bool) -> Dataset:
@@ -82,67 +128,12 @@ def load_data(config: Config, moved: bool) -> Dataset:
         ) from error
 
 
-def evaluate_images(
-    config: Config, generator: nn.Module, dataset: Dataset, options: argparse.Namespace
-) -> dict:
-    device = choose_device(options.device)
-    evaluator = Evaluator(dataset, config.data_root, device, options.samples, options.features)
-    images = generate(generator, evaluator.count, options.seed)
-    result: dict = {
-        "samples": evaluator.count,
-        "features": evaluator.features.name if evaluator.features else "",
-    }
-    with tqdm(total=2, desc="comparing", delay=2, leave=False, disable=None) as bar:
-        for name, compared in (("generated", images), ("real", evaluator.held_out)):
-            result[name] = evaluator.report(compared)
-            bar.update()
-    target = options.neighbours or run_folder(options.source) / "neighbours.png"
-    write_whole(target, png(evaluator.neighbours(images)))
-    return result | {"neighbours": str(target)}
-
-
-def evaluate_points(
-    checkpoint: dict,
-    config: Config,
-    generator: nn.Module,
-    dataset: Dataset,
-    options: argparse.Namespace,
-) -> dict:
-    count = min(options.samples, len(dataset) // 2)
-    points = generate(generator, count, options.seed)
-    if dataset.standardisation:  # distances are in standard deviations
-        points = dataset.standardisation.apply(points)
-    samples = dataset.read(torch.arange(len(dataset)))
-    reference, held_out = samples[:-count], samples[-count:]
-    labels = dataset.labels
-    labels = None if labels is None else torch.from_numpy(labels[:-count]).long()
-    generated = report_points(points, reference, labels)
-    generated["critic_estimate"] = critic_estimate(checkpoint, config, held_out, points)
-    if weight := config.applicable().get("gp_weight"):
-        estimate = unbiased_estimate(generated["critic_estimate"], weight)
-        generated["critic_estimate_unbiased"] = estimate
-    real = report_points(held_out, reference, labels)
-    return {"samples": count, "generated": generated, "real": real}
-
-
 def run_folder(source: str) -> Path:
     path = Path(source)
     return path if path.is_dir() else path.parent
 
 
 # ---------------------------------------------------------------- the command
-
-
-def show(result: dict) -> None:
-    features = f", features: {result['features']}" if result.get("features") else ""
-    print(f"{result['source']}, step {result['step']}, {result['samples']} samples{features}\n")
-    print(f"{'':<28}{'generated':>12}{'real, held out':>16}")
-    for name, value in result["generated"].items():
-        floor = result["real"].get(name)
-        floor = f"{floor:>16.4g}" if floor is not None else ""
-        print(f"{name.replace('_', ' '):<28}{value:>12.4g}{floor}")
-    if "neighbours" in result:
-        print(f"\nsamples next to the real images nearest to them: {result['neighbours']}")
 
 
 def make_parser() -> Parser:
@@ -153,22 +144,31 @@ def make_parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("source", type=os.path.expanduser, help="folder of a run, or a checkpoint")
+    source_help = "folder of a run, a checkpoint, a folder of images, or a .npz or .npy file"
+    add("source", type=os.path.expanduser, help=source_help)
+    other_help = "folder, file or data set to compare images with, unless they are a run's"
+    add("other", nargs="?", type=os.path.expanduser, help=other_help)
     samples_help = (
         f"number of samples, at most half of the data, and at most {SAMPLES} with a classifier "
         f"(default: {SAMPLES})"
     )
     add("--samples", type=int, default=SAMPLES, help=samples_help)
-    features_help = "auto: inception if its weights exist on this machine, otherwise classifier"
-    add("--dataset", metavar="S", help="data set or folder, if the run's has moved")
+    features_help = (
+        "auto: inception if its weights exist on this machine, otherwise classifier if there are "
+        "labels, otherwise random"
+    )
+    dataset_help = "data set or folder to compare with, or the run's if it has moved"
+    add("--dataset", metavar="S", type=os.path.expanduser, help=dataset_help)
+    reference_help = "compare with training images, or with the test images of the data set"
+    add("--reference", choices=("train", "test"), default="train", help=reference_help)
     add("--data-root", metavar="S", help="folder of downloaded and prepared data, if it moved")
     add("--features", choices=CHOICES, default="auto", help=features_help)
     add("--seed", type=int, default=0, help="random seed of the noise (default: 0)")
     weights_help = "weights of the moving average, or of the last step (default: ema)"
     add("--from", dest="weights", choices=("ema", "raw"), default="ema", help=weights_help)
     neighbours_help = (
-        "image of samples next to the most similar real images (default: neighbours.png, in the "
-        "run's folder)"
+        "image of samples next to the most similar real images (default: neighbours.png in the "
+        "run's folder, none without a run)"
     )
     add("--neighbours", type=os.path.expanduser, metavar="PNG", help=neighbours_help)
     add(
@@ -189,7 +189,7 @@ def run(argv: list[str] | None) -> None:
         if text := getattr(options, name):
             setattr(options, name, check_output(f"--{name}", text))
     result = evaluate(options)
-    show(result)
+    print(format_report(result))
     if options.json:
         write_whole(options.json, (json.dumps(result, indent=2) + "\n").encode())
 

@@ -16,7 +16,7 @@ import train
 from evaluate import main
 from wgan import load_generator
 from wgan.checkpoints import read_checkpoint
-from wgan.evaluation import evaluator
+from wgan.evaluation import points, samples
 from wgan.evaluation.evaluator import Evaluator
 from wgan.state import NETWORKS
 
@@ -57,7 +57,6 @@ def test_metrics_are_reported_next_to_their_floor(labelled_folder, tmp_path, cap
     assert generated.keys() == real.keys()
     assert real["frechet_distance"] < generated["frechet_distance"]
     assert real["classes"] == 2
-    assert "sliced_wasserstein_8x8" in real
     with Image.open(tmp_path / "r" / "neighbours.png") as image:
         # 8 samples, each with 7 neighbours; enlarged by 8, with a heading and a gap.
         assert image.size == (8 * (12 + 72) + 14, 8 * 82 + 28)
@@ -73,9 +72,9 @@ def test_a_checkpoint_is_read_once_and_in_the_requested_weights(
     monkeypatch.setattr(
         evaluate, "read_any_checkpoint", lambda path: reads.append(path) or read(path)
     )
-    generators, generate = [], evaluate.generate
+    generators, generate = [], samples.generate
     monkeypatch.setattr(
-        evaluate, "generate", lambda net, *rest: generators.append(net) or generate(net, *rest)
+        samples, "generate", lambda net, *rest: generators.append(net) or generate(net, *rest)
     )
     assert main([str(tmp_path / "r"), "--from", "raw"]) == 0
     assert len(reads) == 1
@@ -90,16 +89,15 @@ def test_at_most_half_of_the_data_is_compared(labelled_folder, tmp_path):
     assert json.loads((tmp_path / "j").read_text())["samples"] == 40
 
 
-def test_images_without_labels_are_compared_by_patches(image_folder, tmp_path):
+def test_images_without_labels_are_compared_in_random_features(image_folder, tmp_path):
     assert run_main(image_folder, tmp_path / "r", "--steps", 2) == 0
     assert main([str(tmp_path / "r"), "--json", str(tmp_path / "j")]) == 0
-    generated = json.loads((tmp_path / "j").read_text())["generated"]
-    assert list(generated) == ["sliced_wasserstein_16x16"]
+    assert json.loads((tmp_path / "j").read_text())["features"].startswith("random-")
 
 
 def test_points_are_compared_exactly(tmp_path, monkeypatch):
     options = ["--dataset", "ring", "--run", str(tmp_path / "r"), "--steps", "2"]
-    monkeypatch.setattr(evaluator, "PAIRED_POINTS", 200)
+    monkeypatch.setattr(points, "PAIRED_POINTS", 200)
     assert train.main([*SMALL, "--method", "wgan-gp", *options]) == 0
     arguments = [str(tmp_path / "r"), "--json", str(tmp_path / "j"), "--samples", "500"]
     assert main(arguments) == 0
@@ -114,7 +112,7 @@ def test_points_are_compared_exactly(tmp_path, monkeypatch):
 
 
 def test_only_estimates_with_a_gradient_penalty_are_corrected(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluator, "PAIRED_POINTS", 100)
+    monkeypatch.setattr(points, "PAIRED_POINTS", 100)
     options = ["--dataset", "ring", "--run", str(tmp_path / "r"), "--steps", "1"]
     assert train.main([*SMALL, "--method", "wgan", *options]) == 0
     assert main([str(tmp_path / "r"), "--json", str(tmp_path / "j"), "--samples", "200"]) == 0
@@ -170,7 +168,7 @@ def mislabelled_folder(tmp_path_factory):
 def test_no_figures_from_a_classifier_that_learned_nothing(mislabelled_folder, tmp_path, capsys):
     assert train_labelled(mislabelled_folder, tmp_path / "r") == 0
     assert main([str(tmp_path / "r"), "--json", str(tmp_path / "j")]) == 0
-    assert list(json.loads((tmp_path / "j").read_text())["real"]) == ["sliced_wasserstein_8x8"]
+    assert json.loads((tmp_path / "j").read_text())["features"].startswith("random-")
     assert "no better than chance (50.0%): comparing without classes" in capsys.readouterr().err
     assert main([str(tmp_path / "r"), "--features", "classifier"]) == 2
     assert "no better than chance (50.0%): check the classes" in capsys.readouterr().err
@@ -197,6 +195,11 @@ def test_a_data_set_of_another_shape_is_refused(image_folder, tmp_path, monkeypa
         (["run", "--from", "average"], "invalid choice"),
         (["run", "--json", "no/such/file"], "there is no folder no/such: create it first"),
         (["run", "--neighbours", "x.png/"], "--neighbours x.png/ is a folder"),
+        (["run", "other"], "give the data to compare a run with by --dataset"),
+        (["a.npy", "b.npy"], "a.npy cannot be read"),
+        (["a.npy", "b", "--dataset", "c"], "name one array, folder or data set"),
+        (["."], ". is not a run: name one array, folder or data set"),
+        (["run", "--reference", "all"], "invalid choice"),
         ([], "required: source"),
     ],
 )
@@ -204,6 +207,52 @@ def test_bad_input_ends_with_one_line(arguments, message, capsys):
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+# ---------------------------------------------------------------- without a run
+
+
+@pytest.fixture
+def arrays(tmp_path, random):
+    """Two arrays of dark images, the first with labels, and one of bright images."""
+    pixels = random.integers(0, 100, (3, 40, 8, 8, 1)).astype(np.uint8)
+    names = [str(tmp_path / name) for name in ("a.npz", "b.npy", "c.npy")]
+    np.savez(names[0], samples=pixels[0], labels=np.arange(40) % 2)
+    np.save(names[1], pixels[1])
+    np.save(names[2], pixels[2] + 150)
+    return names
+
+
+def compare(tmp_path, *arguments):
+    target = str(tmp_path / "metrics.json")
+    assert main([*arguments, "--json", target]) == 0
+    return json.loads((tmp_path / "metrics.json").read_text())
+
+
+def test_two_arrays_are_compared(arrays, tmp_path, capsys):
+    similar = compare(tmp_path, arrays[0], arrays[1], "--neighbours", str(tmp_path / "n.png"))
+    assert "lower" in capsys.readouterr().out
+    assert (tmp_path / "n.png").exists()
+    other = compare(tmp_path, arrays[2], arrays[1])
+    assert similar["samples"] == other["samples"] == 20
+    distances = [result["generated"]["frechet_distance"] for result in (similar, other)]
+    assert distances[0] < 3 * similar["real"]["frechet_distance"] < distances[1]
+
+
+def test_an_array_with_labels_is_compared_with_a_data_set(labelled_folder, arrays, tmp_path):
+    options = ["--dataset", str(labelled_folder), "--data-root", str(tmp_path / "d")]
+    result = compare(tmp_path, arrays[0], *options)
+    assert result["features"].startswith("classifier-")
+    assert result["real"]["class_agreement"] > 0.9
+    assert 0.3 < result["generated"]["class_agreement"] < 0.7  # all are dark
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_a_folder_has_no_test_images(labelled_folder, arrays, tmp_path, capsys):
+    arguments = [arrays[0], str(labelled_folder), "--data-root", str(tmp_path / "d")]
+    assert main([*arguments, "--reference", "test"]) == 2
+    error = capsys.readouterr().err
+    assert "has no test images: use one of mnist" in error and error.count("\n") == 1
 
 
 # ---------------------------------------------------------------- during training

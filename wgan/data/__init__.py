@@ -20,6 +20,7 @@ from wgan.data.table import (
     find_entry,
     is_points,
     load_dataset,
+    load_test_set,
     sample_shape,
     unused_options,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "flip_where",
     "is_points",
     "load_dataset",
+    "load_test_set",
     "opaque",
     "parse_image_size",
     "sample_shape",

@@ -13,7 +13,7 @@ from wgan.data.batches import Dataset, RowReader
 from wgan.data.images import Size, fit_images
 from wgan.files import write_whole
 
-IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")  # the test set is not needed
+IDX_FILES = ("images-idx3-ubyte", "labels-idx1-ubyte")
 BYTES = 0x08  # the type of values in an idx file
 DIGITS = tuple("0123456789")
 CLOTHES = (
@@ -21,23 +21,28 @@ CLOTHES = (
 )  # fmt: skip
 
 
-def load_mnist(root: Path, size: Size | None, grey: bool) -> Dataset:
-    return load_idx("MNIST", root, size, grey, DIGITS)
+def load_mnist(root: Path, size: Size | None, grey: bool, train: bool = True) -> Dataset:
+    return load_idx("MNIST", root, size, grey, DIGITS, train)
 
 
-def load_fashion_mnist(root: Path, size: Size | None, grey: bool) -> Dataset:
-    return load_idx("FashionMNIST", root, size, grey, CLOTHES)
+def load_fashion_mnist(root: Path, size: Size | None, grey: bool, train: bool = True) -> Dataset:
+    return load_idx("FashionMNIST", root, size, grey, CLOTHES, train)
 
 
 def load_idx(
-    name: str, root: Path, size: Size | None, grey: bool, class_names: tuple[str, ...]
+    name: str,
+    root: Path,
+    size: Size | None,
+    grey: bool,
+    class_names: tuple[str, ...],
+    train: bool,
 ) -> Dataset:
-    """A training set in two idx files, unpacked or not; downloaded if one is missing.
+    """A training or test set in two idx files, unpacked or not; downloaded if one is missing.
 
     Raises ValueError, with the files to remove, if some are damaged.
     """
     folder = root / name / "raw"
-    paths = [folder / file for file in IDX_FILES]
+    paths = [folder / f"{'train' if train else 't10k'}-{file}" for file in IDX_FILES]
     for path in paths:
         unpack(path)
     if missing := [f"{path.name}.gz" for path in paths if not path.exists()]:
@@ -82,8 +87,8 @@ def parse_idx(name: str, content: bytes) -> np.ndarray | None:
     return values.reshape(shape) if values.size == math.prod(shape) else None
 
 
-def load_cifar10(root: Path, size: Size | None, grey: bool) -> Dataset:
-    source = download("CIFAR10", ["cifar-10-python.tar.gz"], root, root=str(root), train=True)
+def load_cifar10(root: Path, size: Size | None, grey: bool, train: bool = True) -> Dataset:
+    source = download("CIFAR10", ["cifar-10-python.tar.gz"], root, root=str(root), train=train)
     images = fit_images(source.data.transpose(0, 3, 1, 2), size, grey)
     return Dataset(
         RowReader.from_array(images),

@@ -96,6 +96,21 @@ def load_dataset(
     return entry.load(Path(root), parse_image_size(image_size), grey)
 
 
+TEST_SETS = {"mnist": load_mnist, "fashion-mnist": load_fashion_mnist, "cifar10": load_cifar10}
+
+
+def load_test_set(
+    name: str, root: str | Path = "datasets", image_size: str = "", grey: bool = False
+) -> Dataset:
+    """The test images of a data set, as `load_dataset` loads its training images.
+
+    Raises ValueError if the data set has none, or if they are unavailable.
+    """
+    if name not in TEST_SETS:
+        raise ValueError(f"{name} has no test images: use one of {', '.join(TEST_SETS)}")
+    return TEST_SETS[name](Path(root), parse_image_size(image_size), grey, train=False)
+
+
 def sample_shape(
     name: str, image_size: str = "", grey: bool = False, alpha: bool = False
 ) -> tuple[int, ...]:

@@ -1,25 +1,28 @@
-"""Metrics of generated samples against a data set, for images and for points."""
+"""Metrics of images against a data set."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL.Image import Image
 from torch import Tensor
+from tqdm import tqdm
 
-from utils import wasserstein_estimate
 from wgan import plots
-from wgan.config import Config
 from wgan.data import Dataset
 from wgan.evaluation import metrics
-from wgan.evaluation.features import ClassifierFeatures, choose_features
-from wgan.state import build_networks
+from wgan.evaluation.features import (
+    ClassifierFeatures,
+    Features,
+    InceptionFeatures,
+    choose_features,
+)
+from wgan.evaluation.samples import MIN_SAMPLES, Samples
+from wgan.files import write_whole
 
 SAMPLES = 10_000
-MIN_SAMPLES = 4  # precision and recall need the third neighbour of a sample
 CHECKED_IMAGES = 2000  # held-out ones that a classifier must recognise better than by chance
-SLICED_IMAGES = 2048  # for the sliced Wasserstein distance
-PAIRED_POINTS = 2000  # for the exact distance, whose cost grows with the cube
 NEIGHBOURS, NEIGHBOUR_ROWS = 7, 8  # real images next to a sample, and number of samples
 
 
@@ -28,10 +31,10 @@ class Evaluator:
 
     `held_out` images, which a classifier has not seen, give each metric's floor. Both sets are
     drawn with a fixed seed; each has `count` images: `samples`, or half of the data if that is
-    less, or 10,000 if there is a classifier, so that one classifier serves every `samples`.
-    `features` is a choice of `wgan.evaluation.features.choose_features`; if there are no features,
-    or a classifier that "auto" chose has learned nothing, the only metric is the sliced Wasserstein
-    distance.
+    less, or 10,000 if there is a classifier, so that one classifier serves every `samples`. With
+    `test`, the reference is drawn from these images instead. `features` is a choice of
+    `wgan.evaluation.features.choose_features`; a classifier that "auto" chose and that has learned
+    nothing is replaced by random features.
 
     Raises ValueError if the data set has fewer than 8 images, or if a classifier is requested and
     has no labels or learns nothing.
@@ -44,68 +47,120 @@ class Evaluator:
         device: torch.device,
         samples: int = SAMPLES,
         features: str = "auto",
+        test: Dataset | None = None,
     ):
         if len(dataset) < 2 * MIN_SAMPLES:
             raise ValueError(
                 f"evaluation needs at least {2 * MIN_SAMPLES} images, but the data set has "
                 f"{len(dataset)}"
             )
-        self.count = min(samples, len(dataset) // 2)
+        self.count = min(samples, len(dataset) // 2, len(test or dataset))
         *_, training = split_indices(len(dataset), self.count)
         self.features = choose_features(features, dataset, training, data_root, device)
-        learned = isinstance(self.features, ClassifierFeatures)
-        if learned and self.count > SAMPLES:
+        if isinstance(self.features, ClassifierFeatures):
+            self.features = self.check_classifier(dataset, training, data_root, device, features)
+        if isinstance(self.features, ClassifierFeatures) and self.count > SAMPLES:
             self.count = SAMPLES
             print(f"comparing {SAMPLES:,} samples: a classifier has seen the rest", file=sys.stderr)
         held_out, reference, _ = split_indices(len(dataset), self.count)
-        self.held_out, self.reference = dataset.read(held_out), dataset.read(reference)
-        self.labels = None
-        if learned:
-            labels = torch.from_numpy(dataset.labels).long()
-            self.labels = labels[labels >= 0]
-            unseen, *_ = split_indices(len(dataset), min(CHECKED_IMAGES, len(dataset) // 2))
-            problem = describe_chance(self.features, dataset.read(unseen), labels[unseen])
-            if problem and features == "classifier":
-                raise ValueError(
-                    f"{problem}: check the classes, or use evaluate.py --features inception"
-                )
-            if problem:
-                print(f"{problem}: comparing without classes", file=sys.stderr)
-                self.features = None
-        self.reference_features = self.features(self.reference) if self.features else None
+        if test is not None:
+            reference, *_ = split_indices(len(test), self.count)
+        self.held_out = labelled_samples(dataset, held_out)
+        self.reference = labelled_samples(dataset if test is None else test, reference)
+        self.labels = None if dataset.labels is None else torch.from_numpy(dataset.labels).long()
+        self.reference_features = self.features(self.reference.values)
+
+    def check_classifier(
+        self,
+        dataset: Dataset,
+        training: np.ndarray,
+        data_root: str,
+        device: torch.device,
+        choice: str,
+    ) -> Features:
+        """The classifier, or random features if it has learned nothing and was not
+        requested."""
+        unseen, *_ = split_indices(len(dataset), min(CHECKED_IMAGES, len(dataset) // 2))
+        labels = torch.from_numpy(dataset.labels[unseen]).long()
+        problem = describe_chance(self.features, dataset.read(unseen), labels)
+        if problem and choice == "classifier":
+            raise ValueError(f"{problem}: check the classes, or use --features random")
+        if not problem:
+            return self.features
+        print(f"{problem}: comparing without classes", file=sys.stderr)
+        return choose_features("random", dataset, training, data_root, device)
 
     def frechet_distance(self, images: Tensor) -> float:
-        """Fréchet distance of images `(N, C, H, W)` uint8 from the reference; needs features."""
+        """Fréchet distance of images `(N, C, H, W)` uint8 from the reference."""
         return metrics.frechet_distance(self.features(images), self.reference_features)
 
-    def report(self, images: Tensor) -> dict[str, float]:
-        """All available metrics of images `(N, C, H, W)` uint8."""
+    def report(self, images: Tensor, labels: Tensor | None = None) -> dict[str, float]:
+        """All available metrics of images `(N, C, H, W)` uint8; `labels` `(N,)` int64 are the
+        classes that they were generated for, if any."""
         found: dict[str, float] = {}
-        if self.features:
+        with tqdm(total=4, desc="comparing", delay=2, leave=False, disable=None) as bar:
             features, reference = self.features(images), self.reference_features
+            bar.update()
             found["frechet_distance"] = metrics.frechet_distance(features, reference)
+            bar.update()
             found["kernel_distance"] = metrics.kernel_distance(features, reference)
+            bar.update()
             precision, recall = metrics.precision_and_recall(features, reference)
             found |= {"precision": precision, "recall": recall}
-            if isinstance(self.features, ClassifierFeatures):
-                probabilities = self.features.probabilities(features)
-                found |= metrics.class_coverage(probabilities, self.labels)
-        sliced = metrics.sliced_wasserstein(images[:SLICED_IMAGES], self.reference[:SLICED_IMAGES])
-        return found | {f"sliced_wasserstein_{size}": value for size, value in sliced.items()}
+            bar.update()
+        return found | self.report_classes(features, labels)
+
+    def report_classes(self, features: Tensor, labels: Tensor | None) -> dict[str, float]:
+        """The metrics that need classes: of the data, predicted, or requested."""
+        found: dict[str, float] = {}
+        if isinstance(self.features, InceptionFeatures):
+            found["inception_score"] = metrics.inception_score(
+                self.features.probabilities(features)
+            )
+        if isinstance(self.features, ClassifierFeatures):
+            probabilities = self.features.probabilities(features)
+            found |= metrics.class_coverage(probabilities, self.labels[self.labels >= 0])
+            if labels is not None:
+                known = labels >= 0
+                predicted = probabilities.argmax(1)
+                found["class_agreement"] = metrics.class_agreement(predicted[known], labels[known])
+        if labels is not None and self.reference.labels is not None:
+            try:
+                found["within_class_frechet"] = metrics.within_class_frechet(
+                    features, labels, self.reference_features, self.reference.labels
+                )
+            except ValueError as error:
+                print(f"no distance within the classes: {error}", file=sys.stderr)
+        return found
+
+    def compare(self, samples: Samples, neighbours: Path | None = None) -> dict:
+        """Metrics of samples ("generated") and of held-out images ("real"), and what was compared.
+
+        `neighbours` is where to write the image of samples next to the most similar real images.
+        """
+        wanted = None if samples.labels is None else self.held_out.labels
+        result: dict = {
+            "samples": self.count,
+            "features": self.features.name,
+            "generated": self.report(samples.values, samples.labels),
+            "real": self.report(self.held_out.values, wanted),
+        }
+        if neighbours is None:
+            return result
+        write_whole(neighbours, plots.png(self.neighbours(samples.values)))
+        return result | {"neighbours": str(neighbours)}
 
     def neighbours(self, images: Tensor) -> Image:
-        """A grid of samples, each next to the reference images nearest to it in features, or in
-        pixels if there are none. Memorised images are easy to spot there."""
-        images = images[:NEIGHBOUR_ROWS]
-        if self.features:
-            positions, reference_positions = self.features(images), self.reference_features
-        else:
-            positions, reference_positions = (
-                part.flatten(1).float() for part in (images, self.reference)
-            )
-        count = min(NEIGHBOURS, self.count)
-        nearest = metrics.nearest_neighbours(positions, reference_positions, count)
-        return plots.neighbour_grid(images.numpy(), self.reference[nearest].numpy())
+        """A grid of samples, each next to the reference images nearest to it in features. Memorised
+        images are easy to spot there."""
+        images, count = images[:NEIGHBOUR_ROWS], min(NEIGHBOURS, self.count)
+        nearest = metrics.nearest_neighbours(self.features(images), self.reference_features, count)
+        return plots.neighbour_grid(images.numpy(), self.reference.values[nearest].numpy())
+
+
+def labelled_samples(dataset: Dataset, indices: np.ndarray) -> Samples:
+    labels = None if dataset.labels is None else torch.from_numpy(dataset.labels[indices]).long()
+    return Samples(dataset.read(indices), labels)
 
 
 def split_indices(total: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -142,37 +197,3 @@ def describe_chance(features: ClassifierFeatures, images: Tensor, labels: Tensor
         f"the classifier's accuracy on {len(labels):,} held-out real images is {accuracy:.1%}, "
         f"averaged over the classes, which is no better than chance ({chance:.1%})"
     )
-
-
-# ---------------------------------------------------------------- points
-
-
-def report_points(
-    points: Tensor, reference: Tensor, labels: Tensor | None, seed: int = 0
-) -> dict[str, float]:
-    """All available metrics of points `(N, 2)` against reference points `(M, 2)`.
-
-    `labels` `(M,)` int64 are the modes of the reference, if it is a mixture of Gaussians. The
-    exact distance uses up to 2,000 of the points, and of the reference drawn with `seed`.
-    """
-    found: dict[str, float] = {}
-    if labels is not None:
-        found |= metrics.mode_coverage(points, reference, labels)
-    order = torch.randperm(len(reference), generator=torch.Generator().manual_seed(seed))
-    count = min(PAIRED_POINTS, len(points), len(reference))
-    found["wasserstein_distance"] = metrics.wasserstein_distance(
-        points[:count], reference[order[:count]]
-    )
-    return found
-
-
-def critic_estimate(checkpoint: dict, config: Config, real: Tensor, fake: Tensor) -> float:
-    """E f(real) - E f(fake): the estimate by the critic f of a checkpoint, for samples
-    `(N, ...)`."""
-    _, critic = build_networks(config, tuple(real.shape[1:]))
-    try:
-        critic.load_state_dict(checkpoint["critic"])
-    except Exception as error:  # a foreign checkpoint may contain anything
-        raise ValueError(f"the critic in the checkpoint does not fit: {error}") from error
-    with torch.no_grad():
-        return wasserstein_estimate(critic(real), critic(fake)).item()

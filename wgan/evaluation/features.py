@@ -1,4 +1,4 @@
-"""Features in which images are compared: those of a small classifier, or of Inception.
+"""Features in which images are compared: of a small classifier, a random network, or Inception.
 
 A `Features` object maps images `(N, C, H, W)` uint8 to features `(N, D)` float32 on the CPU.
 """
@@ -22,7 +22,7 @@ from wgan.data import Dataset, opaque, to_float_images
 from wgan.errors import one_line
 from wgan.files import write_whole
 
-CHOICES = ("auto", "classifier", "inception")
+CHOICES = ("auto", "classifier", "random", "inception")
 CLASSIFIER_VERSION = 1  # increase it if the classifier or its training changes
 INCEPTION_FILES = "weights-inception-2015-12-05*.pth"
 CHUNK = 500  # images computed at a time
@@ -38,20 +38,21 @@ class Features(Protocol):
 
 def choose_features(
     choice: str, dataset: Dataset, training: np.ndarray, data_root: str, device: torch.device
-) -> Features | None:
-    """The features that `choice` names; None if it is "auto" and there are none.
+) -> Features:
+    """The features that `choice` names.
 
     "auto" is Inception if its weights exist on this machine, otherwise a classifier if the data
-    set has labels. `training` are the indices of the samples that a classifier may learn from.
-    Raises ValueError if a classifier is requested and there are no labels or if Inception's weights
-    are corrupt, OSError if these cannot be read or downloaded.
+    set has labels, otherwise "random", which needs neither. `training` are the indices of the
+    samples that a classifier may learn from. Raises ValueError if a classifier is requested and
+    there are no labels or if Inception's weights are corrupt, OSError if these cannot be read or
+    downloaded.
     """
     if choice == "classifier" and dataset.labels is None:
-        raise ValueError("a classifier needs a data set with labels: use --features inception")
+        raise ValueError("a classifier needs a data set with labels: use --features random")
     if choice == "inception" or (choice == "auto" and inception_files()):
         return InceptionFeatures(device)
-    if dataset.labels is None:
-        return None
+    if choice == "random" or dataset.labels is None:
+        return random_features(dataset.sample_shape[0], device)
     return cached_classifier(dataset, training, data_root, device)
 
 
@@ -80,13 +81,13 @@ class InceptionFeatures:
         except OSError as error:
             raise OSError(
                 f"Inception's weights cannot be read in or downloaded to {inception_folder()} "
-                f"({error}): try again, or use --features classifier"
+                f"({error}): try again, or use --features random"
             ) from error
         except Exception as error:  # a corrupt file may contain anything
             names = ", ".join(map(str, inception_files())) or "them"
             raise ValueError(
                 f"Inception's weights are corrupt: remove {names} to download them again, or use "
-                f"--features classifier ({type(error).__name__}: {error})"
+                f"--features random ({type(error).__name__}: {error})"
             ) from error
         self.network, self.device = network.to(device).eval(), device
 
@@ -99,6 +100,11 @@ class InceptionFeatures:
             return self.network(colours.to(self.device))[0]
 
         return in_chunks(compute, images)
+
+    def probabilities(self, features: Tensor) -> Tensor:
+        """Probabilities `(N, 1008)` of ImageNet's classes from features `(N, 2048)`, without the
+        bias, as in the original inception score."""
+        return F.linear(features, self.network.fc.weight.cpu()).softmax(1)
 
 
 def inception_folder() -> Path:
@@ -128,8 +134,8 @@ class Classifier(nn.Module):
         return self.scores(self.features(images))
 
 
-class ClassifierFeatures:
-    """The features of a trained classifier, on the device of its weights."""
+class NetworkFeatures:
+    """The features of a classifier's network, on the device of its weights."""
 
     def __init__(self, classifier: Classifier, name: str):
         self.classifier, self.name = classifier, name
@@ -141,10 +147,25 @@ class ClassifierFeatures:
             lambda part: self.classifier.features(to_float_images(part.to(device))), images
         )
 
+
+class ClassifierFeatures(NetworkFeatures):
+    """Those of a trained classifier, which also has class probabilities."""
+
     def probabilities(self, features: Tensor) -> Tensor:
         """Class probabilities `(N, K)` from features `(N, 128)`, on the CPU."""
         scores = self.classifier.scores
         return F.linear(features, scores.weight.cpu(), scores.bias.cpu()).softmax(1)
+
+
+def random_features(channels: int, device: torch.device, seed: int = 0) -> NetworkFeatures:
+    """Features of the network before training, with random weights: they need no labels, and are
+    the same for all data (Naeem et al. 2020, arXiv:2002.09797)."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        network = Classifier(channels, 1)
+    name = f"random-{hash_of_weights(network)}"
+    network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    return NetworkFeatures(network, name)
 
 
 def train_classifier(

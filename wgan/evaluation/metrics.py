@@ -7,15 +7,12 @@ Sources
     Heusel et al. 2017       Fréchet distance, arXiv:1706.08500
     Binkowski et al. 2018    kernel distance, arXiv:1801.01401
     Kynkäänniemi et al. 2019 precision and recall, arXiv:1904.06991
-    Karras et al. 2018       sliced Wasserstein distance, arXiv:1710.10196, section 5
+    Salimans et al. 2016     inception score, arXiv:1606.03498
 """
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-
-from wgan.data import to_float_images
 
 # ---------------------------------------------------------------- distances between features
 
@@ -46,6 +43,16 @@ def precision_and_recall(features: Tensor, reference: Tensor) -> tuple[float, fl
 
     found = prc_features_to_metric(features, reference, save_cpu_ram=True, verbose=False)
     return float(found["precision"]), float(found["recall"])
+
+
+def inception_score(probabilities: Tensor) -> float:
+    """Exponential of the mean divergence of each image's class probabilities `(N, K)` from their
+    mean: the mean over 10 parts of the samples (Salimans et al. 2016, section 4)."""
+    scores = []
+    for part in probabilities.double().chunk(10):
+        mean = part.mean(0)
+        scores.append((torch.xlogy(part, part) - torch.xlogy(part, mean)).sum(1).mean().exp())
+    return torch.stack(scores).mean().item()
 
 
 def nearest_neighbours(features: Tensor, reference: Tensor, count: int) -> Tensor:
@@ -81,75 +88,30 @@ def class_coverage(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
     }
 
 
-# ---------------------------------------------------------------- images without labels
+def class_agreement(predicted: Tensor, wanted: Tensor) -> float:
+    """Fraction of the samples whose predicted class is the one they were generated for; both are
+    `(N,)` int64."""
+    return (predicted == wanted).float().mean().item()
 
-PATCH_SIZE, PATCHES_PER_IMAGE = 7, 32
-DIRECTIONS = 512
-SMALLEST_LEVEL = 14  # side of the coarsest level of a pyramid, at least
 
+def within_class_frechet(
+    features: Tensor, labels: Tensor, reference: Tensor, reference_labels: Tensor
+) -> float:
+    """Fréchet distance within a class, the mean over the classes of the reference.
 
-def sliced_wasserstein(images: Tensor, reference: Tensor, seed: int = 0) -> dict[str, float]:
-    """Distance between 7x7 patches on each level of a Laplacian pyramid, times 1000.
-
-    For equally many images `(N, C, H, W)` of one shape. Follows Karras et al. 2018, section 5, with
-    a quarter of the patches: 32 per image, each channel normalised, 512 random directions. Coarse
-    levels measure shapes, the finest level edges and noise. The keys are the sizes of the levels,
-    such as "28x28".
+    Features `(N, D)` and labels `(N,)` int64; a negative label is no class. Raises ValueError for
+    a class with fewer than two samples in either set, as those have no covariance.
     """
-    rng = torch.Generator().manual_seed(seed)
-    found = {}
-    levels = zip(laplacian_pyramid(images), laplacian_pyramid(reference), strict=True)
-    for level, reference_level in levels:
-        patches, reference_patches = (
-            random_patches(part, rng) for part in (level, reference_level)
-        )
-        directions = torch.randn(DIRECTIONS, patches.shape[1], generator=rng)
-        directions /= directions.norm(dim=1, keepdim=True)
-        distances = [  # several directions at once, as each product reads all patches
-            wasserstein_1d((some @ patches.T).numpy(), (some @ reference_patches.T).numpy())
-            for some in directions.split(16)
-        ]
-        size = "x".join(map(str, level.shape[2:]))
-        found[size] = 1000 * float(np.mean(distances))
-    return found
-
-
-def wasserstein_1d(values: np.ndarray, others: np.ndarray) -> float:
-    """Wasserstein-1 distance of equally many numbers, the mean over the rows of `(K, N)`: pairing
-    them in order costs least."""
-    return np.abs(np.sort(values) - np.sort(others)).mean()
-
-
-def laplacian_pyramid(images: Tensor) -> list[Tensor]:
-    """Bands of detail, the finest first, and the remaining coarse image.
-
-    Each level has half the size of the one before, as long as the sides are even and the halves at
-    least 14 pixels.
-    """
-    levels, current = [], to_float_images(images)
-    while min(current.shape[2:]) >= 2 * SMALLEST_LEVEL and not any(
-        side % 2 for side in current.shape[2:]
-    ):
-        half = F.avg_pool2d(current, 2)
-        levels.append(current - F.interpolate(half, scale_factor=2, mode="bilinear"))
-        current = half
-    return [*levels, current]
-
-
-def random_patches(level: Tensor, rng: torch.Generator) -> Tensor:
-    """Patches at random positions of each image, with each channel normalised over all patches:
-    `(N, C, H, W)` to `(N * 32, 7 * 7 * C)`."""
-    count, _, height, width = level.shape
-    side = min(PATCH_SIZE, height, width)
-    position = (count, PATCHES_PER_IMAGE, 1, 1)
-    rows = torch.randint(height - side + 1, position, generator=rng)
-    columns = torch.randint(width - side + 1, position, generator=rng)
-    rows = rows + torch.arange(side).view(-1, 1)
-    columns = columns + torch.arange(side)
-    images = torch.arange(count).view(-1, 1, 1, 1)
-    patches = level.permute(0, 2, 3, 1)[images, rows, columns].flatten(0, 1)  # (N * 32, 7, 7, C)
-    mean, deviation = patches.mean((0, 1, 2)), patches.std((0, 1, 2)).clamp(min=1e-8)
-    return ((patches - mean) / deviation).flatten(1)
+    distances = []
+    for label in reference_labels[reference_labels >= 0].unique():
+        parts = features[labels == label], reference[reference_labels == label]
+        if min(map(len, parts)) < 2:
+            raise ValueError(
+                f"class {label} has {len(parts[0])} samples and {len(parts[1])} in the "
+                "reference, but a distance needs two of each: increase --samples"
+            )
+        distances.append(frechet_distance(*parts))
+    return float(np.mean(distances))
 
 
 # ---------------------------------------------------------------- points

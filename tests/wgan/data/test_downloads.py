@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from wgan.data.table import load_dataset
+from wgan.data.table import load_dataset, load_test_set
 
 
 def no_network(*arguments, **options):
@@ -24,13 +24,17 @@ def test_existing_files_are_used_without_a_network(tmp_path, random, monkeypatch
     folder = tmp_path / "FashionMNIST" / "raw"
     folder.mkdir(parents=True)
     images = random.integers(0, 256, (10, 28, 28)).astype(np.uint8)
-    for part in ("train", "t10k"):
-        write_idx(folder / f"{part}-images-idx3-ubyte", images)
+    for part, values in (("train", images), ("t10k", 255 - images)):
+        write_idx(folder / f"{part}-images-idx3-ubyte", values)
         write_idx(folder / f"{part}-labels-idx1-ubyte", np.arange(10).astype(np.uint8))
     monkeypatch.setattr("urllib.request.urlopen", lambda *a, **k: pytest.fail("network"))
     dataset = load_dataset("fashion-mnist", tmp_path)
     assert np.array_equal(dataset.read(np.arange(10))[:, 0], images)
     assert dataset.labels.tolist() == list(range(10))
+    test = load_test_set("fashion-mnist", tmp_path)
+    assert np.array_equal(test.read(np.arange(10))[:, 0], 255 - images)
+    with pytest.raises(ValueError, match="glyphs has no test images: use one of mnist"):
+        load_test_set("glyphs", tmp_path)
     assert load_dataset("fashion-mnist", tmp_path, "32").sample_shape == (1, 32, 32)
 
 

@@ -1,6 +1,5 @@
 """What is compared with what, and the reports."""
 
-import math
 from unittest.mock import Mock
 
 import numpy as np
@@ -10,8 +9,11 @@ import torch
 from wgan.data import Dataset, RowReader
 from wgan.evaluation import evaluator as evaluator_module
 from wgan.evaluation import features
-from wgan.evaluation.evaluator import Evaluator, describe_chance, report_points, split_indices
+from wgan.evaluation.evaluator import Evaluator, describe_chance, split_indices
 from wgan.evaluation.features import Classifier
+from wgan.evaluation.samples import Samples
+
+WITHOUT_CLASSES = ["frechet_distance", "kernel_distance", "precision", "recall"]
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +51,7 @@ def test_held_out_images_are_neither_reference_nor_training_data(tmp_path, cpu, 
     monkeypatch.setattr(features, "train_classifier", train)
     dataset = dataset_of(samples, np.arange(200) % 2)
     evaluator = Evaluator(dataset, str(tmp_path), cpu, samples=50)
-    held_out, reference = values(evaluator.held_out), values(evaluator.reference)
+    held_out, reference = values(evaluator.held_out.values), values(evaluator.reference.values)
     assert (len(held_out), len(reference), len(learned)) == (50, 50, 100)
     assert not held_out & learned
     assert reference <= learned
@@ -62,7 +64,7 @@ def test_a_class_that_the_classifier_never_saw_counts_in_the_data(tmp_path, cpu,
     labels[held_out[0]] = 3
     monkeypatch.setattr(evaluator_module, "describe_chance", lambda *arguments: None)
     evaluator = Evaluator(dataset_of(random_images(40), labels), str(tmp_path), cpu)
-    report = evaluator.report(evaluator.held_out)
+    report = evaluator.report(evaluator.held_out.values)
     assert (report["classes"], report["smallest_class"]) == (1, 0)
     # With one added to each class: 20 samples of class 0, against 39 of class 0 and one of 3.
     samples, data = np.array([21, 1, 1, 1]) / 24, np.array([40, 1, 1, 2]) / 44
@@ -74,7 +76,7 @@ def test_a_report_uses_the_classifier_once(tmp_path, cpu):
     evaluator = Evaluator(two_classes(80), str(tmp_path), cpu)
     forward = Mock(side_effect=evaluator.features.classifier.features.forward)
     evaluator.features.classifier.features.forward = forward
-    report = evaluator.report(evaluator.reference)
+    report = evaluator.report(evaluator.reference.values)
     assert forward.call_count == 1
     assert report["frechet_distance"] == pytest.approx(0, abs=1e-3)
     assert report["precision"] == report["recall"] == 1
@@ -96,10 +98,10 @@ def test_more_samples_than_the_classifier_left_unseen_are_not_compared(
     evaluators = [Evaluator(two_classes(80), str(tmp_path), cpu, samples=n) for n in (40, 20)]
     assert [evaluator.count for evaluator in evaluators] == [20, 20]
     assert evaluators[0].features.name == evaluators[1].features.name
-    assert torch.equal(evaluators[0].held_out, evaluators[1].held_out)
+    assert torch.equal(evaluators[0].held_out.values, evaluators[1].held_out.values)
     assert capsys.readouterr().err.count("comparing 20 samples") == 1
     plain = Evaluator(dataset_of(random_images(80)), str(tmp_path), cpu, samples=40)
-    assert len(plain.held_out) == len(plain.reference) == 40
+    assert len(plain.held_out.values) == len(plain.reference.values) == 40
 
 
 @pytest.mark.parametrize(
@@ -124,7 +126,7 @@ def random_labels(count):
 def test_a_classifier_no_better_than_chance_is_not_used(labels, tmp_path, cpu, capsys):
     dataset = dataset_of(random_images(80), labels)
     evaluator = Evaluator(dataset, str(tmp_path), cpu)
-    assert list(evaluator.report(evaluator.held_out)) == ["sliced_wasserstein_8x8"]
+    assert list(evaluator.report(evaluator.held_out.values)) == WITHOUT_CLASSES
     error = capsys.readouterr().err
     assert "no better than chance" in error and error.count("\n") == 1
     with pytest.raises(ValueError, match=r"accuracy on 40 .* is .*%.*chance.*check the classes"):
@@ -176,24 +178,56 @@ def test_images_without_a_class_are_compared_and_not_learned_from(tmp_path, cpu)
     dataset = two_classes(80, labels)
     dataset.labels[strays] = -1
     evaluator = Evaluator(dataset, str(tmp_path), cpu)
-    report = evaluator.report(evaluator.held_out)
+    report = evaluator.report(evaluator.held_out.values)
     assert report["classes"] == 2 and len(evaluator.labels) == 77
     assert evaluator.features.classifier.scores.out_features == 2
 
 
-def test_images_without_features_are_compared_by_patches(tmp_path, cpu):
+def test_images_without_labels_are_compared_in_random_features(tmp_path, cpu):
     evaluator = Evaluator(dataset_of(random_images(40)), str(tmp_path), cpu)
-    assert evaluator.features is None
-    assert list(evaluator.report(evaluator.held_out)) == ["sliced_wasserstein_8x8"]
+    assert evaluator.features.name.startswith("random-")
+    assert list(evaluator.report(evaluator.held_out.values)) == WITHOUT_CLASSES
+    assert not list(tmp_path.iterdir())
+
+
+def test_test_images_are_the_reference_and_the_floor_is_held_out(tmp_path, cpu):
+    test = dataset_of(255 - random_images(20), np.arange(20) % 2)
+    evaluator = Evaluator(two_classes(80), str(tmp_path), cpu, test=test)
+    assert evaluator.count == 20
+    assert torch.equal(evaluator.reference.values, test.read(torch.arange(20)))
+    held_out, *_ = split_indices(80, 20)
+    assert torch.equal(evaluator.held_out.values, two_classes(80).read(held_out))
+
+
+def test_samples_with_labels_are_compared_within_their_classes(tmp_path, cpu):
+    evaluator = Evaluator(two_classes(80), str(tmp_path), cpu)
+    real = evaluator.held_out
+    right = evaluator.compare(real)
+    swapped = evaluator.compare(Samples(real.values, 1 - real.labels))
+    assert right["generated"] == right["real"]
+    assert right["generated"]["class_agreement"] > 0.9
+    assert swapped["generated"]["class_agreement"] < 0.1
+    within = [result["generated"]["within_class_frechet"] for result in (right, swapped)]
+    assert within[1] > 3 * within[0]
+    plain = evaluator.compare(Samples(real.values))
+    assert "class_agreement" not in plain["real"] and "within_class_frechet" not in plain["real"]
+
+
+def test_a_class_with_too_few_samples_has_no_distance_within_classes(tmp_path, cpu, capsys):
+    evaluator = Evaluator(two_classes(80), str(tmp_path), cpu)
+    report = evaluator.report(evaluator.held_out.values, torch.zeros(40, dtype=torch.int64))
+    assert "within_class_frechet" not in report and "class_agreement" in report
+    assert "class 1 has 0 samples" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("labels", [None, np.arange(40) % 2])
 def test_the_nearest_neighbour_of_a_real_image_is_itself(labels, tmp_path, cpu):
     evaluator = Evaluator(dataset_of(random_images(40), labels), str(tmp_path), cpu)
-    grid = np.asarray(evaluator.neighbours(evaluator.reference[:3]))[28:]  # below the heading
+    images = evaluator.reference.values[:3]
+    grid = np.asarray(evaluator.neighbours(images))[28:]  # below the heading
     samples, nearest = grid[::8, : 8 * 12 : 8], grid[::8, 8 * 12 + 14 :: 8]  # enlarged by 8
     assert samples.shape == (3 * 10 + 2, 12) and nearest.shape == (3 * 10 + 2, 7 * 10 + 2)
-    for row, image in enumerate(evaluator.reference[:3, 0].numpy()):
+    for row, image in enumerate(images[:, 0].numpy()):
         top = 2 + 10 * row
         assert np.array_equal(samples[top : top + 8, 2:10], image)
         assert np.array_equal(nearest[top : top + 8, 2:10], image)
@@ -203,15 +237,3 @@ def test_too_few_images_are_refused(tmp_path, cpu):
     samples = np.zeros((7, 1, 8, 8), np.uint8)
     with pytest.raises(ValueError, match="at least 8 images, but the data set has 7"):
         Evaluator(dataset_of(samples, np.arange(7) % 2), str(tmp_path), cpu)
-
-
-def test_points_are_reported_with_modes_only_if_there_are_labels():
-    reference = torch.tensor([[0.0, 0.0], [4.0, 0.0]]).repeat(50, 1)
-    reference += 0.1 * torch.randn(100, 2, generator=torch.Generator().manual_seed(0))
-    labels = torch.arange(2).repeat(50)
-    found = report_points(reference, reference, labels)
-    assert found["modes"] == found["modes_in_all"] == 2
-    assert found["wasserstein_distance"] == pytest.approx(0, abs=1e-6)
-    moved = report_points(reference + torch.tensor([0.0, 3.0]), reference, None)
-    assert list(moved) == ["wasserstein_distance"]
-    assert math.isclose(moved["wasserstein_distance"], 3, rel_tol=1e-5)

@@ -6,16 +6,19 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import avg_pool2d
 
 from wgan.data import Dataset, RowReader
-from wgan.evaluation import features
+from wgan.evaluation import features, metrics
 from wgan.evaluation.features import (
     Classifier,
     ClassifierFeatures,
     InceptionFeatures,
+    NetworkFeatures,
     allow_nondeterminism,
     cached_classifier,
     choose_features,
+    random_features,
     train_classifier,
 )
 
@@ -145,6 +148,35 @@ def test_training_may_be_nondeterministic_only_inside_the_block():
         torch.use_deterministic_algorithms(False)
 
 
+# ---------------------------------------------------------------- a random network
+
+
+def stripes(count, seed):
+    """Grey images of stripes in random directions, widths and positions."""
+    rng = torch.Generator().manual_seed(seed)
+    angle, phase, width = torch.rand(3, count, 1, 1, generator=rng)
+    y, x = torch.meshgrid(torch.arange(17.0), torch.arange(16.0), indexing="ij")
+    waves = ((3.14 * angle).cos() * x + (3.14 * angle).sin() * y) / (1 + width) + 6.28 * phase
+    return (127 + 120 * waves.sin().sign()).to(torch.uint8)[:, None]
+
+
+def test_random_features_tell_degraded_images_from_real_ones(cpu):
+    real, reference = stripes(300, 1), stripes(300, 0)
+    extract = random_features(1, cpu)
+    assert torch.equal(random_features(1, cpu)(real), extract(real))
+
+    def distance(images):
+        return metrics.frechet_distance(extract(images.byte()), extract(reference))
+
+    noise = torch.randint(-40, 40, real.shape)
+    floor = distance(real)
+    blurred = [distance(avg_pool2d(real.float(), side, 1, side // 2)) for side in (3, 5)]
+    assert 5 * floor < blurred[0] < blurred[1]
+    assert distance(real // 2 + real.roll(1, 0) // 2) > 5 * floor  # blends of two images
+    assert distance((real + noise).clamp(0, 255)) > 5 * floor
+    assert distance(real[:10].repeat(30, 1, 1, 1)) > 5 * floor  # a collapse
+
+
 # ---------------------------------------------------------------- the choice
 
 
@@ -153,6 +185,7 @@ class FakeInception(nn.Module):
 
     def __init__(self, name, layers):
         super().__init__()
+        self.fc = nn.Linear(3, 5)
 
     def forward(self, images):
         assert images.dtype == torch.uint8
@@ -173,7 +206,8 @@ def test_features_are_chosen_by_what_exists(tmp_path, cpu, hub, fake_inception):
         return type(choose_features(choice, dataset, training, str(tmp_path), cpu))
 
     assert chosen("auto", labelled) is ClassifierFeatures
-    assert chosen("auto", random_dataset()) is type(None)
+    assert chosen("auto", random_dataset()) is NetworkFeatures
+    assert chosen("random", labelled) is NetworkFeatures
     assert chosen("inception", random_dataset()) is InceptionFeatures
     with pytest.raises(ValueError, match="needs a data set with labels"):
         chosen("classifier", random_dataset())
@@ -200,10 +234,13 @@ def test_a_failed_download_of_inception_names_the_alternative(cpu, monkeypatch):
         raise OSError("no network")
 
     monkeypatch.setattr(feature_extractor_inceptionv3, "FeatureExtractorInceptionV3", offline)
-    with pytest.raises(OSError, match=r"no network.*--features classifier"):
+    with pytest.raises(OSError, match=r"no network.*--features random"):
         InceptionFeatures(cpu)
 
 
 def test_inception_sees_grey_images_as_three_equal_channels(cpu, fake_inception):
     images = torch.full((2, 1, 4, 4), 7, dtype=torch.uint8)
-    assert InceptionFeatures(cpu)(images).tolist() == [[7, 7, 7]] * 2
+    extract = InceptionFeatures(cpu)
+    assert extract(images).tolist() == [[7, 7, 7]] * 2
+    scores = 7 * extract.network.fc.weight.sum(1)  # without the bias
+    torch.testing.assert_close(extract.probabilities(extract(images))[0], scores.softmax(0))

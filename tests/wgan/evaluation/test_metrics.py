@@ -76,41 +76,29 @@ def test_confidence_counts_samples_of_a_sure_class():
     assert metrics.class_coverage(unsure, torch.tensor([0, 1]))["confident"] == 0.5
 
 
-# ---------------------------------------------------------------- patches
+def test_inception_score_is_the_number_of_classes_if_sure_and_one_if_not():
+    assert metrics.inception_score(sure_of(0, 1, 2, 3).repeat(10, 1)) == pytest.approx(4)
+    assert metrics.inception_score(torch.full((20, 4), 0.25)) == pytest.approx(1)
 
 
-def test_the_finest_level_of_sliced_wasserstein_sees_a_pattern_of_pixels():
-    random = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (64, 1, 28, 28), generator=random, dtype=torch.uint8)
-    others = torch.randint(0, 256, (64, 1, 28, 28), generator=random, dtype=torch.uint8)
-    # A checkerboard under noise, which only the finest level can measure.
-    board = (torch.arange(28).view(-1, 1) + torch.arange(28)) % 2 * 100
-    marked = (images // 2 + board).to(torch.uint8)
-    same, changed = (metrics.sliced_wasserstein(part, images) for part in (others, marked))
-    assert list(same) == ["28x28", "14x14"]
-    assert changed["28x28"] > 5 * same["28x28"]
+def test_agreement_is_the_fraction_of_requested_classes():
+    found = metrics.class_agreement(torch.tensor([0, 1, 2, 2]), torch.tensor([0, 1, 2, 0]))
+    assert found == 0.75
 
 
-def test_wasserstein_1d_is_that_of_scipy():
-    one, other = np.random.default_rng(0).standard_normal((2, 200))
-    assert metrics.wasserstein_1d(one, other) == pytest.approx(scipys_distance(one, other))
-
-
-def test_a_pyramid_adds_up_to_its_image():
-    images = torch.randint(0, 256, (2, 3, 56, 56), dtype=torch.uint8)
-    fine, middle, coarse = metrics.laplacian_pyramid(images)
-    assert [level.shape[-1] for level in (fine, middle, coarse)] == [56, 28, 14]
-
-    def doubled(level):
-        return torch.nn.functional.interpolate(level, scale_factor=2, mode="bilinear")
-
-    rebuilt = fine + doubled(middle + doubled(coarse))
-    torch.testing.assert_close(rebuilt, images.float() / 127.5 - 1)
-
-
-def test_sizes_that_cannot_be_halved_have_one_level():
-    images = torch.randint(0, 256, (4, 1, 15, 40), dtype=torch.uint8)
-    assert list(metrics.sliced_wasserstein(images, images)) == ["15x40"]
+def test_within_class_distance_sees_swapped_classes_and_the_overall_one_does_not():
+    one, other = gaussian(5000, [0.0, 0.0]), gaussian(5000, [6.0, 8.0], seed=1)
+    features = torch.cat([one, other])
+    labels = torch.arange(2).repeat_interleave(5000)
+    assert metrics.within_class_frechet(features, labels, features, labels) < 1e-6
+    swapped = metrics.within_class_frechet(features, 1 - labels, features, labels)
+    assert swapped == pytest.approx(100, rel=0.03)  # the squared distance of the means
+    assert metrics.frechet_distance(features, features) < 1e-6
+    # Images without a class do not count, and a class needs two samples.
+    unlabelled = torch.cat([labels[:-1], torch.tensor([-1])])
+    assert metrics.within_class_frechet(features, unlabelled, features, unlabelled) < 1e-6
+    with pytest.raises(ValueError, match="class 1 has 0 samples and 5000"):
+        metrics.within_class_frechet(one, labels[:5000], features, labels)
 
 
 # ---------------------------------------------------------------- points

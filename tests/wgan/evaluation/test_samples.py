@@ -1,0 +1,78 @@
+"""Images from files and folders, and samples with labels."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from wgan.data import Dataset, RowReader
+from wgan.evaluation.samples import read_dataset, read_pair, sample_run
+
+
+def images(count=6, shape=(4, 5, 3)):
+    return np.random.default_rng(0).integers(0, 256, (count, *shape)).astype(np.uint8)
+
+
+def test_labels_of_arrays_keep_their_numbers(tmp_path):
+    np.savez(tmp_path / "x.npz", samples=images(), labels=[7, 3, -1, 3, 7, 0])
+    dataset = read_dataset(str(tmp_path / "x.npz"), str(tmp_path))
+    assert dataset.labels.tolist() == [7, 3, -1, 3, 7, 0]
+    assert np.array_equal(dataset.read(torch.arange(6)).numpy(), images().transpose(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize(
+    "content", [np.zeros((6, 7), np.float32), np.array([{}] * 6)], ids=["vectors", "objects"]
+)
+def test_arrays_without_images_are_refused(content, tmp_path):
+    np.save(tmp_path / "x.npy", content, allow_pickle=True)
+    with pytest.raises(ValueError, match=r"x\.npy"):
+        read_dataset(str(tmp_path / "x.npy"), str(tmp_path))
+
+
+def test_a_folder_is_loaded_in_the_shape_of_its_partner(tmp_path):
+    (tmp_path / "grey").mkdir()
+    for index, pixels in enumerate(images(4, (6, 6))):
+        Image.fromarray(pixels).save(tmp_path / "grey" / f"{index}.png")
+    folder = str(tmp_path / "grey")
+    np.save(tmp_path / "colours.npy", images(8, (4, 4, 3)))
+    assert read_dataset(folder, str(tmp_path)).sample_shape == (1, 6, 6)
+    for pair in ([folder, str(tmp_path / "colours.npy")], [str(tmp_path / "colours.npy"), folder]):
+        assert {part.sample_shape for part in read_pair(*pair, str(tmp_path))} == {(3, 4, 4)}
+
+
+def test_pairs_of_other_shapes_or_of_too_few_images_are_refused(tmp_path):
+    names = [str(tmp_path / f"{name}.npy") for name in "abc"]
+    for name, array in zip(names, [images(), images(shape=(4, 4, 3)), images(3)], strict=True):
+        np.save(name, array)
+    with pytest.raises(ValueError, match=r"shape \(3, 4, 5\), but .*\(3, 4, 4\)"):
+        read_pair(names[0], names[1], str(tmp_path))
+    with pytest.raises(ValueError, match="has 3 images, but comparing needs at least 4"):
+        read_pair(names[2], names[0], str(tmp_path))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="there is no image in"):
+        read_pair(str(tmp_path / "empty"), names[0].replace("a.npy", "empty"), str(tmp_path))
+
+
+class ByLabel(nn.Module):
+    """Images whose brightness is their label."""
+
+    noise_dim, sample_shape, class_names = 2, (1, 4, 4), ("a", "b", "no class")
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, noise, labels):
+        return (labels.float() - 1).view(-1, 1, 1, 1).expand(-1, 1, 4, 4)
+
+    def draw_labels(self, count, rng):
+        return torch.multinomial(torch.tensor([1.0, 0.0, 3.0]), count, True, generator=rng)
+
+
+def test_samples_have_the_classes_they_were_generated_for():
+    dataset = Dataset(RowReader.from_array(images()), np.array([0] * 6), class_names=("a", "b"))
+    samples = sample_run(ByLabel(), dataset, 200, 0)
+    levels = samples.values[:, 0, 0, 0]
+    assert set(levels.tolist()) == {0, 255}
+    assert torch.equal(samples.labels, torch.where(levels == 0, 0, -1))  # the rest has no class

@@ -1,0 +1,99 @@
+"""Images to compare that are not those of a run: arrays, folders, and drawn with labels."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wgan.data import Dataset, load_dataset
+from wgan.data.classes import NO_CLASS
+from wgan.data.folder import load_folder
+from wgan.data.sources import FolderSource
+from wgan.sampling import draw_labels, generate
+
+ARRAYS = (".npz", ".npy")
+MIN_SAMPLES = 4  # precision and recall need the third neighbour of a sample
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images `(N, C, H, W)` uint8 or points `(N, D)` float32, and the class of each, `(N,)` int64,
+    if there are classes; of generated samples, the class that was requested."""
+
+    values: Tensor
+    labels: Tensor | None = None
+
+
+def read_pair(source: str, reference: str, data_root: str) -> tuple[Dataset, Dataset]:
+    """Two sets of images of one shape, each an array file, a folder or a data set in the table.
+
+    Folders and data sets in the table are loaded with the size of the other set. Raises ValueError
+    if one cannot be read or the shapes differ.
+    """
+    shape = None
+    if is_array(reference) and Path(source).is_dir():
+        shape = read_dataset(reference, data_root).sample_shape
+    first = read_dataset(source, data_root, shape)
+    second = read_dataset(reference, data_root, first.sample_shape)
+    if first.sample_shape != second.sample_shape:
+        raise ValueError(
+            f"the images in {source} have shape {first.sample_shape}, but those in {reference} "
+            f"have {second.sample_shape}: they cannot be compared"
+        )
+    if len(first) < MIN_SAMPLES:
+        raise ValueError(
+            f"{source} has {len(first)} images, but comparing needs at least {MIN_SAMPLES}"
+        )
+    return first, second
+
+
+def read_dataset(source: str, data_root: str, shape: tuple[int, ...] | None = None) -> Dataset:
+    """Images of an array file, a folder, or a data set in the table.
+
+    Folders and data sets are loaded with the size of `shape` `(C, H, W)`, folders also in grey if
+    C is 1. Without `shape`, a folder's first image determines both. Labels of arrays keep their
+    numbers, which are those of generate.py. Raises ValueError if the source cannot be read or
+    contains no images.
+    """
+    if is_array(source):
+        dataset = load_dataset(source, data_root)
+        if dataset.is_points:
+            raise ValueError(f"{source} contains vectors: comparing needs images")
+        if dataset.labels is None:
+            return dataset
+        numbers = np.array([*map(int, dataset.class_names), NO_CLASS])
+        return replace(dataset, labels=numbers[dataset.labels])
+    if not Path(source).is_dir():
+        return load_dataset(source, data_root, "x".join(map(str, shape[1:])) if shape else "")
+    channels, *size = shape or first_shape(Path(source))
+    return load_folder(Path(source), Path(data_root), tuple(size), channels == 1)
+
+
+def is_array(source: str) -> bool:
+    return Path(source).suffix.lower() in ARRAYS
+
+
+def first_shape(folder: Path) -> tuple[int, int, int]:
+    """The shape `(C, H, W)` of a folder's first image that can be read."""
+    source = FolderSource(folder)
+    for file in source.list():
+        try:
+            with source.open(file.name) as image:
+                return (1 if image.mode == "L" else 3, image.height, image.width)
+        except (OSError, ValueError):
+            continue
+    raise ValueError(f"there is no image in {folder}")
+
+
+def sample_run(generator: nn.Module, dataset: Dataset, count: int, seed: int) -> Samples:
+    """`count` samples of a generator, with their classes if it has classes; those that the data
+    set does not have are no class. Points and vectors are scaled like the data set."""
+    labels = draw_labels(generator, count, seed)
+    values = generate(generator, count, seed, labels)
+    if dataset.standardisation:
+        values = dataset.standardisation.apply(values)
+    if not generator.class_names:
+        return Samples(values)
+    return Samples(values, torch.where(labels < len(dataset.class_names), labels, NO_CLASS))
