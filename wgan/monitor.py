@@ -15,22 +15,18 @@ from torch import Tensor
 from tqdm import tqdm
 
 from utils import input_gradients, interpolate
-from wgan import distributed, plots
+from wgan import distributed
 from wgan.budget import Budget, StepStatus, seconds_since_start
 from wgan.config import Config
-from wgan.data import seeded_generator, to_byte_images, to_float_images
+from wgan.data import seeded_generator
 from wgan.evaluation.evaluator import Evaluator
 from wgan.losses import critic_of_classes
 from wgan.run_folder import NullRunFolder, RunFolder
+from wgan.sample_grid import SampleGrid
 from wgan.sampling import generate
 from wgan.setup import Run
 from wgan.state import TrainState
 
-GRID_IMAGES = 64
-GRID_COLUMNS, GRID_CLASSES = 8, 16  # one row per class, of the most frequent ones
-SCATTER_POINTS = 1000
-SCATTER_COLOURS = 128  # files are a third as large as with all colours
-SURFACE_SIDE = 100  # lattice points along each axis of a critic's surface
 MAX_FAILED_SAVES = 3  # checkpoints in a row that cannot be written end training
 DIVERGED = 1e6  # absolute Wasserstein estimate
 SECONDS_BETWEEN_LINES = 5  # if the output is not a terminal
@@ -47,21 +43,9 @@ class Monitor:
 
     def __init__(self, run: Run):
         self.config, self.state, self.folder = run.config, run.state, run.folder
-        self.dataset, self.budget, device = run.dataset, run.budget, run.state.device
+        self.dataset, self.budget = run.dataset, run.budget
         self.samples_per_step = self.config.n_critic * self.config.batch_size
-        count = SCATTER_POINTS if self.dataset.is_points else GRID_IMAGES
-        order, labels = run.batches.order(0).cpu(), run.batches.all_labels.cpu()
-        shown = order[:count]
-        self.row_labels: list[str] = []
-        if self.config.conditional and not self.dataset.is_points:
-            classes = labels.bincount().topk(min(GRID_CLASSES, len(self.state.class_names))).indices
-            classes = classes.sort().values.tolist()
-            shown = class_rows(order, labels, classes)
-            self.row_labels = [self.state.class_names[number] for number in classes]
-        rng = seeded_generator("cpu", self.config.seed, "grid")  # the same on every device
-        self.noise = torch.randn(len(shown), self.config.noise_dim, generator=rng).to(device)
-        self.labels = labels[shown].to(device)
-        self.real = to_float_images(run.batches.take(shown.to(run.batches.order(0).device)))
+        self.grid = SampleGrid(run)
         self.evaluation = None
         if self.config.eval_every and distributed.is_first():
             try:
@@ -83,7 +67,7 @@ class Monitor:
     def start(self) -> None:
         """Save the real samples and the first grid, before any update, and start the clock."""
         if self.state.step == 0 and distributed.is_first():
-            real = draw_real(self.real, self.row_labels)
+            real = self.grid.draw_real()
             try_to_write("grid of real samples", self.folder.save_real, real)
             self.save_samples()
         self.display = Display(self.state, self.budget, self.samples_per_step)
@@ -144,7 +128,7 @@ class Monitor:
 
     def log(self, losses: dict[str, Tensor], evaluate: bool) -> None:
         """Write a line of the log, with the evaluation if requested, and display it."""
-        norm = interpolate_gradient_norm(self.state, self.config, self.real, self.labels)
+        norm = interpolate_gradient_norm(self.state, self.config, self.grid)
         row = self.measure(losses | {"gradient_norm": norm})
         self.last_estimate = row["wasserstein"]
         if evaluate and self.evaluation:
@@ -165,7 +149,7 @@ class Monitor:
         try_to_write("sample grid", self.folder.save_sample, self.state.step, self.draw())
 
     def draw(self) -> Image:
-        return draw_samples(self.state, self.noise, self.labels, self.real, self.row_labels)
+        return self.grid.draw(self.state)
 
 
 def is_due(every: int, step: int) -> bool:
@@ -356,41 +340,10 @@ def describe_seconds(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def class_rows(order: Tensor, labels: Tensor, classes: list[int]) -> Tensor:
-    """Indices of `GRID_COLUMNS` samples of each class, the first in the order `(N,)`. A class with
-    fewer samples repeats them."""
-    rows = [order[labels[order] == number][:GRID_COLUMNS] for number in classes]
-    return torch.cat([row.repeat(GRID_COLUMNS)[:GRID_COLUMNS] for row in rows])
-
-
-@torch.no_grad()
-def draw_samples(
-    state: TrainState, noise: Tensor, labels: Tensor, real: Tensor, row_labels: list[str]
-) -> Image:
-    """Samples of the moving average: a grid, or points over the critic's surface."""
-    samples = state.ema(noise, labels)
-    if real.dim() == 4:
-        return plots.image_grid(to_byte_images(samples).cpu().numpy(), row_labels=row_labels)
-    if real.shape[1] != 2 or state.class_names:  # no plane over which to draw one critic
-        return plots.scatter(real.cpu().numpy(), samples.cpu().numpy())
-    extent = plots.extent(real.cpu().numpy())
-    axis = torch.linspace(-extent, extent, SURFACE_SIDE, device=real.device)
-    lattice = torch.cartesian_prod(axis, axis).flip(1)  # (S * S, 2), rows along y
-    scores = state.critic(lattice).view(SURFACE_SIDE, SURFACE_SIDE)
-    points = (real.cpu().numpy(), samples.cpu().numpy(), scores.cpu().numpy())
-    return plots.scatter(*points, title=f"step {state.step:,}").quantize(SCATTER_COLOURS)
-
-
-def draw_real(real: Tensor, row_labels: list[str]) -> Image:
-    if real.dim() == 4:
-        return plots.image_grid(to_byte_images(real).cpu().numpy(), row_labels=row_labels)
-    return plots.scatter(real.cpu().numpy()).quantize(SCATTER_COLOURS)
-
-
-def interpolate_gradient_norm(
-    state: TrainState, config: Config, real: Tensor, labels: Tensor
-) -> Tensor:
-    """Mean norm of the critic's gradients at interpolates of real and fake, for every method."""
+def interpolate_gradient_norm(state: TrainState, config: Config, grid: SampleGrid) -> Tensor:
+    """Mean norm of the critic's gradients at interpolates of the grid's real samples and of new
+    fake ones of the same classes, for every method."""
+    real, labels = grid.real, grid.labels
     rng = seeded_generator(real.device, config.seed, "norm", state.step)
     noise = torch.randn(len(real), config.noise_dim, generator=rng, device=real.device)
     mix = torch.rand(len(real), generator=rng, device=real.device)

@@ -10,6 +10,7 @@ import torch
 
 from wgan import distributed
 from wgan.acceleration import prepare_device
+from wgan.augmentation import FEW_IMAGES, POLICIES
 from wgan.budget import Budget
 from wgan.checkpoints import describe_other_data, find_checkpoints, read_any_checkpoint
 from wgan.config import Config, options_of_model, stored_config
@@ -88,13 +89,8 @@ def set_up(config: Config, fresh: bool) -> Run:
         with distributed.first_rank_first():
             check_before_loading(config, device)
             dataset = load_data(config)
-            labels, class_names = None, ()
-            if config.conditional:
-                labels, class_names = classes_to_generate(dataset)
-            state = build_state(config, dataset.sample_shape, device, class_names)
-            if config.conditional:
-                set_class_shares(state, labels)
-            state.data = dataset.identity()
+            config = decide_augmentation(config, len(dataset))
+            state, labels = build_state_for(config, dataset, device)
         check_same_data(dataset, config)
         folder, differences = open_folder(config, state, fresh)
     except BadInput:
@@ -163,6 +159,34 @@ def load_data(config: Config) -> Dataset:
     if config.eval_every and (dataset.labels is None or len(dataset) < 8):
         raise ValueError("--eval-every needs a data set of at least 8 images with classes")
     return dataset
+
+
+def decide_augmentation(config: Config, images: int) -> Config:
+    """The configuration with `--augment auto` decided by the number of images."""
+    if config.augment != "auto":
+        return config
+    if images >= FEW_IMAGES:
+        return replace(config, augment="none")
+    with distributed.one_rank_per_machine_prints():
+        print(
+            f"{config.dataset} has only {images:,} images: what the critic sees is augmented, so "
+            "that it does not memorise them (--augment none switches this off)"
+        )
+    return replace(config, augment=",".join(POLICIES))
+
+
+def build_state_for(
+    config: Config, dataset: Dataset, device: torch.device
+) -> tuple[TrainState, np.ndarray | None]:
+    """The untrained state, and with `--conditional` the class of each sample, `(N,)`."""
+    labels, class_names = None, ()
+    if config.conditional:
+        labels, class_names = classes_to_generate(dataset)
+    state = build_state(config, dataset.sample_shape, device, class_names)
+    state.data = dataset.identity()
+    if config.conditional:
+        set_class_shares(state, labels)
+    return state, labels
 
 
 def check_same_data(dataset: Dataset, config: Config) -> None:

@@ -4,14 +4,13 @@ import math
 from types import SimpleNamespace
 
 import pytest
-import torch
 from helpers import assert_same_run, run_main
 
 import train
 from wgan import monitor
 from wgan.budget import Budget
 from wgan.checkpoints import read_checkpoint
-from wgan.monitor import class_rows, describe_seconds
+from wgan.monitor import describe_seconds
 
 RARELY = ["--log-every", 100, "--sample-every", 100, "--checkpoint-every", 100]
 
@@ -116,13 +115,3 @@ def test_durations_are_rounded():
     expected = {0: "0 s", 40.4: "40 s", 119: "119 s", 120: "2 min", 7199: "120 min", 7200: "2 h"}
     assert {seconds: describe_seconds(seconds) for seconds in expected} == expected
     assert describe_seconds(14 * 3600 + 100) == "14 h"
-
-
-def test_a_grid_has_a_row_per_class_and_repeats_the_samples_of_small_classes():
-    labels = torch.tensor([1, 0, 2, 1] * 10)
-    labels[labels == 2] = 1
-    labels[[5, 6, 7]] = 2
-    order = torch.arange(39, -1, -1)
-    rows = class_rows(order, labels, [2, 0]).view(2, 8)
-    assert rows[0].tolist() == [7, 6, 5] * 2 + [7, 6]
-    assert rows[1].tolist() == [37, 33, 29, 25, 21, 17, 13, 9]
