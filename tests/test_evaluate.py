@@ -196,7 +196,7 @@ def test_a_data_set_of_another_shape_is_refused(image_folder, tmp_path, monkeypa
         (["run", "--json", "no/such/file"], "there is no folder no/such: create it first"),
         (["run", "--neighbours", "x.png/"], "--neighbours x.png/ is a folder"),
         (["run", "other"], "give the data to compare a run with by --dataset"),
-        (["a.npy", "b.npy"], "a.npy cannot be read"),
+        (["a.npy", "b.npy"], "unknown dataset 'a.npy': there is no such folder or file"),
         (["a.npy", "b", "--dataset", "c"], "name one array, folder or data set"),
         (["."], ". is not a run: name one array, folder or data set"),
         (["run", "--reference", "all"], "invalid choice"),

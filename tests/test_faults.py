@@ -66,6 +66,7 @@ def die_at_call(fatal_call):
 
 def small_run(folder, run, steps, *more):
     arguments = ["--dataset", folder, "--image-size", 16, *SMALL, "--device", "cpu", "--run", run]
+    arguments += ["--augment", "none"]
     return [str(part) for part in [*arguments, "--steps", steps, *more]]
 
 

@@ -174,7 +174,7 @@ def test_a_folder_that_contains_another_run_is_refused_and_left_as_it_was(
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     assert run_main(image_folder, run, "--steps", 4, "--seed", 1, "--gp-weight", 3) == 2
     error = capsys.readouterr().err
-    assert "gp_weight was 1.0 and is 3.0" in error
+    assert "gp_weight was 10.0 and is 3.0" in error
     assert "seed was 0 and is 1" in error
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 

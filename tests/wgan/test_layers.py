@@ -122,7 +122,7 @@ def test_epochs_replace_steps_and_vice_versa(tmp_path):
     assert parse("--config", file, "--steps", "7").epochs == 0
     for bad, message in (
         (["--epochs", "3", "--steps", "7"], "either steps or epochs"),
-        (["--steps", "0"], "must be greater than 0"),
+        (["--steps", "0", "--max-seconds", "0"], "must be greater than 0"),
     ):
         with pytest.raises(ValueError, match=message):
             parse(*bad)
@@ -152,13 +152,15 @@ def test_the_run_is_named_after_data_and_method(tmp_path):
 
 def test_with_a_file_the_run_is_named_after_it_and_what_flags_change(tmp_path):
     (tmp_path / "a.toml").write_text('run = "b"\n')
+    (tmp_path / "c.toml").write_text("seed = 1\n")
     assert parse("--config", tmp_path / "a.toml").run == "b"
     for arguments, run in (
         (["grid-best"], "grid-best"),
         (["configs/grid-best.toml", "--seed", "1"], "grid-best"),
         (["grid-best", "--run", "other"], "other"),
         (["grid-best", "--dataset", "grid", "--method", "wgan-gp"], "grid-best"),
-        (["images", "--dataset", "lsun", "--method", "wgan"], "images-lsun-wgan"),
+        (["images", "--dataset", "lsun", "--width", "9"], "images-lsun"),
+        ([tmp_path / "c.toml", "--dataset", "lsun", "--method", "wgan"], "c-lsun-wgan"),
         (["points-wgan", "--dataset", "ring"], "points-wgan-ring"),
         (["images", "--dataset", f"{tmp_path}/faces/"], "images-faces"),
     ):
