@@ -315,18 +315,18 @@ def test_fakes_and_the_generators_samples_are_of_the_given_classes(random, cpu):
 
 @pytest.mark.parametrize("classes", [(), ("a", "b")])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_batch_in_parts_trains_like_the_whole_batch(method, classes, random, cpu):
+def test_a_batch_in_parts_trains_like_the_whole_batch(method, classes, cpu):
     """Up to rounding, which SGD does not amplify as Adam does."""
-    norms = {"critic_norm": "none", "generator_norm": "layer", "precision": "fp32", "clip": 0.1}
-    norms = {name: norms[name] for name in norms if name != "clip" or method == "wgan"}
+    options = {"model": "dense", "precision": "fp32", "generator_batch": 16}
+    options |= {"augment": "color,translation,cutout"} | ({"clip": 0.5} if method == "wgan" else {})
     found = []
     for accumulate in (1, 4):
-        options = {"generator_batch": 16, "augment": "color,translation,cutout"}
-        config = small_config(method=method, accumulate=accumulate, **options, **norms)
-        state, batches = build_state(config, SHAPE, cpu, classes), small_batches(config, random)
+        config = small_config(method=method, accumulate=accumulate, **options)
+        batches = small_batches(config, np.random.default_rng(0))  # the same for both
+        state = build_state(config, SHAPE, cpu, classes)
         start = [weights.clone() for weights in state.weights()]
         for name in ("critic", "generator"):
-            optimizer = torch.optim.SGD(getattr(state, name).parameters(), 0.1)
+            optimizer = torch.optim.SGD(getattr(state, name).parameters(), 1e-4)
             setattr(state, f"{name}_optimizer", optimizer)
         losses = [train_step(state, config, batches) for _ in range(3)]
         found.append((list(state.weights()), losses))
@@ -334,7 +334,7 @@ def test_a_batch_in_parts_trains_like_the_whole_batch(method, classes, random, c
     moved = [(a - b).norm() / a.norm() for a, b in zip(whole, start, strict=True) if a.dim() > 1]
     assert max(moved) > 1e-3
     for one, other in zip(whole, parts, strict=True):
-        assert (one - other).norm() <= 1e-6 * one.norm()
+        assert (one - other).norm() <= 1e-6 * max(1, one.norm())  # biases start at zero
     for one, other in zip(losses, losses_of_parts, strict=True):
         assert {k: v.item() for k, v in one.items()} == pytest.approx(
             {k: v.item() for k, v in other.items()}, rel=1e-4, abs=1e-6

@@ -48,12 +48,11 @@ def test_saturation_scales_the_distance_from_grey():
 def test_all_three_equal_the_authors_sequence():
     x, u = images(4, 3, 8, 8), torch.rand(3, 4)
     b, s, c = u.view(3, 4, 1, 1, 1)
-    expected = x + (b - 0.5)
-    expected = (expected - expected.mean(1, keepdim=True)) * (2 * s) + expected.mean(
-        1, keepdim=True
-    )
-    mean = expected.mean((1, 2, 3), keepdim=True)
-    torch.testing.assert_close(adjust_color(x, *u), (expected - mean) * (c + 0.5) + mean)
+    brighter = x + (b - 0.5)
+    grey = brighter.mean(1, keepdim=True)
+    saturated = (brighter - grey) * (2 * s) + grey
+    mean = saturated.mean((1, 2, 3), keepdim=True)
+    torch.testing.assert_close(adjust_color(x, *u), (saturated - mean) * (c + 0.5) + mean)
 
 
 @pytest.mark.parametrize("channels", [2, 4])
