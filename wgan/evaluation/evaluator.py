@@ -67,7 +67,8 @@ class Evaluator:
             reference, *_ = split_indices(len(test), self.count)
         self.held_out = labelled_samples(dataset, held_out)
         self.reference = labelled_samples(dataset if test is None else test, reference)
-        self.labels = None if dataset.labels is None else torch.from_numpy(dataset.labels).long()
+        labels = dataset.labels
+        self.labels = None if labels is None else torch.from_numpy(labels[labels >= 0]).long()
         self.reference_features = self.features(self.reference.values)
 
     def check_classifier(
@@ -119,7 +120,7 @@ class Evaluator:
             )
         if isinstance(self.features, ClassifierFeatures):
             probabilities = self.features.probabilities(features)
-            found |= metrics.class_coverage(probabilities, self.labels[self.labels >= 0])
+            found |= metrics.class_coverage(probabilities, self.labels)
             if labels is not None:
                 known = labels >= 0
                 predicted = probabilities.argmax(1)

@@ -26,6 +26,7 @@ CHOICES = ("auto", "classifier", "random", "inception")
 CLASSIFIER_VERSION = 1  # increase it if the classifier or its training changes
 INCEPTION_FILES = "weights-inception-2015-12-05*.pth"
 CHUNK = 500  # images computed at a time
+FAINT = 0.01  # magnitude of a response, in [-1, 1], below which a random feature is insensitive
 
 
 class Features(Protocol):
@@ -52,7 +53,7 @@ def choose_features(
     if choice == "inception" or (choice == "auto" and inception_files()):
         return InceptionFeatures(device)
     if choice == "random" or dataset.labels is None:
-        return random_features(dataset.sample_shape[0], device)
+        return RandomFeatures(dataset.sample_shape[0], device)
     return cached_classifier(dataset, training, data_root, device)
 
 
@@ -115,6 +116,60 @@ def inception_files() -> list[Path]:
     return list(inception_folder().glob(INCEPTION_FILES))
 
 
+# ---------------------------------------------------------------- a random network
+
+
+class RandomNetwork(nn.Module):
+    """Random filters at four scales, after scattering networks (Bruna and Mallat 2013,
+    arXiv:1203.1513).
+
+    Each scale filters the one before, takes the magnitude and halves the image. Filters have a mean
+    of zero, so they respond to edges and texture alone. The features are, in logarithms, the mean
+    and the standard deviation of each response over the image: blurring shifts them alike for
+    strong and for faint edges. To these are added each colour's mean and standard deviation.
+    """
+
+    def __init__(self, channels: int, width: int = 16, scales: int = 4):
+        super().__init__()
+        inputs = [channels] + [width] * (scales - 1)
+        self.layers = nn.ModuleList(
+            nn.Conv2d(i, width, 3, padding=1, padding_mode="replicate", bias=False) for i in inputs
+        )
+        for layer in self.layers:
+            layer.weight.data -= layer.weight.data.mean((2, 3), keepdim=True)
+            layer.weight.data /= layer.weight.data.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """`(N, C, H, W)` in [-1, 1] to `(N, 2 * C + 2 * scales * width)`."""
+        features, values = list(moments(images)), images
+        for layer in self.layers:
+            values = layer(values).abs()
+            features += [(moment + FAINT).log() for moment in moments(values)]
+            values = F.avg_pool2d(values, 2, ceil_mode=True)
+        return torch.cat(features, 1)
+
+
+def moments(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation over each image and channel: twice `(N, C)`."""
+    return values.mean((2, 3)), values.std((2, 3), correction=0)
+
+
+class RandomFeatures:
+    """Features of a network with fixed random weights: they need no labels and no training, and
+    do not depend on the data."""
+
+    def __init__(self, channels: int, device: torch.device, seed: int = 0):
+        with torch.random.fork_rng([]):
+            torch.manual_seed(seed)
+            network = RandomNetwork(channels)
+        self.name = f"random-{hash_of_weights(network)}"
+        self.network, self.device = network.to(device).requires_grad_(False), device
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """`(N, C, H, W)` uint8 to `(N, 128 + 2 * C)`."""
+        return in_chunks(lambda part: self.network(to_float_images(part.to(self.device))), images)
+
+
 # ---------------------------------------------------------------- the classifier
 
 
@@ -134,8 +189,8 @@ class Classifier(nn.Module):
         return self.scores(self.features(images))
 
 
-class NetworkFeatures:
-    """The features of a classifier's network, on the device of its weights."""
+class ClassifierFeatures:
+    """The features of a trained classifier, on the device of its weights."""
 
     def __init__(self, classifier: Classifier, name: str):
         self.classifier, self.name = classifier, name
@@ -147,25 +202,10 @@ class NetworkFeatures:
             lambda part: self.classifier.features(to_float_images(part.to(device))), images
         )
 
-
-class ClassifierFeatures(NetworkFeatures):
-    """Those of a trained classifier, which also has class probabilities."""
-
     def probabilities(self, features: Tensor) -> Tensor:
         """Class probabilities `(N, K)` from features `(N, 128)`, on the CPU."""
         scores = self.classifier.scores
         return F.linear(features, scores.weight.cpu(), scores.bias.cpu()).softmax(1)
-
-
-def random_features(channels: int, device: torch.device, seed: int = 0) -> NetworkFeatures:
-    """Features of the network before training, with random weights: they need no labels, and are
-    the same for all data (Naeem et al. 2020, arXiv:2002.09797)."""
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
-        network = Classifier(channels, 1)
-    name = f"random-{hash_of_weights(network)}"
-    network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
-    return NetworkFeatures(network, name)
 
 
 def train_classifier(

@@ -1,5 +1,6 @@
-"""The classifier, its cache, and the choice of features."""
+"""The random network, the classifier and its cache, and the choice of features."""
 
+import math
 from unittest.mock import Mock
 
 import numpy as np
@@ -14,11 +15,11 @@ from wgan.evaluation.features import (
     Classifier,
     ClassifierFeatures,
     InceptionFeatures,
-    NetworkFeatures,
+    RandomFeatures,
+    RandomNetwork,
     allow_nondeterminism,
     cached_classifier,
     choose_features,
-    random_features,
     train_classifier,
 )
 
@@ -151,6 +152,25 @@ def test_training_may_be_nondeterministic_only_inside_the_block():
 # ---------------------------------------------------------------- a random network
 
 
+def test_random_features_are_moments_of_edges_at_each_scale():
+    network = RandomNetwork(1, width=1, scales=2)
+    for layer in network.layers:
+        layer.weight.data.zero_()
+        layer.weight.data[0, 0, 1, 1:] = torch.tensor([-1.0, 1.0])  # differences to the right
+    image = torch.tensor([[0.0, 0.6, 0.6, 0.6], [0.0, 0.6, 0.6, 0.6]])
+    # |differences|: 0.6 in one column of four; halved: 0.3 and 0; their difference: 0.3 and 0.
+    deviations = 0.6 * 3**0.5 / 4, 0.15
+    expected = [0.45, deviations[0]]
+    expected += [math.log(value + 0.01) for value in (0.15, deviations[0], 0.15, deviations[1])]
+    torch.testing.assert_close(network(image[None, None]), torch.tensor([expected]))
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 1), (1, 3, 5), (3, 8, 8)])
+def test_random_features_of_flat_and_small_images_are_finite(shape, cpu):
+    features = RandomFeatures(shape[0], cpu)(torch.zeros(2, *shape, dtype=torch.uint8))
+    assert features.shape == (2, 128 + 2 * shape[0]) and features.isfinite().all()
+
+
 def stripes(count, seed):
     """Grey images of stripes in random directions, widths and positions."""
     rng = torch.Generator().manual_seed(seed)
@@ -161,20 +181,20 @@ def stripes(count, seed):
 
 
 def test_random_features_tell_degraded_images_from_real_ones(cpu):
-    real, reference = stripes(300, 1), stripes(300, 0)
-    extract = random_features(1, cpu)
-    assert torch.equal(random_features(1, cpu)(real), extract(real))
+    real, reference = stripes(500, 1), stripes(500, 0)
+    extract = RandomFeatures(1, cpu)
+    assert torch.equal(RandomFeatures(1, cpu)(real), extract(real))
 
     def distance(images):
         return metrics.frechet_distance(extract(images.byte()), extract(reference))
 
-    noise = torch.randint(-40, 40, real.shape)
+    noise = 40 * torch.randn(real.shape, generator=torch.Generator().manual_seed(2))
     floor = distance(real)
     blurred = [distance(avg_pool2d(real.float(), side, 1, side // 2)) for side in (3, 5)]
     assert 5 * floor < blurred[0] < blurred[1]
     assert distance(real // 2 + real.roll(1, 0) // 2) > 5 * floor  # blends of two images
     assert distance((real + noise).clamp(0, 255)) > 5 * floor
-    assert distance(real[:10].repeat(30, 1, 1, 1)) > 5 * floor  # a collapse
+    assert distance(real[:10].repeat(50, 1, 1, 1)) > 5 * floor  # a collapse
 
 
 # ---------------------------------------------------------------- the choice
@@ -206,8 +226,8 @@ def test_features_are_chosen_by_what_exists(tmp_path, cpu, hub, fake_inception):
         return type(choose_features(choice, dataset, training, str(tmp_path), cpu))
 
     assert chosen("auto", labelled) is ClassifierFeatures
-    assert chosen("auto", random_dataset()) is NetworkFeatures
-    assert chosen("random", labelled) is NetworkFeatures
+    assert chosen("auto", random_dataset()) is RandomFeatures
+    assert chosen("random", labelled) is RandomFeatures
     assert chosen("inception", random_dataset()) is InceptionFeatures
     with pytest.raises(ValueError, match="needs a data set with labels"):
         chosen("classifier", random_dataset())
