@@ -64,6 +64,10 @@ def die_at_call(fatal_call):
     os.replace, os.fsync = counted(os.replace), counted(os.fsync)
 
 
+def last_written(path):
+    return path.stat().st_mtime_ns if path.exists() else None
+
+
 def small_run(folder, run, steps, *more):
     arguments = ["--dataset", folder, "--image-size", 16, *SMALL, "--device", "cpu", "--run", run]
     arguments += ["--augment", "none"]
@@ -87,9 +91,12 @@ def test_kills_at_any_moment_lose_nothing(processes, image_folder, tmp_path):
             process = processes.Process(target=child, args=(arguments, fatal_calls[kill]))
             process.start()
         else:
+            before = last_written(run / "checkpoint.pt")
             process = processes.Process(target=child, args=(arguments,))
             process.start()
-            time.sleep(generator.uniform(0.2, 0.7))
+            while process.is_alive() and last_written(run / "checkpoint.pt") == before:
+                time.sleep(0.01)  # until the first checkpoint of this process
+            time.sleep(generator.uniform(0, 0.3))
             process.kill()
         process.join(60)
         assert process.exitcode == -signal.SIGKILL

@@ -37,13 +37,13 @@ def gradients(state):
     real, fake = torch.randn(2, 8, *SHAPE, generator=rng).tanh()
     mix, noise = torch.rand(8, generator=rng), torch.randn(8, 4, generator=rng)
     labels = torch.arange(8) % 3
-    uniforms = torch.rand(8, 3, 7, generator=rng)
     losses = state.losses
     with torch.no_grad():  # weights of a size at which no score is nearly zero
         for parameter in [*state.critic.parameters(), *state.generator.parameters()]:
             if parameter.dim() > 1:
                 parameter.copy_(torch.randn(parameter.shape, generator=rng))
                 parameter.div_(parameter[0].numel() ** 0.5)
+    uniforms = torch.rand(8, 3, 7, generator=rng)
     critic_batch = real, fake, mix, labels, uniforms[:, :2]
     batch, found = (noise, labels, uniforms[:, 2]), []
     for network, loss in (
