@@ -16,6 +16,7 @@ from wgan.evaluation.features import (
     ClassifierFeatures,
     Features,
     InceptionFeatures,
+    RandomFeatures,
     choose_features,
 )
 from wgan.evaluation.samples import MIN_SAMPLES, Samples
@@ -152,12 +153,18 @@ class Evaluator:
         return result | {"neighbours": str(neighbours)}
 
     def neighbours(self, images: Tensor) -> Image:
-        """A grid of samples, each followed by the reference images nearest to it in features.
-        Memorised images are easy to spot there."""
-        images, count = images[:NEIGHBOUR_ROWS], min(NEIGHBOURS, self.count)
-        nearest = metrics.nearest_neighbours(self.features(images), self.reference_features, count)
-        rows = torch.cat([images[:, None], self.reference.values[nearest]], dim=1)
-        return plots.image_grid(rows.flatten(0, 1).numpy(), columns=1 + count)  # (8 * (1 + 7), ...)
+        """A grid of samples, each followed by the reference images nearest to it: in features, or
+        in pixels if features are random, as these change much with little noise. Memorised images
+        are easy to spot there."""
+        images, reference = images[:NEIGHBOUR_ROWS], self.reference.values
+        count = min(NEIGHBOURS, self.count)
+        if isinstance(self.features, RandomFeatures):
+            positions = (part.flatten(1).float() for part in (images, reference))
+        else:
+            positions = self.features(images), self.reference_features
+        nearest = metrics.nearest_neighbours(*positions, count)
+        rows = torch.cat([images[:, None], reference[nearest]], dim=1)  # (8, 1 + 7, C, H, W)
+        return plots.image_grid(rows.flatten(0, 1).numpy(), columns=1 + count)
 
 
 def labelled_samples(dataset: Dataset, indices: np.ndarray) -> Samples:

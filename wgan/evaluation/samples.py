@@ -85,6 +85,8 @@ def read_array(path: Path) -> Dataset:
 
     Raises ValueError if the file cannot be read or contains anything else.
     """
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
     labels = None
     try:
         content = np.load(path, allow_pickle=False)
