@@ -92,8 +92,8 @@ def compare(options: argparse.Namespace) -> dict:
     """Compare an array or a folder of images with another one, or with a data set."""
     if bool(options.other) == bool(options.dataset):
         raise ValueError(
-            f"{options.source} is not a run: name one array, folder or data set to "
-            "compare it with, as in: evaluate.py A B"
+            f"{options.source} is not a run: compare it with one other array, folder or data set, "
+            "either as in evaluate.py A B or with --dataset"
         )
     root, reference = options.data_root or "datasets", options.other or options.dataset
     source, dataset = read_pair(options.source, reference, root)

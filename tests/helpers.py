@@ -34,7 +34,6 @@ def parse(*arguments):
 def arguments_for(folder, run, *more):
     """The command line of a small run on a folder of images."""
     arguments = ["--dataset", folder, "--image-size", "16", *SMALL, *OFTEN, "--device", "cpu"]
-    arguments += ["--augment", "none"]
     return [str(part) for part in (*arguments, "--run", run, *more)]
 
 

@@ -70,7 +70,6 @@ def last_written(path):
 
 def small_run(folder, run, steps, *more):
     arguments = ["--dataset", folder, "--image-size", 16, *SMALL, "--device", "cpu", "--run", run]
-    arguments += ["--augment", "none"]
     return [str(part) for part in [*arguments, "--steps", steps, *more]]
 
 

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-FEW_IMAGES = 2000  # fewer are augmented by `--augment auto`
 SHIFT = 1 / 8  # the maximum translation, as a share of the image's side
 HOLE = 1 / 2  # the side of the removed part, as a share of the image's side
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from utils import DIVERGENCE_POINTS, METHODS
-from wgan.augmentation import FEW_IMAGES, POLICIES
+from wgan.augmentation import POLICIES
 from wgan.data import DATASETS, is_points, parse_image_size, unused_options
 from wgan.errors import suggestion
 from wgan.losses import PRECISIONS
@@ -68,10 +68,10 @@ def value_range(values: tuple[float, float]) -> str | None:
 
 
 def augmentation(value: str) -> str | None:
-    names = [] if value in ("none", "auto") else value.split(",")
+    names = [] if value == "none" else value.split(",")
     if unknown := [name for name in names if name not in POLICIES]:
         hint = suggestion(unknown[0], POLICIES)
-        return f"must be none, auto, or some of {','.join(POLICIES)} without spaces{hint}"
+        return f"must be none, or some of {','.join(POLICIES)} without spaces{hint}"
     return "must name each of them once" if len({*names}) < len(names) else None
 
 
@@ -149,8 +149,8 @@ class Config:
     augment: str = option(
         DATA,
         "none",
-        "differentiable augmentation of what the critic sees, for few images: "
-        f"{','.join(POLICIES)}, or some of them; auto: all for fewer than {FEW_IMAGES} images",
+        "differentiable augmentation of what the critic sees, for few images and long training: "
+        f"{','.join(POLICIES)}, or some of them",
         augmentation,
     )
 

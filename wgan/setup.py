@@ -10,7 +10,6 @@ import torch
 
 from wgan import distributed
 from wgan.acceleration import prepare_device
-from wgan.augmentation import FEW_IMAGES, POLICIES
 from wgan.budget import Budget
 from wgan.checkpoints import describe_other_data, find_checkpoints, read_any_checkpoint
 from wgan.config import Config, options_of_model, stored_config
@@ -89,7 +88,6 @@ def set_up(config: Config, fresh: bool) -> Run:
         with distributed.first_rank_first():
             check_before_loading(config, device)
             dataset = load_data(config)
-            config = decide_augmentation(config, len(dataset))
             state, labels = build_state_for(config, dataset, device)
         check_same_data(dataset, config)
         folder, differences = open_folder(config, state, fresh)
@@ -159,20 +157,6 @@ def load_data(config: Config) -> Dataset:
     if config.eval_every and (dataset.labels is None or len(dataset) < 8):
         raise ValueError("--eval-every needs a data set of at least 8 images with classes")
     return dataset
-
-
-def decide_augmentation(config: Config, images: int) -> Config:
-    """The configuration with `--augment auto` decided by the number of images."""
-    if config.augment != "auto":
-        return config
-    if images >= FEW_IMAGES:
-        return replace(config, augment="none")
-    with distributed.one_rank_per_machine_prints():
-        print(
-            f"{config.dataset} has only {images:,} images: what the critic sees is augmented, so "
-            "that it does not memorise them (--augment none switches this off)"
-        )
-    return replace(config, augment=",".join(POLICIES))
 
 
 def build_state_for(

@@ -116,7 +116,7 @@ def test_what_is_written_reads_back_the_same(run, tmp_path):
         ('model = "densse"', "did you mean 'dense'?"),
         ("ema = 1.0", "below 1"),
         ("div_p = 1.0", "greater than 1"),
-        ('augment = "cutouts"', "must be none, auto, or some of color,translation,cutout"),
+        ('augment = "cutouts"', "must be none, or some of color,translation,cutout"),
         ('augment = "color,color"', "must name each of them once"),
         ("batch_size = 64\naccumulate = 3", "use a batch_size of 63 or 66"),
         ("batch_size = 64\ngenerator_batch = 30\naccumulate = 4", "a generator_batch of 28 or 32"),

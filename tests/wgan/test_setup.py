@@ -7,16 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import run_main, small_config
+from helpers import run_main
 from PIL import Image
 
 import train
-from wgan.augmentation import FEW_IMAGES
 from wgan.checkpoints import pack_checkpoint, read_checkpoint
 from wgan.config import same_path, stored_config
 from wgan.data import Dataset, RowReader
 from wgan.data import batches as batches_module
-from wgan.setup import decide_augmentation
 
 
 @pytest.fixture
@@ -203,19 +201,3 @@ def test_a_finished_run_keeps_its_options(image_folder, tmp_path, capsys):
     assert run_main(image_folder, tmp_path / "r", "--steps", 2, "--compile", "on") == 0
     assert "byte-identical" not in capsys.readouterr().out
     assert (tmp_path / "r" / "config.toml").read_bytes() == stored
-
-
-@pytest.mark.parametrize(
-    ("augment", "images", "expected"),
-    [
-        ("auto", FEW_IMAGES - 1, "color,translation,cutout"),
-        ("auto", FEW_IMAGES, "none"),
-        ("none", 10, "none"),
-        ("cutout", 10**6, "cutout"),
-    ],
-)
-def test_few_images_are_augmented_unless_the_user_decides(augment, images, expected, capsys):
-    config = decide_augmentation(small_config(augment=augment), images)
-    assert config.augment == expected
-    said = "has only 1,999 images" in capsys.readouterr().out
-    assert said == (augment != expected and expected != "none")

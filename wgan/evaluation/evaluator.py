@@ -16,6 +16,7 @@ from wgan.evaluation.features import (
     ClassifierFeatures,
     Features,
     InceptionFeatures,
+    RandomFeatures,
     choose_features,
 )
 from wgan.evaluation.samples import MIN_SAMPLES, Samples
@@ -152,11 +153,16 @@ class Evaluator:
         return result | {"neighbours": str(neighbours)}
 
     def neighbours(self, images: Tensor) -> Image:
-        """A grid of samples, each next to the reference images nearest to it in features. Memorised
-        images are easy to spot there."""
-        images, count = images[:NEIGHBOUR_ROWS], min(NEIGHBOURS, self.count)
-        nearest = metrics.nearest_neighbours(self.features(images), self.reference_features, count)
-        return plots.neighbour_grid(images.numpy(), self.reference.values[nearest].numpy())
+        """A grid of samples, each next to the reference images nearest to it: in features, or in
+        pixels if features are random, as these change much with little noise. Memorised images are
+        easy to spot there."""
+        images, reference = images[:NEIGHBOUR_ROWS], self.reference.values
+        if isinstance(self.features, RandomFeatures):
+            positions = (part.flatten(1).float() for part in (images, reference))
+        else:
+            positions = self.features(images), self.reference_features
+        nearest = metrics.nearest_neighbours(*positions, min(NEIGHBOURS, self.count))
+        return plots.neighbour_grid(images.numpy(), reference[nearest].numpy())
 
 
 def labelled_samples(dataset: Dataset, indices: np.ndarray) -> Samples:

@@ -233,6 +233,14 @@ def test_the_nearest_neighbour_of_a_real_image_is_itself(labels, tmp_path, cpu):
         assert np.array_equal(nearest[top : top + 8, 2:10], image)
 
 
+def test_the_nearest_neighbour_of_a_noisy_copy_is_its_original(tmp_path, cpu):
+    evaluator = Evaluator(dataset_of(random_images(40) // 2), str(tmp_path), cpu)
+    originals = evaluator.reference.values[:3]
+    grid = np.asarray(evaluator.neighbours(originals + 40 * (originals % 2)))[::8, ::8]
+    for row, image in enumerate(originals[:, 0].numpy()):
+        assert np.array_equal(grid[2 + 10 * row : 10 + 10 * row, 12:20], image)
+
+
 def test_too_few_images_are_refused(tmp_path, cpu):
     samples = np.zeros((7, 1, 8, 8), np.uint8)
     with pytest.raises(ValueError, match="at least 8 images, but the data set has 7"):
