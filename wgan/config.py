@@ -149,7 +149,7 @@ class Config:
     augment: str = option(
         DATA,
         "none",
-        "differentiable augmentation of what the critic sees, for few images and long training: "
+        "differentiable augmentation of what the critic sees, for few images: "
         f"{','.join(POLICIES)}, or some of them",
         augmentation,
     )
