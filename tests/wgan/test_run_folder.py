@@ -124,7 +124,7 @@ def test_another_format_is_refused(run, monkeypatch):
     monkeypatch.setattr(checkpoints, "CHECKPOINT_FORMAT", 99)
     run.save({"step": 1})
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="has format 99, but this version reads format 3"):
+    with pytest.raises(ValueError, match="has format 99, but this version reads format 4"):
         read_checkpoint(run.checkpoint)
 
 
