@@ -5,7 +5,7 @@
     python evaluate.py generated/ photos/                    two folders or arrays
 
 Images with labels are compared in the features of a small classifier, trained once on the data
-set; other images in those of a network with random weights; points exactly. With --features
+set; other images in those of random filters; points exactly. With --features
 inception, or if Inception's weights (91 MB) exist on this machine, images are compared as for FID.
 Every metric is reported next to its floor, the score of held-out real samples.
 """
