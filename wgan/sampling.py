@@ -81,7 +81,8 @@ def find_class(generator: nn.Module, text: str) -> int:
         return names.index(text)
     if text.isdecimal() and int(text) < len(names):
         return int(text)
-    listed = one_line(", ".join(f"{number} {name}" for number, name in enumerate(names)))
+    numbered = (f"{number} {name}" for number, name in enumerate(names))
+    listed = one_line(", ".join(names if names == [*map(str, range(len(names)))] else numbered))
     raise ValueError(f"there is no class {text!r}{suggestion(text, names)}; the classes: {listed}")
 
 
