@@ -26,7 +26,7 @@ from wgan.evaluation.evaluator import SAMPLES, Evaluator, labelled_samples, spli
 from wgan.evaluation.features import CHOICES
 from wgan.evaluation.points import evaluate_points
 from wgan.evaluation.report import format_report
-from wgan.evaluation.samples import ARRAYS, MIN_SAMPLES, read_pair, sample_run
+from wgan.evaluation.samples import MIN_SAMPLES, is_array, read_pair, sample_run
 from wgan.files import check_output, write_whole
 from wgan.output import run_script
 from wgan.sampling import generator_of
@@ -48,7 +48,7 @@ def is_run(source: str) -> bool:
     path = Path(source)
     if path.is_dir():
         return any((path / name).exists() for name in RUN_FILES)
-    return path.suffix.lower() not in ARRAYS
+    return not is_array(source)
 
 
 def evaluate_run(options: argparse.Namespace) -> dict:
@@ -111,14 +111,7 @@ def load_data(config: Config, moved: bool) -> Dataset:
     """The data of a run; if that fails and the user has not said where they moved, the error says
     how to."""
     try:
-        return load_dataset(
-            config.dataset,
-            config.data_root,
-            config.image_size,
-            config.grey,
-            config.range,
-            config.alpha,
-        )
+        return load_dataset(*config.data_arguments())
     except (ValueError, OSError) as error:
         if moved:
             raise

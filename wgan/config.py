@@ -358,6 +358,10 @@ class Config:
                 "layer"
             )
 
+    def data_arguments(self) -> tuple:
+        """The arguments of `wgan.data.load_dataset`."""
+        return self.dataset, self.data_root, self.image_size, self.grey, self.range, self.alpha
+
     def options_of(self, names: Iterable[str]) -> dict:
         """The values of the options with these names, as keyword arguments."""
         return {name: getattr(self, name) for name in names}

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from wgan.data.batches import ConvertedReader, Dataset, RowReader
 from wgan.data.cache import AUTOMATIC, format_size
+from wgan.data.classes import NO_CLASS
 from wgan.data.images import (
     Range,
     Size,
@@ -40,6 +41,7 @@ from wgan.data.standardisation import Moments
 
 SAMPLE_NAMES = ("samples", "images", "x", "data", "arr_0", "x_train", "train_images")
 LABEL_NAMES = ("labels", "y", "y_train", "train_labels")
+ARRAY_SUFFIXES = (".npy", ".npz")
 CHANNELS = (1, 3, 4)
 VECTORS, PLAIN, LAST, FIRST = "N x D", "N x H x W", "N x H x W x C", "N x C x H x W"
 MAX_LOADED = 2**32  # bytes of an array that cannot be read part by part
@@ -125,7 +127,7 @@ def is_arrays(path: Path) -> bool:
     """Whether a path is a `.npy` or `.npz` file, or a folder of `.npy` files."""
     if path.is_dir():
         return bool(npy_files(path))
-    return path.suffix.lower() in (".npy", ".npz") and path.is_file()
+    return path.suffix.lower() in ARRAY_SUFFIXES and path.is_file()
 
 
 def npy_files(folder: Path) -> list[Path]:
@@ -372,7 +374,7 @@ def read_labels(arrays: Arrays) -> tuple[np.ndarray | None, tuple[str, ...]]:
         )
     labels = read_array(stored).reshape(-1).astype(np.int64)
     found = np.unique(labels[labels >= 0])
-    numbers = np.where(labels >= 0, np.searchsorted(found, labels), -1)
+    numbers = np.where(labels >= 0, np.searchsorted(found, labels), NO_CLASS)
     return numbers, tuple(map(str, found.tolist()))
 
 

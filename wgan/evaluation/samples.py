@@ -1,4 +1,4 @@
-"""Images to compare that are not those of a run: arrays, folders, and drawn with labels."""
+"""The samples that are compared: of arrays, folders and data sets, and of a run's generator."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from wgan.data import Dataset, load_dataset
+from wgan.data.arrays import ARRAY_SUFFIXES
 from wgan.data.classes import NO_CLASS
 from wgan.data.folder import load_folder
 from wgan.data.sources import FolderSource
 from wgan.sampling import draw_labels, generate
 
-ARRAYS = (".npz", ".npy")
 MIN_SAMPLES = 4  # precision and recall need the third neighbour of a sample
 
 
@@ -72,7 +72,7 @@ def read_dataset(source: str, data_root: str, shape: tuple[int, ...] | None = No
 
 
 def is_array(source: str) -> bool:
-    return Path(source).suffix.lower() in ARRAYS
+    return Path(source).suffix.lower() in ARRAY_SUFFIXES
 
 
 def first_shape(folder: Path) -> tuple[int, int, int]:
