@@ -736,7 +736,7 @@ def test_the_recipes_cover_every_model():
 
 @pytest.fixture(scope="module")
 def class_folder(tmp_path_factory):
-    """Dark images in the folder `night`, three times as many bright ones in `day`."""
+    """24 bright images in the folder `day`, 8 dark ones in `night`."""
     folder = tmp_path_factory.mktemp("classes")
     random = np.random.default_rng(0)
     for name, count, level in (("day", 24, 200), ("night", 8, 30)):
