@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
@@ -40,6 +41,8 @@ def prepare_device(device: torch.device, deterministic: bool) -> None:
     torch.use_deterministic_algorithms(deterministic)
     if device.type == "cuda":
         torch.cuda.set_device(device)
+        # The first backward pass runs in a thread of its own, and PyTorch sets the device for it.
+        warnings.filterwarnings("ignore", "Attempting to run cuBLAS, but there was no current")
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = not deterministic
 

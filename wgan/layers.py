@@ -25,6 +25,9 @@ from wgan.data import DATASETS, find_entry, is_points
 from wgan_gp import MODELS, choose_device
 
 
+CONDITIONAL_UPDATES = 2  # of the critic, at least
+
+
 class Layer(NamedTuple):
     """Option values that come from one place."""
 
@@ -65,8 +68,22 @@ def resolve(flags: dict, file: Layer | None = None) -> Resolved:
         *given,
     ]
     resolved = merge(layers)
+    if needs_more_updates(resolved, layers):
+        layers.insert(-1, Layer("--conditional", {"n_critic": CONDITIONAL_UPDATES}))
+        resolved = merge(layers)
     check_given_options(resolved.config, given)
     return resolved
+
+
+def needs_more_updates(resolved: Resolved, layers: list[Layer]) -> bool:
+    """Whether a recipe that was made without classes trains a DCGAN with too few critic updates for
+    them: with one, all samples of a class become alike (docs/experiments.md)."""
+    config, source = resolved.config, resolved.sources["n_critic"]
+    if not config.conditional or config.model != "dcgan" or config.n_critic >= CONDITIONAL_UPDATES:
+        return False
+    return source != "command line" and not any(
+        "conditional" in layer.values for layer in layers if layer.source == source
+    )
 
 
 def run_of_file(file: Layer, flags: Layer) -> str:

@@ -25,7 +25,7 @@ class SampleGrid:
         order, labels = run.batches.order(0).cpu(), run.batches.all_labels.cpu()
         shown = order[: SCATTER_POINTS if run.dataset.is_points else GRID_IMAGES]
         self.row_labels: list[str] = []
-        if names:
+        if names and not run.dataset.is_points:
             counts = labels.bincount(minlength=len(names))
             classes = sorted(counts.topk(min(GRID_CLASSES, len(names))).indices.tolist())
             shown = class_rows(order, labels, classes)
@@ -42,7 +42,7 @@ class SampleGrid:
         if self.real.dim() == 4:
             return self.draw_images(samples)
         points = self.real.cpu().numpy(), samples.cpu().numpy()
-        if self.real.shape[1] != 2:  # no plane over which to draw the critic
+        if self.real.shape[1] != 2 or state.class_names:  # no one surface of the critic to draw
             return plots.scatter(*points)
         extent = plots.extent(points[0])
         axis = torch.linspace(-extent, extent, SURFACE_SIDE, device=self.real.device)

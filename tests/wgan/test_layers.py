@@ -80,6 +80,20 @@ def test_on_cuda_a_recipe_may_be_another(tmp_path, monkeypatch):
     assert sources["width"] == "configs/images.toml"
 
 
+def test_classes_need_two_critic_updates_unless_someone_decided_otherwise(tmp_path):
+    def updates(*options):
+        return parse("--dataset", "mnist", *options).n_critic
+
+    file = tmp_path / "own.toml"
+    file.write_text('method = "wgan-gp"\nn_critic = 1\nconditional = true\n')
+    assert updates() == updates("--conditional", "--n-critic", 1) == 1
+    assert updates("--config", file) == 1
+    assert updates("--conditional") == updates("--conditional", "--config", "images") == 2
+    assert updates("--conditional", "--method", "wgan") == 5  # no recipe fits, and 5 are enough
+    best = ["--dataset", "fashion-mnist", "--conditional", "--config", "fashion-mnist-best"]
+    assert parse(*best).n_critic == 1  # a dense network
+
+
 @pytest.mark.parametrize("paper", ["arjovsky-2017", "gulrajani-2017", "wu-2018"])
 def test_nothing_is_mixed_into_a_papers_recipe(paper):
     alone = parse("--config", paper, "--dataset", "swissroll-images", "--run", "x")

@@ -306,7 +306,7 @@ def load_arrays(
 
 
 def load_vectors(arrays: Arrays, rows: Rows) -> Dataset:
-    """Standardised vectors. Classes are not used: evaluation would take them for modes."""
+    """Standardised vectors, and their classes if there are labels."""
     moments = Moments(arrays.stored_shape[0])
     with np.errstate(over="ignore", invalid="ignore"):  # checked below
         for vectors in finite_rows(arrays, rows):
@@ -319,13 +319,13 @@ def load_vectors(arrays: Arrays, rows: Rows) -> Dataset:
         f"{arrays.path}: {len(arrays):,} vectors of {arrays.stored_shape[0]:,} values "
         f"({arrays.dtype}), standardised per column"
         + (f"; {constant:,} columns are constant" if constant else "")
-        + ("; labels are not used for vectors" if arrays.labels else "")
         + rest(arrays),
         file=sys.stderr,
     )
     shape = arrays.stored_shape
     samples = to_reader(arrays, rows, standardisation.apply, shape, torch.float32)
-    return Dataset(samples, standardisation=standardisation)
+    labels, class_names = read_labels(arrays)
+    return Dataset(samples, labels, class_names=class_names, standardisation=standardisation)
 
 
 def rest(arrays: Arrays) -> str:

@@ -138,6 +138,22 @@ def mode_coverage(points: Tensor, data: Tensor, labels: Tensor) -> dict[str, flo
     }
 
 
+def within_class_wasserstein(
+    points: Tensor, labels: Tensor, reference: Tensor, reference_labels: Tensor, most: int
+) -> float:
+    """Exact Wasserstein-1 distance within a class, the mean over the classes that both have.
+
+    Points `(N, D)` and labels `(N,)` int64; a negative label is no class. Up to `most` points of
+    each class are paired. NaN if no class is in both.
+    """
+    distances = []
+    for label in reference_labels[reference_labels >= 0].unique():
+        parts = points[labels == label], reference[reference_labels == label]
+        if count := min(most, *map(len, parts)):
+            distances.append(wasserstein_distance(*(part[:count] for part in parts)))
+    return float(np.mean(distances)) if distances else float("nan")
+
+
 def wasserstein_distance(points: Tensor, others: Tensor) -> float:
     """Exact Wasserstein-1 distance between equally many points: the mean Euclidean distance of the
     cheapest pairing. Its cost grows with the cube of the number of points."""

@@ -23,31 +23,44 @@ def evaluate_points(
 ) -> dict:
     """Metrics of a run's points ("generated") and of held-out real points ("real")."""
     count = min(samples, len(dataset) // 2)
-    points = sample_run(generator, dataset, count, seed).values
+    samples = sample_run(generator, dataset, count, seed)
+    points = samples.values
     data = dataset.read(torch.arange(len(dataset)))
     reference, held_out = data[:-count], data[-count:]
-    labels = dataset.labels
-    labels = None if labels is None else torch.from_numpy(labels[:-count]).long()
-    generated = report_points(points, reference, labels)
-    generated["critic_estimate"] = critic_estimate(checkpoint, config, held_out, points)
-    if weight := config.applicable().get("gp_weight"):
+    modes = labels = None
+    if dataset.labels is not None:
+        labels = torch.from_numpy(dataset.labels).long()
+    if not dataset.class_names:  # the labels are a mixture's components
+        modes = None if labels is None else labels[:-count]
+    generated = report_points(points, reference, modes)
+    real = report_points(held_out, reference, modes)
+    if samples.labels is not None:
+        generated["within_class_wasserstein"], real["within_class_wasserstein"] = (
+            metrics.within_class_wasserstein(
+                *pair, reference, labels[:-count], most=PAIRED_POINTS
+            )
+            for pair in ((points, samples.labels), (held_out, labels[-count:]))
+        )
+    else:  # the estimate of a critic of classes is not that of all samples together
+        generated["critic_estimate"] = critic_estimate(checkpoint, config, held_out, points)
+    weight = config.applicable().get("gp_weight")
+    if weight and "critic_estimate" in generated:
         estimate = unbiased_estimate(generated["critic_estimate"], weight)
         generated["critic_estimate_unbiased"] = estimate
-    real = report_points(held_out, reference, labels)
     return {"samples": count, "generated": generated, "real": real}
 
 
 def report_points(
-    points: Tensor, reference: Tensor, labels: Tensor | None, seed: int = 0
+    points: Tensor, reference: Tensor, modes: Tensor | None, seed: int = 0
 ) -> dict[str, float]:
     """All available metrics of points `(N, 2)` against reference points `(M, 2)`.
 
-    `labels` `(M,)` int64 are the modes of the reference, if it is a mixture of Gaussians. The
+    `modes` `(M,)` int64 are those of the reference, if it is a mixture of Gaussians. The
     exact distance uses up to 2,000 of the points, and of the reference drawn with `seed`.
     """
     found: dict[str, float] = {}
-    if labels is not None:
-        found |= metrics.mode_coverage(points, reference, labels)
+    if modes is not None:
+        found |= metrics.mode_coverage(points, reference, modes)
     order = torch.randperm(len(reference), generator=torch.Generator().manual_seed(seed))
     count = min(PAIRED_POINTS, len(points), len(reference))
     found["wasserstein_distance"] = metrics.wasserstein_distance(

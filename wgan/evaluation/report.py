@@ -15,6 +15,7 @@ DIRECTIONS = {  # of improvement
     "modes": "higher",
     "good_samples": "higher",
     "wasserstein_distance": "lower",
+    "within_class_wasserstein": "lower",
     "critic_estimate": "lower",
     "critic_estimate_unbiased": "lower",
 }

@@ -178,7 +178,7 @@ def test_a_run_on_vectors_resumes_and_generates_in_their_units(spectra, tmp_path
     for steps in ("1", "2"):
         assert train.main([*options, "--steps", steps]) == 0
     printed = capsys.readouterr()
-    assert "60 vectors of 5 values" in printed.err and "labels are not used" in printed.err
+    assert "60 vectors of 5 values" in printed.err
     assert "resumed at step 1" in printed.out and "checkpoint was trained on" not in printed.out
     out = str(tmp_path / "out.npy")
     assert generate.main([run, "--count", "200", "--out", out, "--device", "cpu"]) == 0
@@ -190,6 +190,25 @@ def test_a_run_on_vectors_resumes_and_generates_in_their_units(spectra, tmp_path
     assert generate.main([run, "--out", str(tmp_path / "out.png"), "--device", "cpu"]) == 0
     assert evaluate.main([run, "--device", "cpu"]) == 0
     assert "wasserstein distance" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("columns", [2, 5])
+def test_a_generator_of_vectors_can_be_asked_for_a_class(columns, tmp_path, capsys):
+    """Each class is a point of its own, so that one shows which class was generated."""
+    labels = np.arange(120) % 3
+    name = save(tmp_path / "v.npz", 10.0 * labels[:, None] + np.zeros(columns), labels=labels + 5)
+    run, out = str(tmp_path / "run"), str(tmp_path / "out.npz")
+    options = ["--dataset", name, "--conditional", "--width", "32", "--batch-size", "30"]
+    options += ["--lr", "3e-3", "--compile", "off", "--device", "cpu", "--run", run]
+    assert train.main([*options, "--steps", "150", "--sample-every", "150"]) == 0
+    generated = [run, "--class", "7,5", "--per-class", "20", "--out", out, "--device", "cpu"]
+    assert generate.main(generated) == 0
+    with np.load(out) as written:
+        means = written["samples"].reshape(2, 20, columns).mean((1, 2))
+    assert means == pytest.approx([20, 0], abs=5)
+    assert evaluate.main([run, "--device", "cpu"]) == 0
+    report = capsys.readouterr().out
+    assert "within class wasserstein" in report and "critic estimate" not in report
 
 
 def test_single_numbers_are_drawn_too(tmp_path):

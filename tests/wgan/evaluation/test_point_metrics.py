@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from wgan.evaluation.metrics import within_class_wasserstein
 from wgan.evaluation.points import report_points
 
 
@@ -18,3 +19,14 @@ def test_points_are_reported_with_modes_only_if_there_are_labels():
     moved = report_points(reference + torch.tensor([0.0, 3.0]), reference, None)
     assert list(moved) == ["wasserstein_distance"]
     assert math.isclose(moved["wasserstein_distance"], 3, rel_tol=1e-5)
+
+
+def test_the_distance_within_classes_is_that_of_each_class():
+    """Of equal sets whose classes are exchanged, it is the distance of the classes."""
+    reference = torch.tensor([[0.0, 0.0], [0.0, 0.0], [3.0, 4.0], [3.0, 4.0], [100.0, 0.0]])
+    labels = torch.tensor([0, 0, 1, 1, -1])
+    for points, expected in ((reference, 0.0), (reference[[2, 3, 0, 1, 4]], 5.0)):
+        found = within_class_wasserstein(points, labels, reference, labels, most=10)
+        assert found == pytest.approx(expected)
+    moved = reference + torch.tensor([1.0, 0.0])  # of two points each class, one is paired
+    assert within_class_wasserstein(moved, labels, reference, labels, most=1) == pytest.approx(1)
