@@ -199,8 +199,9 @@ def test_a_generator_of_vectors_can_be_asked_for_a_class(columns, tmp_path, caps
     name = save(tmp_path / "v.npz", 10.0 * labels[:, None] + np.zeros(columns), labels=labels + 5)
     run, out = str(tmp_path / "run"), str(tmp_path / "out.npz")
     options = ["--dataset", name, "--conditional", "--width", "32", "--batch-size", "30"]
-    options += ["--lr", "3e-3", "--compile", "off", "--device", "cpu", "--run", run]
-    assert train.main([*options, "--steps", "150", "--sample-every", "150"]) == 0
+    options += ["--lr", "3e-3", "--n-critic", "2", "--compile", "off", "--device", "cpu"]
+    options += ["--steps", "120", "--sample-every", "120", "--run", run]
+    assert train.main(options) == 0
     generated = [run, "--class", "7,5", "--per-class", "20", "--out", out, "--device", "cpu"]
     assert generate.main(generated) == 0
     with np.load(out) as written:
