@@ -24,7 +24,6 @@ from wgan.config import (
 from wgan.data import DATASETS, find_entry, is_points
 from wgan_gp import MODELS, choose_device
 
-
 CONDITIONAL_UPDATES = 2  # of the critic, at least
 
 

@@ -36,9 +36,7 @@ def evaluate_points(
     real = report_points(held_out, reference, modes)
     if samples.labels is not None:
         generated["within_class_wasserstein"], real["within_class_wasserstein"] = (
-            metrics.within_class_wasserstein(
-                *pair, reference, labels[:-count], most=PAIRED_POINTS
-            )
+            metrics.within_class_wasserstein(*pair, reference, labels[:-count], most=PAIRED_POINTS)
             for pair in ((points, samples.labels), (held_out, labels[-count:]))
         )
     else:  # the estimate of a critic of classes is not that of all samples together

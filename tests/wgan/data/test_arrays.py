@@ -192,21 +192,30 @@ def test_a_run_on_vectors_resumes_and_generates_in_their_units(spectra, tmp_path
     assert "wasserstein distance" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("columns", [2, 5])
-def test_a_generator_of_vectors_can_be_asked_for_a_class(columns, tmp_path, capsys):
-    """Each class is a point of its own, so that one shows which class was generated."""
+def test_a_generator_of_vectors_can_be_asked_for_a_class(tmp_path, capsys):
+    """Each class is a point of its own, so that a sample shows which class was generated."""
     labels = np.arange(120) % 3
-    name = save(tmp_path / "v.npz", 10.0 * labels[:, None] + np.zeros(columns), labels=labels + 5)
+    name = save(tmp_path / "v.npz", 10.0 * labels[:, None] + np.zeros(2), labels=labels + 5)
     run, out = str(tmp_path / "run"), str(tmp_path / "out.npz")
     options = ["--dataset", name, "--conditional", "--width", "32", "--batch-size", "30"]
-    options += ["--lr", "3e-3", "--n-critic", "2", "--compile", "off", "--device", "cpu"]
-    options += ["--steps", "120", "--sample-every", "120", "--run", run]
+    options += [
+        "--lr",
+        "3e-3",
+        "--lr-decay",
+        "--gp-weight",
+        "1",
+        "--compile",
+        "off",
+        "--device",
+        "cpu",
+    ]
+    options += ["--steps", "150", "--sample-every", "150", "--run", run]
     assert train.main(options) == 0
     generated = [run, "--class", "7,5", "--per-class", "20", "--out", out, "--device", "cpu"]
     assert generate.main(generated) == 0
     with np.load(out) as written:
-        means = written["samples"].reshape(2, 20, columns).mean((1, 2))
-    assert means == pytest.approx([20, 0], abs=5)
+        means = written["samples"].reshape(2, 20, 2).mean(1)
+    assert means == pytest.approx(np.array([[20, 20], [0, 0]]), abs=3)
     assert evaluate.main([run, "--device", "cpu"]) == 0
     report = capsys.readouterr().out
     assert "within class wasserstein" in report and "critic estimate" not in report
