@@ -266,8 +266,8 @@ def save_gif(frames: Iterable[Image.Image], durations: int | list[int], target: 
 
 
 def with_palette(frame: Image.Image) -> Image.Image:
-    """A grey frame as it is; a colour frame in 256 colours, by the one of Pillow's methods that takes
-    milliseconds instead of tenths of a second."""
+    """A grey frame as it is; a colour frame in 256 colours, by the one of Pillow's methods that
+    takes milliseconds instead of tenths of a second."""
     return frame if frame.mode == "L" else frame.quantize(256, Image.Quantize.FASTOCTREE)
 
 
