@@ -23,28 +23,25 @@ def evaluate_points(
 ) -> dict:
     """Metrics of a run's points ("generated") and of held-out real points ("real")."""
     count = min(samples, len(dataset) // 2)
-    samples = sample_run(generator, dataset, count, seed)
-    points = samples.values
+    drawn = sample_run(generator, dataset, count, seed)
+    points = drawn.values
     data = dataset.read(torch.arange(len(dataset)))
     reference, held_out = data[:-count], data[-count:]
-    modes = labels = None
-    if dataset.labels is not None:
-        labels = torch.from_numpy(dataset.labels).long()
-    if not dataset.class_names:  # the labels are a mixture's components
-        modes = None if labels is None else labels[:-count]
-    generated = report_points(points, reference, modes)
-    real = report_points(held_out, reference, modes)
-    if samples.labels is not None:
-        generated["within_class_wasserstein"], real["within_class_wasserstein"] = (
-            metrics.within_class_wasserstein(*pair, reference, labels[:-count], most=PAIRED_POINTS)
-            for pair in ((points, samples.labels), (held_out, labels[-count:]))
-        )
+    labels = None if dataset.labels is None else torch.from_numpy(dataset.labels).long()
+    # Labels without names are the components of a mixture.
+    modes = None if labels is None or dataset.class_names else labels[:-count]
+    generated, real = (report_points(part, reference, modes) for part in (points, held_out))
+    if drawn.labels is None:
+        estimate = critic_estimate(checkpoint, config, held_out, points)
+        generated["critic_estimate"] = estimate
+        if weight := config.applicable().get("gp_weight"):
+            generated["critic_estimate_unbiased"] = unbiased_estimate(estimate, weight)
     else:  # the estimate of a critic of classes is not that of all samples together
-        generated["critic_estimate"] = critic_estimate(checkpoint, config, held_out, points)
-    weight = config.applicable().get("gp_weight")
-    if weight and "critic_estimate" in generated:
-        estimate = unbiased_estimate(generated["critic_estimate"], weight)
-        generated["critic_estimate_unbiased"] = estimate
+        pairs = (generated, points, drawn.labels), (real, held_out, labels[-count:])
+        for report, part, classes in pairs:
+            report["within_class_wasserstein"] = metrics.within_class_wasserstein(
+                part, classes, reference, labels[:-count], most=PAIRED_POINTS
+            )
     return {"samples": count, "generated": generated, "real": real}
 
 
