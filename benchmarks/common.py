@@ -24,7 +24,7 @@ from wgan.data import Batches, RowReader, parse_image_size
 from wgan.errors import Parser
 from wgan.layers import resolve
 from wgan.output import run_script
-from wgan.state import TrainState, build_state
+from wgan.state import TrainState, build_state, set_class_shares
 from wgan_gp import MODELS
 
 ROOT = Path(__file__).parent.parent
@@ -75,13 +75,19 @@ def random_images(shape: Shape) -> np.ndarray:
 
 
 def build_training(
-    config: Config, shape: Shape, device: torch.device, samples: RowReader
+    config: Config, shape: Shape, device: torch.device, samples: RowReader, classes: int = 0
 ) -> tuple[TrainState, Batches]:
-    """The state and the batches of our training, accelerated as in a long run."""
+    """The state and the batches of our training, accelerated as in a long run.
+
+    With `classes`, it is conditional, and sample k is of class k modulo `classes`.
+    """
     prepare_device(device, config.deterministic)
-    state = build_state(config, shape, device)
+    state = build_state(config, shape, device, tuple(map(str, range(classes))))
+    labels = np.arange(len(samples)) % classes if classes else None
+    if labels is not None:
+        set_class_shares(state, labels)
     rank_slice = distributed.rank_slice(config.batch_size)
-    batches = Batches(samples, config.batch_size, config.seed, device, rank_slice)
+    batches = Batches(samples, config.batch_size, config.seed, device, rank_slice, labels=labels)
     inputs = sample_inputs(state, config, batches)
     batches.wait()
     accelerate(state, config, Budget(steps=10**6, max_seconds=0), inputs, all_updates)

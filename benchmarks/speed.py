@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ from benchmarks.common import (
 )
 from benchmarks.textbook import Textbook, from_loader, from_memory
 from train import all_updates, sample_inputs, train_step
+from wgan.augmentation import POLICIES
 from wgan.config import Config
 from wgan.data import RowReader
 from wgan.state import build_state
@@ -279,6 +281,42 @@ def show_table(result: dict, options: argparse.Namespace) -> None:
         print(f"| {name} | {times} | {ratio_text(loops[OURS])} | {share} |")
 
 
+# ---------------------------------------------------------------- cost of options
+
+
+def measure_extras(options: argparse.Namespace) -> dict:
+    """How much longer our step takes with ten classes, and with all policies of augmentation."""
+    config, shape = case_of(options)
+    device, images = choose_device(config.device), RowReader.from_array(random_images(shape))
+    augmented = replace(config, augment=",".join(POLICIES))
+    cases = {
+        "without": (config, 0),
+        "--conditional": (replace(config, conditional=True), 10),
+        f"--augment {augmented.augment}": (augmented, 0),
+    }
+    loops: dict[str, Step] = {}
+    for name, (case, classes) in cases.items():
+        state, batches = build_training(case, shape, device, images, classes)
+        loops[name] = partial(train_step, state, case, batches)
+    times = time_in_turn(loops, options.seconds, device)
+    result: dict = {"machine": describe_machine(device), "options": {}}
+    for name, seconds_per_step in times.items():
+        ratios = [t / o for t, o in zip(seconds_per_step, times["without"], strict=True)]
+        result["options"][name] = {
+            "ms_per_step": 1000 * statistics.median(seconds_per_step),
+            "ratio": statistics.median(ratios),
+            "ratio_range": [min(ratios), max(ratios)],
+        }
+    return result
+
+
+def show_extras(result: dict) -> None:
+    print(f"\n{result['machine']}\n")
+    print(f"{'option':<40}{'ms/step':>10}{'ratio (range)':>20}")
+    for name, row in result["options"].items():
+        print(f"{name:<40}{row['ms_per_step']:>10.1f}{ratio_text(row):>20}")
+
+
 # ---------------------------------------------------------------- growth
 
 IMAGE_COUNTS = (10_000, 100_000, 1_000_000)
@@ -356,6 +394,8 @@ def run_benchmark(argv: list[str]) -> None:
     modes = parser.add_mutually_exclusive_group()
     modes.add_argument("--table", action="store_true", help="the cases of docs/performance.md")
     growth_help = "time and memory against the data, the batch and the image size"
+    extras_help = "time added by classes (--conditional) and by --augment"
+    modes.add_argument("--extras", action="store_true", help=extras_help)
     modes.add_argument("--growth", action="store_true", help=growth_help)
     modes.add_argument("--peak-memory-of", choices=(TEXTBOOK, OURS), help=argparse.SUPPRESS)
     only_help = "of the table: only the cases whose name contains this"
@@ -376,6 +416,8 @@ def run_benchmark(argv: list[str]) -> None:
     check_writable(options.json)
     if options.table:
         show_table(result := measure_table(options), options)
+    elif options.extras:
+        show_extras(result := measure_extras(options))
     elif options.growth:
         show_growth(result := measure_growth(options))
     else:

@@ -3,13 +3,15 @@
 import json
 import time
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from benchmarks import speed
-from benchmarks.common import SAMPLES
+from benchmarks.common import SAMPLES, build_training
 from benchmarks.speed import Comparison, flops_of, images_in_file, main, peak_memory, process_memory
+from wgan.data import RowReader
 from wgan.layers import resolve
 
 SMALL = ["--image-size", "16", "--width", "8", "--batch-size", "8", "--n-critic", "1"]
@@ -104,6 +106,38 @@ def test_slow_steps_are_timed_in_fewer_rounds(cpu, monkeypatch):
     slow = speed.time_in_turn({"a": lambda: None, "b": lambda: time.sleep(0.01)}, 0.01, cpu)
     assert (len(fast["a"]), len(slow["a"]), len(slow["b"])) == (5, 2, 2)
     assert slow["b"][0] >= 0.01 > slow["a"][0]
+
+
+def test_extras_in_small(tmp_path, capsys):
+    target = tmp_path / "results.json"
+    assert main([*SMALL, "--extras", "--json", str(target)]) == 0
+    rows = json.loads(target.read_text())["options"]
+    assert list(rows) == ["without", "--conditional", "--augment color,translation,cutout"]
+    assert rows["without"]["ratio_range"] == [1, 1]
+    for row in rows.values():
+        low, high = row["ratio_range"]
+        assert 0 < low <= row["ratio"] <= high
+        assert row["ms_per_step"] > 0
+    assert "--conditional" in capsys.readouterr().out
+    assert main([*SMALL, "--extras", "--growth"]) == 2
+    assert "not allowed with" in capsys.readouterr().err
+
+
+def test_a_benchmark_with_classes_trains_a_conditional_model(cpu):
+    config = resolve(
+        {
+            "dataset": "random bytes",
+            "width": 8,
+            "batch_size": 8,
+            "conditional": True,
+            "compile": "off",
+            "device": "cpu",
+        }
+    ).config
+    images = np.zeros((30, 1, 16, 16), np.uint8)
+    state, batches = build_training(config, (1, 16, 16), cpu, RowReader.from_array(images), 3)
+    assert state.generator.class_shares.tolist() == pytest.approx([1 / 3] * 3)
+    assert set(batches.labels(0, 3).tolist()) == {0, 1, 2}
 
 
 def test_growth_in_small(tmp_path, capsys, monkeypatch):
