@@ -368,7 +368,8 @@ class Config:
 
     def applicable(self) -> dict:
         """The options that have an effect in this combination, with their values."""
-        return {k: v for k, v in asdict(self).items() if k not in without_effect(self)}
+        unused = without_effect(self)
+        return {name: value for name, value in asdict(self).items() if name not in unused}
 
     def to_toml(self, sources: dict[str, str] | None = None) -> str:
         """The applicable options as TOML, with the layer each comes from as a comment."""
