@@ -65,7 +65,7 @@ class Monitor:
             self.display.close()
 
     def start(self) -> None:
-        """Save the real samples and the first grid, before any update, and start the clock."""
+        """Save the real samples and the first grid, before any update."""
         if self.state.step == 0 and distributed.is_first():
             real = self.grid.draw_real()
             try_to_write("grid of real samples", self.folder.save_real, real)
@@ -93,15 +93,16 @@ class Monitor:
         elif status.seconds - self.last_line > MAX_SECONDS_WITHOUT_LINE:
             self.display.show(self.measure(losses))
             self.last_line = status.seconds
-        if (is_due(config.sample_every, step) or last) and distributed.is_first():
+        draw = is_due(config.sample_every, step) or last
+        if draw and distributed.is_first():
             self.save_samples()
         overdue = status.seconds - self.last_save > self.max_seconds_unsaved(status)
         due = is_due(config.checkpoint_every, step) or is_due(config.keep_every, step)
         if due or overdue or status.save_requested:
             self.checkpoints.save(self.display.seconds())
             self.last_save = status.seconds
-        if overdue and distributed.is_first():
-            try_to_write("latest grid", self.folder.save_latest, self.draw())
+        if overdue and not draw:
+            self.save_latest()
 
     def max_seconds_unsaved(self, status: StepStatus) -> float:
         first, later = MAX_SECONDS_UNSAVED
@@ -111,6 +112,8 @@ class Monitor:
         """Save the last checkpoint and the plots, and print how training ended."""
         self.display.close()
         self.checkpoints.save_last(self.display.seconds())
+        if not (status.finished or is_due(self.config.sample_every, status.step)):
+            self.save_latest()
         try_to_write("curves and timelapse", self.folder.save_plots)
         if abs(self.last_estimate) > DIVERGED:
             print(
@@ -147,6 +150,10 @@ class Monitor:
 
     def save_samples(self) -> None:
         try_to_write("sample grid", self.folder.save_sample, self.state.step, self.draw())
+
+    def save_latest(self) -> None:
+        if distributed.is_first():
+            try_to_write("latest grid", self.folder.save_latest, self.draw())
 
     def draw(self) -> Image:
         return self.grid.draw(self.state)

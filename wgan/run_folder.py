@@ -4,7 +4,8 @@ config.toml             the options; `--config` with this file and another `--ru
 log.csv                 one line every `--log-every` steps
 real.png                real samples, arranged like the generated ones
 samples/000100.png      samples from fixed noise, every `--sample-every` steps
-latest.png              the same between these steps, if they take more than a minute
+latest.png              the same between these steps, if they take more than a minute, and when the
+                        run is stopped
 curves.png              plots of the log
 timelapse.gif           the samples, animated
 checkpoint.pt           everything needed to resume; checkpoint.previous.pt is the one before
@@ -137,13 +138,15 @@ class RunFolder:
         if changed and all(line.split()[0] in OVERRIDES for line in changed):
             raise ValueError(
                 f"the learning rates of {self.path} decay to zero at the end (lr_decay), so its "
-                f"length is fixed ({'; '.join(changed)}): use the old value, or train further in "
-                f"a new run with --init-from {self.path} and another --run"
+                f"length is fixed ({'; '.join(changed)}): use the old value, start again with "
+                f"--fresh, or train further in a new run with --init-from {self.path} and another "
+                "--run"
             )
         if changed:
             raise ValueError(
                 f"{self.path} contains another run ({'; '.join(changed)}): choose another folder "
-                "with --run, move this one aside with --fresh, or use the old options again"
+                "with --run, move this one aside with --fresh, or resume it with its own options, "
+                f"--config {self.path / 'config.toml'}"
             )
 
     # -------------------------------------------------------- checkpoints
@@ -255,6 +258,7 @@ class RunFolder:
 
     def save_sample(self, step: int, image: Image) -> None:
         self.write(f"samples/{step:06d}.png", plots.png(image))
+        (self.path / "latest.png").unlink(missing_ok=True)  # it is older
 
     def save_latest(self, image: Image) -> None:
         self.write("latest.png", plots.png(image))
@@ -280,7 +284,6 @@ class RunFolder:
             animation = io.BytesIO()
             plots.timelapse(frames, animation)
             self.write("timelapse.gif", animation.getvalue())
-        (self.path / "latest.png").unlink(missing_ok=True)  # older than the last numbered grid
 
 
 def check_rows(rows: list[dict[str, str]]) -> None:
@@ -352,6 +355,7 @@ def move_aside(path: Path) -> Path | None:
         return None
     lock_run(path).close()
     number = 1
+    path = path.resolve()  # "." has no name
     while (target := path.with_name(f"{path.name}.old-{number}")).exists():
         number += 1
     return path.rename(target)

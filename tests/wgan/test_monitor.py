@@ -1,6 +1,7 @@
 """What is shown and saved between steps, by the number of steps and by the time."""
 
 import math
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -37,6 +38,23 @@ def test_slow_steps_show_and_save_something_in_between(image_folder, tmp_path, m
     assert all(f"step {step}/4" in output for step in (1, 2, 3, 4))
     assert not (slow / "latest.png").exists()  # outdated by the last grid
     assert_same_run(slow, tmp_path / "plain")
+
+
+def test_a_stopped_run_shows_its_last_samples(image_folder, tmp_path, monkeypatch):
+    after_step = train.Monitor.after_step
+
+    def stop_after_three(self, status, losses):
+        after_step(self, status, losses)
+        if status.step == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(train.Monitor, "after_step", stop_after_three)
+    run = tmp_path / "r"
+    assert run_main(image_folder, run, *RARELY, "--steps", 6) == 130
+    assert (run / "latest.png").exists()
+    monkeypatch.setattr(train.Monitor, "after_step", after_step)
+    assert run_main(image_folder, run, *RARELY, "--steps", 6) == 0
+    assert not (run / "latest.png").exists()  # outdated by the last grid
 
 
 def test_a_long_run_is_saved_less_often():
