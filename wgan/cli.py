@@ -111,7 +111,8 @@ def make_parser() -> Parser:
     parser = Parser(
         prog="train.py",
         usage="%(prog)s [--config RECIPE] [--dataset NAME] [options]",
-        description="Train a Wasserstein GAN. Methods, models and recipes may have other defaults.",
+        description="Train a Wasserstein GAN. Recipes have other values than these defaults:\n"
+        "--dry-run prints the values that a command uses, and where they come from.",
         epilog=describe_choices(shutil.get_terminal_size().columns - 2),
         formatter_class=HelpFormatter,
         allow_abbrev=False,
@@ -178,11 +179,10 @@ def flag(name: str) -> str:
 
 
 def default_text(name: str) -> str:
-    """The default of an option, and where another value is the default."""
+    """The default of an option, and other ones of methods and models. Recipes, which are many, set
+    yet others."""
     default = FIELDS[name].default
     tables = {own: entry.settings for own, entry in {**METHODS, **MODELS}.items()}
-    recipes = sorted({recipe for entry in DATASETS.values() for recipe in entry.recipes})
-    tables |= {recipe: read_toml(RECIPES / f"{recipe}.toml") for recipe in recipes}
     owners: dict[str, list[str]] = {}
     for owner, settings in tables.items():
         value = validated(settings).get(name, default)

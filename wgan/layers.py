@@ -15,6 +15,7 @@ from wgan.config import (
     OVERRIDES,
     RECIPES,
     Config,
+    find_toml,
     last_name,
     read_toml,
     shown,
@@ -25,6 +26,7 @@ from wgan.data import DATASETS, find_entry, is_points
 from wgan_gp import MODELS, choose_device
 
 CONDITIONAL_UPDATES = 2  # of the critic, at least
+CUDA = "-cuda"  # the end of the name of a recipe for a GPU
 
 
 class Layer(NamedTuple):
@@ -80,9 +82,14 @@ def needs_more_updates(resolved: Resolved, layers: list[Layer]) -> bool:
     config, source = resolved.config, resolved.sources["n_critic"]
     if not config.conditional or config.model != "dcgan" or config.n_critic >= CONDITIONAL_UPDATES:
         return False
-    return source != "command line" and not any(
+    return is_recipe(source) and not any(
         "conditional" in layer.values for layer in layers if layer.source == source
     )
+
+
+def is_recipe(source: str) -> bool:
+    """Whether a layer's values come from a file in configs/."""
+    return find_toml(source).resolve().parent == RECIPES.resolve()
 
 
 def run_of_file(file: Layer, flags: Layer) -> str:
@@ -159,7 +166,7 @@ def recipes_of(dataset: str, device: str = "cpu") -> list[Layer]:
     recipe NAME-cuda takes the place of NAME, if it exists."""
     entry, names = find_entry(dataset), []
     for name in entry.recipes if entry else ():
-        other = f"{name}-cuda"
+        other = f"{name}{CUDA}"
         names.append(other if is_cuda(device) and (RECIPES / f"{other}.toml").exists() else name)
     return [
         Layer(f"configs/{name}.toml", validated(read_toml(RECIPES / f"{name}.toml")))
@@ -177,10 +184,13 @@ def is_cuda(device: str) -> bool:
 def check_data_of_recipe(recipe: Layer, dataset: str | None) -> None:
     """ValueError for a recipe for several data sets without one of them, or for points with
     images. `dataset` is None if neither the recipe nor a flag names it."""
-    own = [name for name in DATASETS if recipe.values in [r.values for r in recipes_of(name)]]
-    if not own or (dataset or FIELDS["dataset"].default) in own:
+    if not is_recipe(recipe.source):
         return
-    for_points = is_points(own[0])
+    stem = find_toml(recipe.source).stem.removesuffix(CUDA)
+    own = [name for name, entry in DATASETS.items() if stem in entry.recipes]
+    if (dataset or FIELDS["dataset"].default) in own:
+        return
+    for_points = bool(own) and is_points(own[0])
     if dataset is None or (for_points and not is_points(dataset)):
         names = f"{', '.join(own[:-1])} or {own[-1]}" if for_points else "FOLDER"
         kind = "points" if for_points else "images"
@@ -196,4 +206,7 @@ def unused_recipe(config: Config) -> str | None:
         f"{source} is for {' and '.join(values[k] for k in ('method', 'model') if k in values)}"
         for source, values in recipes
     ]
-    return f"no recipe for {config.method} and {config.model} was applied: {', '.join(needs)}"
+    return (
+        f"no recipe for {config.method} and {config.model}, so their own settings apply "
+        f"({', '.join(needs)})"
+    )

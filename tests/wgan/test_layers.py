@@ -90,8 +90,17 @@ def test_classes_need_two_critic_updates_unless_someone_decided_otherwise(tmp_pa
     assert updates("--config", file) == 1
     assert updates("--conditional") == updates("--conditional", "--config", "images") == 2
     assert updates("--conditional", "--method", "wgan") == 5  # no recipe fits, and 5 are enough
+    file.write_text('method = "wgan-gp"\nn_critic = 1\n')
+    assert updates("--config", file, "--conditional") == 1  # a file of one's own
     best = ["--dataset", "fashion-mnist", "--conditional", "--config", "fashion-mnist-best"]
     assert parse(*best).n_critic == 1  # a dense network
+
+
+@pytest.mark.parametrize("recipe", ["images", "images-cuda", "arjovsky-2017", "points-wgan-gp"])
+def test_a_recipe_for_several_data_sets_needs_one(recipe):
+    with pytest.raises(ValueError, match=f"{recipe} is for (images|points): add --dataset"):
+        parse("--config", recipe)
+    assert parse("--config", "glyphs").dataset == "glyphs"
 
 
 @pytest.mark.parametrize("paper", ["arjovsky-2017", "gulrajani-2017", "wu-2018"])
