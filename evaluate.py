@@ -7,7 +7,7 @@
 Images with labels are compared in the features of a small classifier, trained once on the data
 set; other images in those of random filters; points exactly. With --features
 inception, or if Inception's weights (91 MB) exist on this machine, images are compared as for FID.
-Every metric is reported next to its floor, the score of held-out real samples.
+Every metric of samples is reported next to its floor, the score of held-out real samples.
 """
 
 import argparse
@@ -22,11 +22,18 @@ from wgan.config import Config, stored_config
 from wgan.data import Dataset, load_dataset, load_test_set
 from wgan.data.sources import RUN_FILES
 from wgan.errors import Parser
-from wgan.evaluation.evaluator import SAMPLES, Evaluator, labelled_samples, split_indices
+from wgan.evaluation.evaluator import Evaluator, split_indices
 from wgan.evaluation.features import CHOICES
 from wgan.evaluation.points import evaluate_points
 from wgan.evaluation.report import format_report
-from wgan.evaluation.samples import MIN_SAMPLES, is_array, read_pair, sample_run
+from wgan.evaluation.samples import (
+    MIN_SAMPLES,
+    SAMPLES,
+    is_array,
+    labelled_samples,
+    read_pair,
+    sample_run,
+)
 from wgan.files import check_output, write_whole
 from wgan.output import run_script
 from wgan.sampling import generator_of
@@ -41,6 +48,13 @@ def evaluate(options: argparse.Namespace) -> dict:
     if is_run(options.source):
         return evaluate_run(options)
     return compare(options)
+
+
+def refuse(options: argparse.Namespace, names: dict[str, str], case: str) -> None:
+    """ValueError if one of these options, whose flags are given, has a value: without effect."""
+    for name, flag in names.items():
+        if getattr(options, name) is not None:
+            raise ValueError(f"{flag} has no effect {case}: remove it")
 
 
 def is_run(source: str) -> bool:
@@ -58,7 +72,8 @@ def evaluate_run(options: argparse.Namespace) -> dict:
             "to compare a run with by --dataset"
         )
     checkpoint = read_any_checkpoint(options.source)
-    generator = generator_of(checkpoint, options.source, options.weights, options.device)
+    weights, seed = options.weights or "ema", options.seed or 0
+    generator = generator_of(checkpoint, options.source, weights, options.device)
     named = {"dataset": options.dataset, "data_root": options.data_root}
     named = {name: place for name, place in named.items() if place is not None}
     config = replace(stored_config(checkpoint["config"]), **named)
@@ -68,22 +83,20 @@ def evaluate_run(options: argparse.Namespace) -> dict:
             f"the run's samples have shape {generator.sample_shape}, but the data set now has "
             f"{dataset.sample_shape}: they cannot be compared"
         )
-    if other := describe_other_data(checkpoint.get("data"), dataset.identity()):
+    identity = dataset.identity(bool(generator.class_names))
+    if other := describe_other_data(checkpoint.get("data"), identity):
         print(other, file=sys.stderr)
-    result = {"source": options.source, "step": checkpoint.get("step"), "seed": options.seed}
+    result = {"source": options.source, "step": checkpoint.get("step"), "seed": seed}
     test = None
     if options.reference == "test":
         test = load_test_set(config.dataset, config.data_root, config.image_size, config.grey)
     if dataset.is_points:
-        points = evaluate_points(
-            checkpoint, config, generator, dataset, options.samples, options.seed
-        )
-        return result | points
-    device = choose_device(options.device)
-    evaluator = Evaluator(
-        dataset, config.data_root, device, options.samples, options.features, test
-    )
-    samples = sample_run(generator, dataset, evaluator.count, options.seed)
+        refuse(options, {"features": "--features", "neighbours": "--neighbours"}, "on points")
+        count = options.samples
+        return result | evaluate_points(checkpoint, config, generator, dataset, count, seed)
+    device, features = choose_device(options.device), options.features or "auto"
+    evaluator = Evaluator(dataset, config.data_root, device, options.samples, features, test)
+    samples = sample_run(generator, dataset, evaluator.count, seed)
     target = options.neighbours or run_folder(options.source) / "neighbours.png"
     return result | evaluator.compare(samples, target)
 
@@ -95,13 +108,14 @@ def compare(options: argparse.Namespace) -> dict:
             f"{options.source} is not a run: compare it with one other array, folder or data set, "
             "either as in evaluate.py A B or with --dataset"
         )
+    refuse(options, {"seed": "--seed", "weights": "--from"}, "without a run")
     root, reference = options.data_root or "datasets", options.other or options.dataset
     source, dataset = read_pair(options.source, reference, root)
     size = "x".join(map(str, source.sample_shape[1:]))
     test = load_test_set(reference, root, size) if options.reference == "test" else None
     count = min(options.samples, len(source))
-    device = choose_device(options.device)
-    evaluator = Evaluator(dataset, root, device, count, options.features, test)
+    device, features = choose_device(options.device), options.features or "auto"
+    evaluator = Evaluator(dataset, root, device, count, features, test)
     indices, *_ = split_indices(len(source), evaluator.count)
     result = {"source": options.source, "reference": reference}
     return result | evaluator.compare(labelled_samples(source, indices), options.neighbours)
@@ -138,45 +152,41 @@ def make_parser() -> Parser:
     )
     add = parser.add_argument
     source_help = "folder of a run, a checkpoint, a folder of images, or a .npz or .npy file"
-    add("source", type=os.path.expanduser, help=source_help)
+    add("source", metavar="RUN", type=os.path.expanduser, help=source_help)
     other_help = "folder, file or data set to compare images with, unless they are a run's"
-    add("other", nargs="?", type=os.path.expanduser, help=other_help)
+    add("other", metavar="OTHER", nargs="?", type=os.path.expanduser, help=other_help)
     samples_help = (
         f"number of samples, at most half of the data, and at most {SAMPLES} with a classifier "
         f"(default: {SAMPLES})"
     )
-    add("--samples", type=int, default=SAMPLES, help=samples_help)
+    add("--samples", "--count", metavar="N", type=int, default=SAMPLES, help=samples_help)
     features_help = (
         "auto: inception if its weights exist on this machine, otherwise classifier if there are "
-        "labels, otherwise random"
+        "labels, otherwise random (default: auto)"
     )
     dataset_help = "data set or folder to compare with, or the run's if it has moved"
     add("--dataset", metavar="S", type=os.path.expanduser, help=dataset_help)
     reference_help = "compare with training images, or with the test images of the data set"
     add("--reference", choices=("train", "test"), default="train", help=reference_help)
     add("--data-root", metavar="S", help="folder of downloaded and prepared data, if it moved")
-    add("--features", choices=CHOICES, default="auto", help=features_help)
-    add("--seed", type=int, default=0, help="random seed of the noise (default: 0)")
+    add("--features", choices=CHOICES, help=features_help)
+    add("--seed", metavar="N", type=int, help="random seed of the noise (default: 0)")
     weights_help = "weights of the moving average, or of the last step (default: ema)"
-    add("--from", dest="weights", choices=("ema", "raw"), default="ema", help=weights_help)
+    add("--from", dest="weights", choices=("ema", "raw"), help=weights_help)
     neighbours_help = (
         "image of samples next to the most similar real images (default: neighbours.png in the "
         "run's folder, none without a run)"
     )
     add("--neighbours", type=os.path.expanduser, metavar="PNG", help=neighbours_help)
-    add(
-        "--json",
-        type=os.path.expanduser,
-        metavar="FILE",
-        help="also write the metrics to this file",
-    )
-    add("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
+    json_help = "also write the metrics to this file"
+    add("--json", type=os.path.expanduser, metavar="FILE", help=json_help)
+    add("--device", metavar="NAME", default="auto", help="auto, cpu, cuda, mps (default: auto)")
     return parser
 
 
 def run(argv: list[str] | None) -> None:
     options = make_parser().parse_args(argv)
-    if options.samples < MIN_SAMPLES or options.seed < 0:
+    if options.samples < MIN_SAMPLES or (options.seed or 0) < 0:
         raise ValueError(f"--samples must be at least {MIN_SAMPLES}, and --seed at least 0")
     for name in ("json", "neighbours"):  # before the work, not after it
         if text := getattr(options, name):

@@ -104,22 +104,26 @@ def choose_labels(generator: nn.Module, options: argparse.Namespace, count: int)
     """The classes of the samples, `(N,)`: `--per-class` of each, otherwise `count` in all, in turn
     from `--class`, or as frequent as in the data; zeros without classes."""
     if not generator.class_names:
-        if options.classes or options.per_class:
+        if options.classes is not None or options.per_class:
             raise ValueError(
                 f"{options.source} generates no classes: train with --conditional, or remove "
                 "--class and --per-class"
             )
         return torch.zeros(count, dtype=torch.int64)
-    if not (options.classes or options.per_class):
+    if options.classes is None and not options.per_class:
         return draw_labels(generator, count, options.seed)
     wanted = range(len(generator.class_names))
-    if options.classes:
-        names = [text.strip() for text in options.classes.split(",")]
-        wanted = [find_class(generator, name) for name in names]
+    if options.classes is not None:
+        wanted = [find_class(generator, name) for name in split_names(generator, options.classes)]
     wanted = torch.tensor(wanted)
     if options.per_class:
         return wanted.repeat_interleave(options.per_class)
     return wanted[torch.arange(count) % len(wanted)]
+
+
+def split_names(generator: nn.Module, text: str) -> list[str]:
+    """The names in a list; a class whose own name contains a comma can be named alone."""
+    return [text] if text in generator.class_names else [name.strip() for name in text.split(",")]
 
 
 def interpolate(generator: nn.Module, options: argparse.Namespace, target: Path) -> None:
@@ -145,14 +149,16 @@ def run(argv: list[str] | None) -> None:
     target = check_target(options.out or str(default), options.interpolate, is_points)
     if options.interpolate:
         interpolate(generator, options, target)
+        what = "an animation"
     else:
         count = options.count or (POINTS if is_points else IMAGES)
+        check_size(target, count, generator.sample_shape)
         labels = choose_labels(generator, options, count)
-        if not is_points:
-            check_size(target, len(labels), generator.sample_shape)
+        check_size(target, len(labels), generator.sample_shape)  # of all classes
+        what = f"{len(labels):,} samples"
         samples = generate(generator, len(labels), options.seed, labels)
         write_samples(samples, labels, generator.class_names, options.per_class or 0, target)
-    print(f"wrote {target}")
+    print(f"wrote {what} to {target}")
 
 
 def main(argv: list[str] | None = None) -> int:

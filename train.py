@@ -84,7 +84,9 @@ def train(run: Run) -> int:
         status = budget.status(state.step, signals)
         monitor.start_clock(status)
         if status.finished:
-            distributed.fail("--max-seconds elapsed before the first step; increase it")
+            distributed.fail(
+                f"starting took {status.seconds:.0f} s, longer than --max-seconds: increase it"
+            )
         while not status.ended:
             set_learning_rates(state, config, status.progress)
             losses = train_step(state, config, run.batches)

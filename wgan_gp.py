@@ -173,9 +173,8 @@ def count_halvings(height: int, width: int) -> int:
     if not fits_dcgan(height, width):
         names = " or ".join(f"{h}x{w}" for h, w in nearest_dcgan_sizes(height, width))
         raise ValueError(
-            f"convolutions for {height}x{width} images would halve both sides {max(1, stages)} "
-            f"time(s), so they must be multiples of {2 ** max(1, stages)}, and at least 8: use "
-            f"--image-size {names}"
+            f"convolutions for {height}x{width} images need sides that are multiples of "
+            f"{2 ** max(1, stages)}, and at least 8: use --image-size {names}"
         )
     return stages
 

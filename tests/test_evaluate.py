@@ -18,6 +18,7 @@ from wgan import load_generator
 from wgan.checkpoints import read_checkpoint
 from wgan.evaluation import points, samples
 from wgan.evaluation.evaluator import Evaluator
+from wgan.sample_files import write_samples
 from wgan.state import NETWORKS
 
 
@@ -200,7 +201,7 @@ def test_a_data_set_of_another_shape_is_refused(image_folder, tmp_path, monkeypa
         (["a.npy", "b", "--dataset", "c"], "compare it with one other array"),
         (["."], ". is not a run: compare it with one"),
         (["run", "--reference", "all"], "invalid choice"),
-        ([], "required: source"),
+        ([], "required: RUN"),
     ],
 )
 def test_bad_input_ends_with_one_line(arguments, message, capsys):
@@ -246,6 +247,34 @@ def test_an_array_with_labels_is_compared_with_a_data_set(labelled_folder, array
     assert result["real"]["class_agreement"] > 0.9
     assert 0.3 < result["generated"]["class_agreement"] < 0.7  # all are dark
     assert not list(tmp_path.glob("*.png"))
+
+
+def test_options_without_effect_are_refused(labelled_folder, arrays, tmp_path, capsys):
+    for options in (["--seed", "5"], ["--from", "raw"]):
+        assert main([*arrays[:2], *options]) == 2
+        assert f"{options[0]} has no effect without a run" in capsys.readouterr().err
+    points = tmp_path / "points"
+    np.save(tmp_path / "v.npy", np.random.default_rng(0).normal(size=(40, 3)))
+    options = ["--run", str(points), "--steps", "1", *SMALL, "--device", "cpu"]
+    assert train.main(["--dataset", str(tmp_path / "v.npy"), *options]) == 0
+    for option, value in (("--features", "random"), ("--neighbours", str(tmp_path / "n.png"))):
+        assert main([str(points), option, value]) == 2
+        assert f"{option} has no effect on points" in capsys.readouterr().err
+
+
+def test_samples_in_a_folder_score_as_those_in_an_array(tmp_path, random):
+    """Classes that a folder sorts otherwise than the data, 3, 5 and 10, and of which it lacks one,
+    are recognised by their names."""
+    labels = np.arange(300) % 3
+    pixels = (100 * labels[:, None, None] + random.integers(0, 20, (300, 8, 8))).astype(np.uint8)
+    np.savez(tmp_path / "data.npz", samples=pixels, labels=np.array([3, 5, 10])[labels])
+    some = np.flatnonzero(labels > 0)
+    samples, named = torch.from_numpy(pixels[some])[:, None], torch.from_numpy(labels[some])
+    for name in ("samples", "samples.npz"):
+        write_samples(samples, named, ("3", "5", "10"), 0, tmp_path / name)
+        pair = [str(tmp_path / name), str(tmp_path / "data.npz")]
+        result = compare(tmp_path, *pair, "--data-root", str(tmp_path / "d"))
+        assert result["generated"]["class_agreement"] > 0.9  # half, with the classes exchanged
 
 
 def test_a_folder_has_no_test_images(labelled_folder, arrays, tmp_path, capsys):

@@ -89,7 +89,7 @@ def test_an_interpolation_goes_through_the_samples_that_were_named(run, tmp_path
 def test_without_out_the_samples_go_to_the_runs_folder(source, run, tmp_path, capsys):
     copy = shutil.copytree(run, tmp_path / "copy")
     assert main([source.format(run=copy), "--count", "2", "--device", "cpu"]) == 0
-    assert capsys.readouterr().out == f"wrote {copy / 'generated.png'}\n"
+    assert capsys.readouterr().out == f"wrote 2 samples to {copy / 'generated.png'}\n"
     assert (copy / "generated.png").exists()
     assert main([source.format(run=copy), "--interpolate", "--frames", "1", "--device", "cpu"]) == 0
     assert (copy / "interpolation.gif").exists()
@@ -150,7 +150,7 @@ def test_points_are_written_as_numbers_and_as_a_plot(tmp_path, capsys):
         (["{run}", "--out", "none/a.png"], "there is no folder none"),
         (["{run}", "--from", "best"], "invalid choice"),
         (["{run}", "--device", "tpu"], "'tpu'"),
-        (["{run}", "--nonsense"], "unrecognized arguments"),
+        (["{run}", "--nonsense"], "unknown argument '--nonsense'"),
         ([], "required: RUN"),
     ],
 )
@@ -217,11 +217,26 @@ def test_a_folder_has_a_subfolder_per_class(classes_run, tmp_path):
     ]
 
 
+def test_a_name_with_a_comma_and_numbers_of_the_data(classes_run, tmp_path, monkeypatch):
+    for names, wanted, expected in (
+        (("red, big", "small", "no class"), "red, big", [0]),
+        (("5", "7", "no class"), "7,no class", [7, -1]),
+    ):
+        monkeypatch.setattr(ClassAsLevel, "class_names", names)
+        out = tmp_path / "samples.npz"
+        assert main([classes_run, "--out", str(out), "--class", wanted, "--per-class", "1"]) == 0
+        with np.load(out) as arrays:
+            assert arrays["labels"].tolist() == expected
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--class", "owls"], "did you mean 'owl'"),
         (["--class", "3"], "0 cat, 1 dog, 2 owl"),
+        (["--class", ""], "there is no class ''"),
+        (["--count", "1000000000000"], "1000000000000 samples are too many"),
+        (["--per-class", "2000000"], "6000000 samples are too many"),
         (["--per-class", "0"], "--per-class 0: must be at least 1"),
         (["--per-class", "1", "--count", "3"], "--count has no effect with --per-class"),
     ],

@@ -65,10 +65,15 @@ def read_checkpoint(path: Path) -> dict:
 
 def describe_other_data(trained: object, now: dict) -> str | None:
     """How the data differ from those that a checkpoint was trained on, both as `Dataset.identity`;
-    None if they do not, or if the checkpoint, which is older, does not say."""
+    None if they do not, or in what the checkpoint, which is older, does not say."""
     before, count = trained.get("samples") if isinstance(trained, dict) else None, now["samples"]
-    if type(before) is not int or trained == now:
+    if type(before) is not int:
         return None
+    changed = {name for name, value in now.items() if trained.get(name, value) != value}
+    if not changed:
+        return None
+    if changed == {"labels"}:
+        return "the checkpoint was trained on other labels of the same samples"
     found = f"{count:,}" if before != count else "the same number of different ones"
     return f"the checkpoint was trained on {before:,} samples, and the data set now has {found}"
 

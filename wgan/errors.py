@@ -35,8 +35,9 @@ def one_line(error: Exception) -> str:
 
 def suggestion(name: str, names: Iterable[str]) -> str:
     """The end of an error about an unknown name: the closest of the known ones, if any is close."""
-    bare = {other.lstrip("-"): other for other in names}  # all flags resemble each other by "--"
-    close = get_close_matches(name.lstrip("-"), bare, 1, cutoff=0.7)
+    # All flags resemble each other by "--".
+    bare = {other.lstrip("-").lower(): other for other in names}
+    close = get_close_matches(name.lstrip("-").lower(), bare, 1, cutoff=0.7)
     return f"; did you mean {bare[close[0]]!r}?" if close else ""
 
 
@@ -44,6 +45,10 @@ class Parser(argparse.ArgumentParser):
     """Invalid flags raise a ValueError, as invalid values do, so that one place reports both."""
 
     def error(self, message):
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown != message and (name := unknown.split()[0]).startswith("-"):
+            known = [text for action in self._actions for text in action.option_strings]
+            message = f"unknown argument {name!r}{suggestion(name.split('=')[0], known)}"
         raise ValueError(message)
 
 

@@ -1,4 +1,4 @@
-"""Atomic writes, locks between processes, and marks by which this project knows its own output."""
+"""Atomic writes, sizes, locks between processes, and marks of this project's own output."""
 
 import errno
 import os
@@ -39,6 +39,10 @@ def check_output(option: str, text: str) -> Path:
     if not path.parent.is_dir():
         raise ValueError(f"{option} {text}: there is no folder {path.parent}: create it first")
     return path
+
+
+def format_size(size: int) -> str:
+    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.1f} MiB"
 
 
 def acquire_lock(path: Path, timeout: float = -1) -> ExitStack:

@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from wgan import plots
+from wgan.data.classes import class_numbers
 from wgan.files import GENERATED, check_output, write_whole
 
 GRID_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -42,6 +43,8 @@ def check_target(out: str, interpolate: bool, is_points: bool) -> Path:
 
 def check_size(target: Path, count: int, shape: tuple[int, ...], frames: int = 1) -> None:
     """ValueError if a grid of `count` images of this shape, or an animation, is too large."""
+    if len(shape) == 1:
+        return  # points are drawn, not shown side by side
     limit = MAX_ANIMATION_PIXELS if frames > 1 else MAX_GRID_PIXELS
     most = limit // (frames * shape[-2] * shape[-1])
     if count <= most or target.suffix.lower() not in (*GRID_FORMATS, ".gif"):
@@ -53,8 +56,8 @@ def check_size(target: Path, count: int, shape: tuple[int, ...], frames: int = 1
             "or images side by side (--count)"
         )
     raise ValueError(
-        f"--count {count}: one grid can hold {most} {sizes}; to write more, give a folder, .npz or "
-        ".npy as --out"
+        f"{count} samples are too many: one grid can hold {most} {sizes}; to write more, give a "
+        "folder, .npz or .npy as --out"
     )
 
 
@@ -63,8 +66,9 @@ def write_samples(
 ) -> None:
     """Write images `(N, C, H, W)` uint8, or points `(N, D)`, in the target's format.
 
-    If there are class names, `labels` `(N,)` are stored in `.npz` files, and folders have a
-    subfolder per class. `per_class` samples in a row are of one class; 0: any.
+    If there are class names, those of `labels` `(N,)` name a subfolder per class, and `.npz` files
+    contain them as numbers (`class_numbers`). `per_class` samples in a row are of one class; 0:
+    any.
     """
     if target.suffix == "":
         write_images(samples, [class_names[k] if class_names else "" for k in labels], target)
@@ -75,7 +79,8 @@ def write_samples(
         save_grid(draw(samples.numpy(), per_class, row_labels), buffer, GRID_FORMATS[suffix])
     else:
         array = samples.permute(0, 2, 3, 1).numpy() if is_images else samples.numpy()
-        arrays = {"samples": array} | ({"labels": labels.numpy()} if class_names else {})
+        numbers = np.array(class_numbers(class_names), np.int64)
+        arrays = {"samples": array} | ({"labels": numbers[labels.numpy()]} if class_names else {})
         np.save(buffer, array) if suffix == ".npy" else np.savez(buffer, **arrays)
     write_whole(target, buffer.getvalue())
 

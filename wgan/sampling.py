@@ -14,6 +14,7 @@ from wgan import plots
 from wgan.checkpoints import read_any_checkpoint
 from wgan.config import stored_config
 from wgan.data import Standardisation, seeded_generator, to_byte_images
+from wgan.data.classes import are_numbers, class_numbers
 from wgan.errors import one_line, suggestion
 from wgan.state import build_network
 from wgan_gp import MODELS, choose_device
@@ -27,9 +28,8 @@ def load_generator(path: str | Path, weights: str = "ema", device: str = "auto")
     It maps noise `(B, generator.noise_dim)` to samples `(B, *generator.sample_shape)`; vectors are
     standardised, as `generator.standardisation` says, and `generate` undoes that. If it was trained
     with classes, `generator.class_names`, it takes their numbers, `(B,)` int64, as a second
-    argument. `weights` is
-    "ema", the moving average, or "raw", the weights of the last step. ValueError if the file is
-    corrupt or was not written by this project.
+    argument. `weights` is "ema", the moving average, or "raw", the weights of the last step.
+    ValueError if the file is corrupt or was not written by this project.
     """
     return generator_of(read_any_checkpoint(path), str(path), weights, device)
 
@@ -58,10 +58,12 @@ def generate(
 
     `labels` `(N,)` are the classes of the samples, if the generator has classes; without them,
     classes are as frequent as in the data (`draw_labels`). A larger count continues the same
-    sequence of samples.
+    sequence of samples. ValueError if there are not `count` labels.
     """
     if labels is None:
         labels = draw_labels(generator, count, seed)
+    if len(labels) != count:
+        raise ValueError(f"there are {len(labels)} labels for {count} samples")
     return torch.cat(list(generate_chunks(generator, labels, seed)))
 
 
@@ -79,10 +81,11 @@ def find_class(generator: nn.Module, text: str) -> int:
     names = list(generator.class_names)
     if text in names:
         return names.index(text)
-    if text.isdecimal() and int(text) < len(names):
-        return int(text)
-    numbered = (f"{number} {name}" for number, name in enumerate(names))
-    listed = one_line(", ".join(names if names == [*map(str, range(len(names)))] else numbered))
+    numbers = class_numbers(names)
+    if text.isdecimal() and int(text) in numbers:
+        return numbers.index(int(text))
+    numbered = (f"{number} {name}" for number, name in zip(numbers, names, strict=True))
+    listed = one_line(", ".join(names if are_numbers(names) else numbered))
     raise ValueError(f"there is no class {text!r}{suggestion(text, names)}; the classes: {listed}")
 
 

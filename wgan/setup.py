@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from wgan.data import (
     load_dataset,
     sample_shape,
 )
+from wgan.data.classes import list_names
 from wgan.errors import BadInput
 from wgan.run_folder import NullRunFolder, RunFolder, move_aside
 from wgan.state import NETWORKS, TrainState, build_state, check_networks, set_class_shares
@@ -91,6 +93,8 @@ def set_up(config: Config, fresh: bool) -> Run:
             state, labels = build_state_for(config, dataset, device)
         check_same_data(dataset, config)
         folder, differences = open_folder(config, state, fresh)
+        if labels is not None:  # after weights were loaded, which may be those of other data
+            set_class_shares(state, labels)
     except BadInput:
         raise
     except (ValueError, OSError) as error:
@@ -160,16 +164,16 @@ def build_state_for(
     if config.conditional:
         labels, class_names = classes_to_generate(dataset)
     state = build_state(config, dataset.sample_shape, device, class_names)
-    state.data = dataset.identity()
-    if config.conditional:
-        set_class_shares(state, labels)
+    state.data = dataset.identity(config.conditional)
     return state, labels
 
 
 def check_same_data(dataset: Dataset, config: Config) -> None:
-    """BadInput if the number of samples, or some of them, differ between ranks."""
+    """BadInput if the number of samples, or some of them or their labels, differ between ranks."""
     some = np.linspace(0, len(dataset) - 1, 100).astype(int)
-    if not distributed.all_equal([torch.tensor(len(dataset)), dataset.read(some)]):
+    labels = np.zeros(1, np.int64) if dataset.labels is None else dataset.labels[some]
+    parts = [torch.tensor(len(dataset)), dataset.read(some), torch.from_numpy(labels)]
+    if not distributed.all_equal(parts):
         distributed.fail(
             f"the ranks find different data in {config.dataset}: check that the copies of the "
             "folder are identical and that no process changes them",
@@ -213,6 +217,12 @@ def load_initial_weights(config: Config, state: TrainState, fresh: bool) -> None
     checkpoint = read_any_checkpoint(config.init_from)
     try:
         state.load(checkpoint, NETWORKS)
+        if state.class_names != tuple(names := checkpoint["class_names"]):
+            print(
+                f"the classes {list_names(state.class_names)} take the weights of the classes "
+                f"{list_names(names)} of {config.init_from}, in this order",
+                file=sys.stderr,
+            )
     except ValueError as error:
         old = stored_config(checkpoint["config"])
         names = ["model", "dataset", "image_size", "grey", "alpha", "conditional"]

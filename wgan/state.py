@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from utils import METHODS, Method
+from utils import METHODS, Method, check_per_sample
 from wgan import distributed
 from wgan.config import Config, keyword_parameters, options_of_method
+from wgan.data.classes import list_names
 from wgan.losses import Losses, build_losses, choose_precision
 from wgan_gp import MODELS
 
@@ -84,6 +85,11 @@ class TrainState:
 
     def restore(self, checkpoint: dict) -> None:
         """Continue from the result of `to_checkpoint`; ValueError if it does not fit."""
+        if self.class_names != (names := tuple(checkpoint.get("class_names", ()))):
+            raise ValueError(
+                f"the checkpoint was trained on the classes {list_names(names)}, and the data now "
+                f"have {list_names(self.class_names)}: use the old data, or --fresh"
+            )
         self.load(checkpoint, (*NETWORKS, *OPTIMIZERS))
         counts = [checkpoint.get(name) for name in ("step", "seconds", "progress")]
         if [type(count) for count in counts] != [int, float, float]:
@@ -141,7 +147,7 @@ def build_state(
     class_names: tuple[str, ...] = (),
 ) -> TrainState:
     """Untrained networks, their moving average and optimizers; with class names, the networks are
-    conditional."""
+    conditional. ValueError if the method's penalty excludes a critic with batch normalisation."""
     torch.manual_seed(config.seed)
     # Convolutions are faster with channels last; dense layers are not affected.
     layout = {"device": device, "memory_format": torch.channels_last}
@@ -150,6 +156,8 @@ def build_state(
     if config.sync_batch_norm:
         generator = nn.SyncBatchNorm.convert_sync_batchnorm(generator)
     method = build_method(config)
+    if method.per_sample:
+        check_per_sample(critic)
     precision = choose_precision(config.precision, device, sample_shape)
     return TrainState(
         generator=generator,

@@ -38,7 +38,7 @@ def test_results_are_written_only_where_a_file_may_be(tmp_path):
         (["--seconds", "soon"], "invalid float"),
         (["--seconds", "inf"], "--seconds must be between"),
         (["--json", "no/such/folder/x.json"], "no/such/folder"),
-        (["--nonsense"], "unrecognized arguments"),
+        (["--nonsense"], "unknown argument '--nonsense'"),
     ],
 )
 def test_a_bad_case_ends_with_one_line(program, arguments, message, capsys):

@@ -1,6 +1,7 @@
 """Generators from checkpoints, their samples, and interpolation."""
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 from wgan import generate, load_generator
 from wgan.checkpoints import CHECKPOINT_FORMAT, add_digest, read_checkpoint
 from wgan.data import to_byte_images
-from wgan.sampling import interpolation_frames, noise_of, slerp
+from wgan.sampling import find_class, interpolation_frames, noise_of, slerp
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,22 @@ def test_samples_depend_on_the_seed_and_begin_alike_for_every_count(run):
     assert torch.equal(generate(generator, 7, seed=1), many[:7])
     assert not torch.equal(generate(generator, 7, seed=2), many[:7])
     assert len(torch.unique(many.flatten(1), dim=0)) == 130
+
+
+def test_each_sample_needs_its_label(run):
+    generator = load_generator(run, device="cpu")
+    with pytest.raises(ValueError, match="there are 10 labels for 64 samples"):
+        generate(generator, 64, labels=torch.zeros(10, dtype=torch.int64))
+
+
+def test_a_class_is_found_by_the_name_and_number_that_the_data_have():
+    named = SimpleNamespace(class_names=("cat", "dog", "no class"))
+    assert [find_class(named, text) for text in ("dog", "1", "no class")] == [1, 1, 2]
+    numbered = SimpleNamespace(class_names=("1", "2", "30"))
+    assert [find_class(numbered, text) for text in ("1", "30")] == [0, 2]
+    for text in ("0", "3"):
+        with pytest.raises(ValueError, match="the classes: 1, 2, 30"):
+            find_class(numbered, text)
 
 
 class NoiseAsImage(nn.Module):

@@ -11,6 +11,7 @@ from helpers import run_main
 from PIL import Image
 
 import train
+from wgan import load_generator
 from wgan.checkpoints import pack_checkpoint, read_checkpoint
 from wgan.config import same_path, stored_config
 from wgan.data import Dataset, RowReader
@@ -125,6 +126,35 @@ def test_a_checkpoint_that_does_not_know_its_data_is_resumed(content, pictures, 
     Image.new("RGB", (16, 16), "red").save(pictures / "new.bmp")
     assert resume(pictures, run, 2) == 0
     assert "byte-identical" not in capsys.readouterr().out
+
+
+def labelled_array(path, labels):
+    images = np.random.default_rng(0).integers(0, 256, (20, 16, 16), np.uint8)
+    np.savez(path, images=images, labels=labels)
+    return path
+
+
+def test_other_labels_are_announced_and_other_classes_refused(tmp_path, capsys):
+    run, path = tmp_path / "r", tmp_path / "a.npz"
+    labels = np.arange(20) % 2
+    assert resume(labelled_array(path, labels), run, 1, "--conditional") == 0
+    assert resume(labelled_array(path, 1 - labels), run, 2, "--conditional") == 0
+    assert "trained on other labels of the same samples" in capsys.readouterr().out
+    for other, names in ((labels + 5, "5, 6"), (np.arange(20) % 3, "0, 1, 2")):
+        assert resume(labelled_array(path, other), run, 3, "--conditional") == 2
+        error = capsys.readouterr().err
+        assert f"trained on the classes 0, 1, and the data now have {names}" in error
+
+
+def test_initial_weights_do_not_bring_the_frequency_of_their_classes(tmp_path, capsys):
+    sources = (np.arange(20) % 5 == 0), (np.arange(20) % 5 > 0) + 7  # 20 % and 80 % of the second
+    paths = [labelled_array(tmp_path / f"{i}.npz", labels) for i, labels in enumerate(sources)]
+    assert resume(paths[0], tmp_path / "a", 1, "--conditional") == 0
+    start = ["--conditional", "--init-from", tmp_path / "a"]
+    assert resume(paths[1], tmp_path / "b", 1, *start) == 0
+    assert "the classes 7, 8 take the weights of the classes 0, 1" in capsys.readouterr().err
+    shares = load_generator(tmp_path / "b", device="cpu").class_shares
+    assert shares.tolist() == pytest.approx([0.2, 0.8])
 
 
 def test_a_run_without_known_data_is_not_found_elsewhere(pictures, tmp_path, capsys):

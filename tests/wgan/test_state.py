@@ -5,8 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers import small_config
+from torch import nn
 
 from wgan.state import build_state, check_networks, ema_weight, set_learning_rates, update_ema
+from wgan_gp import MODELS
 
 SHAPE = (1, 16, 16)
 
@@ -74,3 +76,20 @@ def test_networks_larger_than_the_memory_are_refused_without_building_them(cpu):
     config = small_config(dataset="mnist", model="dense", width=1_000_000)
     with pytest.raises(ValueError, match=r"need [\d,]+ GiB, but cpu has"):
         check_networks(config, SHAPE, cpu)
+
+
+@pytest.mark.parametrize(("method", "refused"), [("wgan-gp", True), ("wgan", False)])
+def test_a_penalised_critic_of_ones_own_may_not_mix_its_batch(method, refused, cpu, monkeypatch):
+    class Mixing(MODELS["dense"].critic):
+        def __init__(self, sample_shape, num_classes=0):
+            super().__init__(sample_shape, num_classes=num_classes)
+            self.normalisation = nn.BatchNorm1d(3)
+
+    entry = replace(MODELS["dense"], critic=Mixing)
+    monkeypatch.setitem(MODELS, "dense", entry)
+    config = small_config(method=method, model="dense")
+    if not refused:
+        assert build_state(config, (1, 8, 8), cpu).step == 0
+        return
+    with pytest.raises(ValueError, match=r"'normalisation' .*mixes the samples of a batch"):
+        build_state(config, (1, 8, 8), cpu)

@@ -26,9 +26,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from wgan.data.batches import ConvertedReader, Dataset, RowReader
-from wgan.data.cache import AUTOMATIC, format_size
 from wgan.data.classes import NO_CLASS
 from wgan.data.images import (
+    AUTOMATIC,
     Range,
     Size,
     check_transparency,
@@ -38,6 +38,7 @@ from wgan.data.images import (
     to_bytes,
 )
 from wgan.data.standardisation import Moments
+from wgan.files import format_size
 
 SAMPLE_NAMES = ("samples", "images", "x", "data", "arr_0", "x_train", "train_images")
 LABEL_NAMES = ("labels", "y", "y_train", "train_labels")
@@ -281,8 +282,8 @@ def load_arrays(
     scale, values = None, ""
     if arrays.dtype != np.uint8:
         found = value_range(arrays, rows)
-        scale = found if given_range == AUTOMATIC else given_range
-        values = f"; values from {scale[0]:g} to {scale[1]:g} become black to white"
+        scale = usable_range(path, *found) if given_range == AUTOMATIC else given_range
+        values = f"; black is {scale[0]:g}, white is {scale[1]:g}"
     as_rgb = arrays.channels == 4 and not alpha
 
     def convert(stored: np.ndarray) -> Tensor:
@@ -293,9 +294,11 @@ def load_arrays(
 
     channels = 4 if alpha else 1 if grey else arrays.sample_shape[0]
     shape = (channels, *(size or arrays.size))
+    plural = "s" if arrays.channels > 1 else ""
     print(
         f"{path}: {len(arrays):,} images of {'x'.join(map(str, arrays.size))} with "
-        f"{arrays.channels} channel(s) ({arrays.dtype}, {arrays.layout}){values}{rest(arrays)}",
+        f"{arrays.channels} channel{plural} ({arrays.dtype}, {arrays.layout})"
+        f"{values}{rest(arrays)}",
         file=sys.stderr,
     )
     samples = to_reader(arrays, rows, convert, shape, torch.uint8)
@@ -372,7 +375,10 @@ def read_labels(arrays: Arrays) -> tuple[np.ndarray | None, tuple[str, ...]]:
             f"{stored} has the shape {stored.shape}: there are {len(arrays):,} samples, and each "
             "needs one label"
         )
-    labels = read_array(stored).reshape(-1).astype(np.int64)
+    labels = read_array(stored).reshape(-1)
+    if stored.dtype.kind == "u" and labels.max(initial=0) > np.iinfo(np.int64).max:
+        raise ValueError(f"{stored} contains {labels.max()}: labels must be less than 2**63")
+    labels = labels.astype(np.int64)
     found = np.unique(labels[labels >= 0])
     numbers = np.where(labels >= 0, np.searchsorted(found, labels), NO_CLASS)
     return numbers, tuple(map(str, found.tolist()))
@@ -411,6 +417,14 @@ def value_range(arrays: Arrays, rows: Rows) -> Range:
     ranges = [(part.min(), part.max()) for part in finite_rows(arrays, rows)]
     low, high = float(min(low for low, _ in ranges)), float(max(high for _, high in ranges))
     return (low if arrays.dtype.kind == "f" else min(low, 0.0)), high
+
+
+def usable_range(path: Path, low: float, high: float) -> Range:
+    """ValueError if the values cannot be scaled from black to white."""
+    if low == high or not np.isfinite(high - low):
+        values = f"are all {low:g}" if low == high else f"lie between {low:g} and {high:g}"
+        raise ValueError(f"the values of {path} {values}: check them, or use --range LOW HIGH")
+    return low, high
 
 
 def finite_rows(arrays: Arrays, rows: Rows) -> Iterator[np.ndarray]:

@@ -42,6 +42,7 @@ from tqdm import tqdm
 
 from wgan.data.batches import RowReader
 from wgan.data.images import (
+    AUTOMATIC,
     INSTALL_HEIF,
     Range,
     Size,
@@ -52,14 +53,13 @@ from wgan.data.images import (
     value_range,
 )
 from wgan.data.sources import FolderSource, ImageFile, LsunSource
-from wgan.files import acquire_lock
+from wgan.files import acquire_lock, format_size
 
 VERSION = 4  # increase it if the images' bytes change, so that existing caches are made again
 IMAGES_PER_BUCKET, MAX_BUCKETS = 16, 1024
 FOOTER = struct.Struct("<Q32s")
 NO_SPACE = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 ADVICE = "Free some space, or use another --data-root or a smaller --image-size"
-AUTOMATIC = (0.0, 0.0)  # no range was given: take the images' own
 
 
 @dataclass(frozen=True)
@@ -493,7 +493,3 @@ def wait_for_lock(path: Path, message: str) -> ExitStack:
 def encode(name: str) -> bytes:
     """A file's name as bytes, the same on every system; it may contain lone surrogates."""
     return name.encode("utf-8", "surrogatepass")
-
-
-def format_size(size: int) -> str:
-    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.1f} MiB"

@@ -8,6 +8,7 @@ is passed over, and the level below it decides. See `datasets/README.md`.
 import re
 import sys
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from wgan.data.batches import Dataset
 from wgan.errors import one_line
 
 NO_CLASS = -1  # the label of an image in no class folder
+NO_CLASS_NAME = "no class"  # of the class that these images form in conditional training
 MOST_STRAYS = 0.05  # of all images; if more are in no class folder, the subfolders are no classes
 SHOWN_CLASSES, SHOWN_NAMES = 10, 3
 HANDFUL = 5  # samples
@@ -67,17 +69,58 @@ def classes_to_generate(dataset: Dataset) -> tuple[np.ndarray, tuple[str, ...]]:
             "per class, a data set with classes, or leave --conditional out"
         )
     if (labels < 0).any():
-        labels, names = np.where(labels < 0, len(names), labels), (*names, "no class")
+        names = names if NO_CLASS_NAME in names else (*names, NO_CLASS_NAME)
+        labels = np.where(labels < 0, names.index(NO_CLASS_NAME), labels)
     counts = np.bincount(labels, minlength=len(names))
     rare = [f"{name} ({n})" for name, n in zip(names, counts, strict=True) if n < HANDFUL]
     if rare:
-        shown = ", ".join(rare[:SHOWN_CLASSES]) + (", ..." if len(rare) > SHOWN_CLASSES else "")
         print(
             f"{len(rare):,} of {len(names):,} classes have fewer than {HANDFUL} samples, too few "
-            f"to learn from: {shown}",
+            f"to learn from: {list_names(rare)}",
             file=sys.stderr,
         )
     return labels, names
+
+
+def class_numbers(names: Sequence[str]) -> list[int]:
+    """The label of each class in array files: its name if the names are numbers, otherwise its
+    position; -1 for images in no class folder."""
+    numbered = are_numbers(names)
+    return [
+        NO_CLASS if name == NO_CLASS_NAME else int(name) if numbered else position
+        for position, name in enumerate(names)
+    ]
+
+
+def are_numbers(names: Sequence[str]) -> bool:
+    known = [name for name in names if name != NO_CLASS_NAME]
+    return bool(known) and all(map(str.isdecimal, known))
+
+
+def match_classes(names: Sequence[str], reference: Sequence[str]) -> np.ndarray:
+    """The position in `reference` of each of these classes, and at last of none, `(K + 1,)` int64,
+    so that it can be indexed by labels. It is -1 for a class that `reference` does not have.
+
+    Classes are matched by name. Numbers match the positions of names that are not numbers.
+    """
+    positions = {name: position for position, name in enumerate(reference)}
+    if are_numbers(names) and not are_numbers(reference):
+        positions = {str(position): position for position in range(len(reference))}
+    unknown = [name for name in names if name not in positions and name != NO_CLASS_NAME]
+    if unknown:
+        print(
+            f"the classes {list_names(unknown)} are not among those of the data, "
+            f"{list_names(reference)}: their samples are compared without a class",
+            file=sys.stderr,
+        )
+    return np.array([*(positions.get(name, NO_CLASS) for name in names), NO_CLASS])
+
+
+def list_names(names: Sequence[str]) -> str:
+    """The first few names."""
+    return one_line(
+        ", ".join(names[:SHOWN_CLASSES]) + (", ..." if len(names) > SHOWN_CLASSES else "")
+    )
 
 
 def describe_level(counts: Counter[str]) -> str | None:

@@ -107,7 +107,8 @@ def download(name: str, files: list[str], folder: Path, **arguments):
     make = getattr(torchvision.datasets, name)
     with suppress(RuntimeError):  # torchvision's error for missing or damaged files
         return make(download=False, **arguments)
-    print(f"{name} is not complete in {folder}; downloading it", file=sys.stderr)
+    state = "not complete in" if folder.exists() else "not in"
+    print(f"{name} is {state} {folder}: downloading it", file=sys.stderr)
     try:
         return make(download=True, **arguments)
     except Exception as error:  # networks, archives and missing packages raise all kinds
@@ -115,7 +116,7 @@ def download(name: str, files: list[str], folder: Path, **arguments):
         remedy = f"{damaged} in {folder} is damaged or another file: remove it. " if damaged else ""
         raise ValueError(
             f"{name} could not be downloaded ({type(error).__name__}: {error}). {remedy}"
-            f"Download {', '.join(files)} by hand into {folder}"
+            f"Download {', '.join(files)} by hand into {folder}, or give another --data-root"
         ) from error
 
 

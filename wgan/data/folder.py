@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from wgan.data.batches import Dataset
-from wgan.data.cache import AUTOMATIC, FolderCache, Images
+from wgan.data.cache import FolderCache, Images
 from wgan.data.classes import find_classes
 from wgan.data.downloads import fetch_celeba, find_lsun
-from wgan.data.images import Range, Size, check_transparency
+from wgan.data.images import AUTOMATIC, Range, Size, check_transparency
 from wgan.data.sources import FolderSource, LsunSource
 
 DEFAULT_SIZE = (64, 64)

@@ -19,6 +19,7 @@ from wgan.files import MARK
 
 Size = tuple[int, int]  # height, width
 Range = tuple[float, float]  # the values that become black and white
+AUTOMATIC = (0.0, 0.0)  # no range was given: take the images' own
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as Pillow's mode "L"
 
 
@@ -267,7 +268,8 @@ def to_bytes(values: np.ndarray, scale: Range) -> np.ndarray:
     """Values of any shape as bytes: those of the scale become 0 and 255, and NaN 0."""
     black, white = scale
     factor = 255 / (white - black) if white != black else 0
-    values = (values.astype(np.float64) - black) * factor
+    with np.errstate(over="ignore"):  # what lies far outside the range is black or white
+        values = (values.astype(np.float64) - black) * factor
     return np.nan_to_num(values).clip(0, 255).round().astype(np.uint8)
 
 
@@ -308,7 +310,7 @@ def fit_images(images: np.ndarray, size: Size | None, grey: bool) -> np.ndarray:
         floats = torch.from_numpy(images[part]).float()
         if images.shape[1] == 4:
             floats[:, :3] *= floats[:, 3:] / 255
-        resized = torch.nn.functional.interpolate(floats, inner, mode="bilinear", antialias=True)
+        resized = torch.nn.functional.interpolate(floats, inner, mode="bicubic", antialias=True)
         if images.shape[1] == 4:
             resized[:, :3] *= 255 / resized[:, 3:].clamp(min=0.5)
         crop = resized[:, :, top : top + size[0], left : left + size[1]]

@@ -24,11 +24,11 @@ def load_grid(root: Path, size: Size | None, grey: bool) -> Dataset:
 
 
 def gaussians(centres: np.ndarray, deviation: float) -> Dataset:
-    """An equal mixture of Gaussians around `centres` `(K, 2)`; the labels are the modes."""
+    """An equal mixture of Gaussians around `centres` `(K, 2)`."""
     random = np.random.default_rng(POINT_SEED)
-    labels = random.integers(len(centres), size=POINT_COUNT)
-    points = centres[labels] + deviation * random.standard_normal((POINT_COUNT, 2))
-    return Dataset(RowReader.from_array(points.astype(np.float32)), labels)
+    modes = random.integers(len(centres), size=POINT_COUNT)
+    points = centres[modes] + deviation * random.standard_normal((POINT_COUNT, 2))
+    return Dataset(RowReader.from_array(points.astype(np.float32)), modes=modes)
 
 
 def load_swissroll(root: Path, size: Size | None, grey: bool) -> Dataset:

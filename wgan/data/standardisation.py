@@ -62,6 +62,8 @@ class Moments:
         """Both are rounded to a thousandth of the deviation, because sums differ in the last digits
         between machines, on which the data must be recognised as the same."""
         deviation = np.sqrt(self.squares / self.count)
+        spread = self.high - self.low
+        deviation = np.where(deviation > 0, deviation, spread)  # values whose squares vanish
         deviation = np.array([float(f"{value:.4g}") for value in deviation])
         deviation[self.low == self.high] = 0  # and not what rounding leaves
         divisor = np.where(deviation > 0, deviation, 1)

@@ -11,11 +11,10 @@ from pathlib import Path
 
 from wgan.data.arrays import is_arrays, load_arrays, open_arrays
 from wgan.data.batches import Dataset
-from wgan.data.cache import AUTOMATIC
 from wgan.data.downloads import load_cifar10, load_fashion_mnist, load_mnist
 from wgan.data.folder import load_celeba, load_folder, load_lsun
 from wgan.data.glyphs import load_glyphs
-from wgan.data.images import Range, Size, parse_image_size
+from wgan.data.images import AUTOMATIC, Range, Size, parse_image_size
 from wgan.data.points import load_grid, load_ring, load_swissroll
 from wgan.errors import suggestion
 
@@ -158,7 +157,7 @@ def find_dataset(name: str, given_range: Range = AUTOMATIC, alpha: bool = False)
         load = partial(load_folder, path, **chosen)
         return DatasetEntry(load, "a folder of images", (3, 64, 64), IMAGE_RECIPES, DATA_OPTIONS)
     reason = "there is no such folder or file"
-    if path.exists():
+    if name and path.exists():
         reason = "it is a file, but not a .npz or .npy file"
     raise ValueError(
         f"unknown dataset {name!r}: {reason}; use one of {', '.join(DATASETS)}, a folder of "

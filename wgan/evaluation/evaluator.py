@@ -19,10 +19,9 @@ from wgan.evaluation.features import (
     RandomFeatures,
     choose_features,
 )
-from wgan.evaluation.samples import MIN_SAMPLES, Samples
+from wgan.evaluation.samples import MIN_SAMPLES, SAMPLES, Samples, labelled_samples
 from wgan.files import write_whole
 
-SAMPLES = 10_000
 CHECKED_IMAGES = 2000  # held-out ones that a classifier must recognise better than by chance
 NEIGHBOURS, NEIGHBOUR_ROWS = 7, 8  # real images next to a sample, and number of samples
 
@@ -115,6 +114,8 @@ class Evaluator:
     def report_classes(self, features: Tensor, labels: Tensor | None) -> dict[str, float]:
         """The metrics that need classes: of the data, predicted, or requested."""
         found: dict[str, float] = {}
+        if labels is not None and not (labels >= 0).any():
+            labels = None
         if isinstance(self.features, InceptionFeatures):
             found["inception_score"] = metrics.inception_score(
                 self.features.probabilities(features)
@@ -163,11 +164,6 @@ class Evaluator:
             positions = self.features(images), self.reference_features
         nearest = metrics.nearest_neighbours(*positions, min(NEIGHBOURS, self.count))
         return plots.neighbour_grid(images.numpy(), reference[nearest].numpy())
-
-
-def labelled_samples(dataset: Dataset, indices: np.ndarray) -> Samples:
-    labels = None if dataset.labels is None else torch.from_numpy(dataset.labels[indices]).long()
-    return Samples(dataset.read(indices), labels)
 
 
 def split_indices(total: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -107,8 +107,8 @@ def within_class_frechet(
         parts = features[labels == label], reference[reference_labels == label]
         if min(map(len, parts)) < 2:
             raise ValueError(
-                f"class {label} has {len(parts[0])} samples and {len(parts[1])} in the "
-                "reference, but a distance needs two of each: increase --samples"
+                f"class number {label} has {len(parts[0])} samples and {len(parts[1])} in the "
+                "reference, but a distance needs two of each"
             )
         distances.append(frechet_distance(*parts))
     return float(np.mean(distances))

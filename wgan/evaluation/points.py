@@ -1,5 +1,6 @@
 """Metrics of points against a data set."""
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -7,7 +8,7 @@ from utils import unbiased_estimate, wasserstein_estimate
 from wgan.config import Config
 from wgan.data import Dataset
 from wgan.evaluation import metrics
-from wgan.evaluation.samples import sample_run
+from wgan.evaluation.samples import MIN_SAMPLES, SAMPLES, labelled_samples, sample_run
 from wgan.state import build_networks
 
 PAIRED_POINTS = 2000  # for the exact distance, whose cost grows with the cube
@@ -21,28 +22,39 @@ def evaluate_points(
     samples: int,
     seed: int,
 ) -> dict:
-    """Metrics of a run's points ("generated") and of held-out real points ("real")."""
+    """Metrics of a run's points ("generated") and of held-out real points ("real"). ValueError if
+    there are too few."""
+    if len(dataset) < 2 * MIN_SAMPLES:
+        raise ValueError(
+            f"evaluation needs at least {2 * MIN_SAMPLES} points, but the data set has "
+            f"{len(dataset)}"
+        )
     count = min(samples, len(dataset) // 2)
     drawn = sample_run(generator, dataset, count, seed)
-    points = drawn.values
-    data = dataset.read(torch.arange(len(dataset)))
-    reference, held_out = data[:-count], data[-count:]
-    labels = None if dataset.labels is None else torch.from_numpy(dataset.labels).long()
-    # Labels without names are the components of a mixture.
-    modes = None if labels is None or dataset.class_names else labels[:-count]
-    generated, real = (report_points(part, reference, modes) for part in (points, held_out))
-    if drawn.labels is None:
-        estimate = critic_estimate(checkpoint, config, held_out, points)
+    parts = split_points(len(dataset), count)
+    held_out, reference = (labelled_samples(dataset, indices) for indices in parts)
+    modes = None if dataset.modes is None else torch.from_numpy(dataset.modes[parts[1]]).long()
+    generated, real = (
+        report_points(part.values, reference.values, modes) for part in (drawn, held_out)
+    )
+    if not generator.class_names:
+        estimate = critic_estimate(checkpoint, config, held_out.values, drawn.values)
         generated["critic_estimate"] = estimate
         if weight := config.applicable().get("gp_weight"):
             generated["critic_estimate_unbiased"] = unbiased_estimate(estimate, weight)
-    else:  # the estimate of a critic of classes is not that of all samples together
-        pairs = (generated, points, drawn.labels), (real, held_out, labels[-count:])
-        for report, part, classes in pairs:
+    elif drawn.labels is not None:  # the estimate of such a critic is not that of all together
+        for report, part in ((generated, drawn), (real, held_out)):
             report["within_class_wasserstein"] = metrics.within_class_wasserstein(
-                part, classes, reference, labels[:-count], most=PAIRED_POINTS
+                part.values, part.labels, reference.values, reference.labels, most=PAIRED_POINTS
             )
     return {"samples": count, "generated": generated, "real": real}
+
+
+def split_points(total: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of `count` held-out points out of `total`, and of a reference: as many others, or
+    `SAMPLES` if there are. They are drawn with a fixed seed, because tables are often sorted."""
+    order = np.random.default_rng(0).permutation(total)
+    return np.sort(order[:count]), np.sort(order[count : count + max(count, SAMPLES)])
 
 
 def report_points(

@@ -21,6 +21,9 @@ DIRECTIONS = {  # of improvement
 }
 
 
+FEW = 500  # samples
+
+
 def format_report(result: dict) -> str:
     """The metrics of the samples ("generated") next to those of held-out real samples ("real"),
     with the direction in which each is better."""
@@ -37,6 +40,8 @@ def format_report(result: dict) -> str:
             if name == "modes":
                 label += f" of {result['generated']['modes_in_all']}"
             lines.append(f"{label:<28}{value:>12.4g}{floor:>16}  {direction}")
+    if result["samples"] < FEW:
+        lines += ["", f"fewer than {FEW} samples: the metrics depend much on which these are"]
     if "neighbours" in result:
         lines += ["", f"samples next to the real images nearest to them: {result['neighbours']}"]
     return "\n".join(lines)

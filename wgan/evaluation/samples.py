@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from wgan.data import Dataset, load_dataset
 from wgan.data.arrays import ARRAY_SUFFIXES
-from wgan.data.classes import NO_CLASS
+from wgan.data.classes import match_classes
 from wgan.data.folder import load_folder
 from wgan.data.sources import FolderSource
 from wgan.sampling import draw_labels, generate
 
+SAMPLES = 10_000
 MIN_SAMPLES = 4  # precision and recall need the third neighbour of a sample
 
 
@@ -26,11 +27,17 @@ class Samples:
     labels: Tensor | None = None
 
 
+def labelled_samples(dataset: Dataset, indices: np.ndarray) -> Samples:
+    labels = None if dataset.labels is None else torch.from_numpy(dataset.labels[indices]).long()
+    return Samples(dataset.read(indices), labels)
+
+
 def read_pair(source: str, reference: str, data_root: str) -> tuple[Dataset, Dataset]:
     """Two sets of images of one shape, each an array file, a folder or a data set in the table.
 
-    Folders and data sets in the table are loaded with the size of the other set. Raises ValueError
-    if one cannot be read or the shapes differ.
+    Folders and data sets in the table are loaded with the size of the other set. The labels of the
+    first are those of the second, for classes of the same name. Raises ValueError if one cannot be
+    read or the shapes differ.
     """
     shape = None
     if is_array(reference) and Path(source).is_dir():
@@ -46,25 +53,24 @@ def read_pair(source: str, reference: str, data_root: str) -> tuple[Dataset, Dat
         raise ValueError(
             f"{source} has {len(first)} images, but comparing needs at least {MIN_SAMPLES}"
         )
-    return first, second
+    if first.labels is None or second.labels is None:
+        return first, second
+    positions = match_classes(first.class_names, second.class_names)
+    return replace(first, labels=positions[first.labels], class_names=second.class_names), second
 
 
 def read_dataset(source: str, data_root: str, shape: tuple[int, ...] | None = None) -> Dataset:
     """Images of an array file, a folder, or a data set in the table.
 
     Folders and data sets are loaded with the size of `shape` `(C, H, W)`, folders also in grey if
-    C is 1. Without `shape`, a folder's first image determines both. Labels of arrays keep their
-    numbers, which are those of generate.py. Raises ValueError if the source cannot be read or
-    contains no images.
+    C is 1. Without `shape`, a folder's first image determines both. Raises ValueError if the source
+    cannot be read or contains no images.
     """
     if is_array(source):
         dataset = load_dataset(source, data_root)
         if dataset.is_points:
             raise ValueError(f"{source} contains vectors: comparing needs images")
-        if dataset.labels is None:
-            return dataset
-        numbers = np.array([*map(int, dataset.class_names), NO_CLASS])
-        return replace(dataset, labels=numbers[dataset.labels])
+        return dataset
     if not Path(source).is_dir():
         return load_dataset(source, data_root, "x".join(map(str, shape[1:])) if shape else "")
     channels, *size = shape or first_shape(Path(source))
@@ -94,6 +100,7 @@ def sample_run(generator: nn.Module, dataset: Dataset, count: int, seed: int) ->
     values = generate(generator, count, seed, labels)
     if dataset.standardisation:
         values = dataset.standardisation.apply(values)
-    if not generator.class_names:
+    if not (generator.class_names and dataset.class_names):
         return Samples(values)
-    return Samples(values, torch.where(labels < len(dataset.class_names), labels, NO_CLASS))
+    positions = match_classes(generator.class_names, dataset.class_names)
+    return Samples(values, torch.from_numpy(positions)[labels])

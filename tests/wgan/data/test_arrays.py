@@ -94,7 +94,37 @@ def test_other_types_are_scaled_as_those_of_folders(values, given, expected, tmp
     name = save(tmp_path / "a.npy", np.resize(values, (3, 8, 8)))
     found = read(name, **({"given_range": given} if given else {}))
     assert found.dtype == np.uint8 and np.unique(found).tolist() == expected
-    assert "become black to white" in capsys.readouterr().err
+    assert "black is " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.full(3, 0.5), "are all 0.5"),
+        (np.zeros(3, np.int32), "are all 0"),
+        (np.array([-1.7e308, 0, 1.7e308]), "lie between -1.7e\\+308 and 1.7e\\+308"),
+    ],
+)
+def test_values_that_cannot_be_scaled_are_refused(values, message, tmp_path):
+    name = save(tmp_path / "a.npy", np.resize(values, (3, 8, 8)))
+    with pytest.raises(ValueError, match=message):
+        load_dataset(name)
+    assert read(name, given_range=(-1.0, 1.0)).shape == (3, 1, 8, 8)
+
+
+def test_labels_beyond_64_bits_are_refused(images, tmp_path):
+    labels = np.full(COUNT, 2**63, np.uint64)
+    with pytest.raises(ValueError, match="contains 9223372036854775808: labels must be less"):
+        load_dataset(save(tmp_path / "a.npz", images, labels=labels))
+
+
+def test_tiny_values_are_not_constant(tmp_path, capsys):
+    vectors = np.array([[1e-200, 1.0], [3e-200, 1.0]] * 4)
+    np.save(tmp_path / "v.npy", vectors)
+    dataset = load_dataset(str(tmp_path / "v.npy"))
+    assert "1 columns are constant" in capsys.readouterr().err
+    found = dataset.standardisation.undo(dataset.read(np.arange(8))).numpy()
+    assert found == pytest.approx(vectors, rel=1e-3, abs=0)
 
 
 def test_size_and_grey_are_those_of_files(images, tmp_path):

@@ -7,7 +7,13 @@ import pytest
 from PIL import Image
 
 from wgan.data.batches import Dataset, RowReader
-from wgan.data.classes import NO_CLASS, classes_to_generate, find_classes
+from wgan.data.classes import (
+    NO_CLASS,
+    class_numbers,
+    classes_to_generate,
+    find_classes,
+    match_classes,
+)
 from wgan.data.table import load_dataset
 
 
@@ -161,6 +167,10 @@ def test_images_in_no_class_folder_are_a_class_of_their_own(capsys):
     assert labels.tolist() == [0, 1] * 5 + [2] * 5
     assert names == ("a", "b", "no class")
     assert capsys.readouterr().err == ""
+    # A folder of that name has the same meaning.
+    data = labelled([0, 1] * 5 + [NO_CLASS] * 5, ("a", "no class"))
+    labels, names = classes_to_generate(data)
+    assert labels.tolist() == [0, 1] * 5 + [1] * 5 and names == ("a", "no class")
 
 
 def test_classes_with_few_samples_are_named(capsys):
@@ -171,6 +181,40 @@ def test_classes_with_few_samples_are_named(capsys):
     )
 
 
-def test_labels_that_are_no_classes_are_not_generated():
+def test_data_without_class_names_have_no_classes():
     with pytest.raises(ValueError, match="--conditional needs classes"):
-        classes_to_generate(labelled([0, 1], ()))  # the modes of points
+        classes_to_generate(labelled([0, 1], ()))
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("cat", "dog"), [0, 1]),
+        (("5", "7", "1000"), [5, 7, 1000]),
+        (("2", "9", "no class"), [2, 9, -1]),
+        (("cat", "7", "no class"), [0, 1, -1]),
+        ((), []),
+    ],
+)
+def test_classes_are_written_as_the_numbers_that_they_are_or_by_position(names, expected):
+    assert class_numbers(names) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "reference", "expected"),
+    [
+        (("bag", "boot", "dress"), ("dress", "bag", "boot"), [1, 2, 0]),  # a folder, a data set
+        (("0", "2"), ("dress", "bag", "boot"), [0, 2]),  # an array, a data set
+        (("1", "2", "3"), ("1", "2", "3"), [0, 1, 2]),
+        (("1000", "5", "7"), ("5", "7", "1000"), [2, 0, 1]),  # a folder sorts names as text
+        (("a", "no class"), ("a", "b"), [0, -1]),
+    ],
+)
+def test_classes_are_matched_by_name(names, reference, expected, capsys):
+    assert match_classes(names, reference).tolist() == [*expected, NO_CLASS]
+    assert capsys.readouterr().err == ""
+
+
+def test_classes_that_the_data_do_not_have_are_named(capsys):
+    assert match_classes(("a", "x", "3"), ("b", "a")).tolist() == [1, -1, -1, -1]
+    assert "the classes x, 3 are not among those of the data, b, a" in capsys.readouterr().err

@@ -18,8 +18,8 @@ def test_gaussians_are_where_the_paper_has_them(load, modes, deviation, tmp_path
     dataset = load(tmp_path, None, False)
     samples = points(dataset)
     assert samples.dtype == np.float32
-    centres = np.stack([samples[dataset.labels == m].mean(0) for m in range(modes)])
-    spread = np.stack([samples[dataset.labels == m].std(0) for m in range(modes)])
+    centres = np.stack([samples[dataset.modes == m].mean(0) for m in range(modes)])
+    spread = np.stack([samples[dataset.modes == m].std(0) for m in range(modes)])
     assert spread.mean() == pytest.approx(deviation, rel=0.02)
     if load is load_ring:
         assert np.hypot(*centres.T) == pytest.approx(2**0.5, abs=0.002)

@@ -217,7 +217,7 @@ def test_a_class_with_too_few_samples_has_no_distance_within_classes(tmp_path, c
     evaluator = Evaluator(two_classes(80), str(tmp_path), cpu)
     report = evaluator.report(evaluator.held_out.values, torch.zeros(40, dtype=torch.int64))
     assert "within_class_frechet" not in report and "class_agreement" in report
-    assert "class 1 has 0 samples" in capsys.readouterr().err
+    assert "class number 1 has 0 samples" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("labels", [None, np.arange(40) % 2])

@@ -97,7 +97,7 @@ def test_within_class_distance_sees_swapped_classes_and_the_overall_one_does_not
     # Images without a class do not count, and a class needs two samples.
     unlabelled = torch.cat([labels[:-1], torch.tensor([-1])])
     assert metrics.within_class_frechet(features, unlabelled, features, unlabelled) < 1e-6
-    with pytest.raises(ValueError, match="class 1 has 0 samples and 5000"):
+    with pytest.raises(ValueError, match="class number 1 has 0 samples and 5000"):
         metrics.within_class_frechet(one, labels[:5000], features, labels)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from wgan.evaluation.metrics import within_class_wasserstein
-from wgan.evaluation.points import report_points
+from wgan.evaluation.points import report_points, split_points
 
 
 def test_points_are_reported_with_modes_only_if_there_are_labels():
@@ -30,3 +30,13 @@ def test_the_distance_within_classes_is_that_of_each_class():
         assert found == pytest.approx(expected)
     moved = reference + torch.tensor([1.0, 0.0])  # of two points each class, one is paired
     assert within_class_wasserstein(moved, labels, reference, labels, most=1) == pytest.approx(1)
+
+
+def test_sorted_points_are_split_at_random():
+    held_out, reference = split_points(30_000, 5000)
+    assert len(held_out) == 5000 and len(reference) == 10_000
+    assert not set(held_out) & set(reference)
+    for part in (held_out, reference):
+        assert abs(part.mean() / 15_000 - 1) < 0.05
+    held_out, reference = split_points(20, 10)
+    assert sorted([*held_out, *reference]) == list(range(20))

@@ -14,11 +14,21 @@ def images(count=6, shape=(4, 5, 3)):
     return np.random.default_rng(0).integers(0, 256, (count, *shape)).astype(np.uint8)
 
 
-def test_labels_of_arrays_keep_their_numbers(tmp_path):
-    np.savez(tmp_path / "x.npz", samples=images(), labels=[7, 3, -1, 3, 7, 0])
-    dataset = read_dataset(str(tmp_path / "x.npz"), str(tmp_path))
-    assert dataset.labels.tolist() == [7, 3, -1, 3, 7, 0]
-    assert np.array_equal(dataset.read(torch.arange(6)).numpy(), images().transpose(0, 3, 1, 2))
+def test_the_classes_of_a_pair_are_matched(tmp_path):
+    """The labels of a folder are those of the array whose numbers are its folders' names."""
+    pixels = images()
+    np.savez(tmp_path / "x.npz", samples=pixels, labels=[7, 10, -1, 10, 7, 30])
+    for index, name in enumerate(["30", "10", "7", "7", "10", "30"]):
+        (tmp_path / "f" / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[index]).save(tmp_path / "f" / name / f"{index}.png")
+    pair = [str(tmp_path / "f"), str(tmp_path / "x.npz")]
+    first, second = read_pair(*pair, str(tmp_path))
+    assert second.class_names == ("7", "10", "30")
+    assert second.labels.tolist() == [0, 1, -1, 1, 0, 2]
+    assert first.labels.tolist() == [1, 1, 2, 2, 0, 0]  # files are sorted by name: 10, 30, 7
+    values = second.read(torch.arange(6))
+    order = [1, 4, 0, 5, 2, 3]
+    assert torch.equal(first.read(torch.arange(6)), values[order])
 
 
 @pytest.mark.parametrize(
@@ -76,3 +86,5 @@ def test_samples_have_the_classes_they_were_generated_for():
     levels = samples.values[:, 0, 0, 0]
     assert set(levels.tolist()) == {0, 255}
     assert torch.equal(samples.labels, torch.where(levels == 0, 0, -1))  # the rest has no class
+    unlabelled = Dataset(RowReader.from_array(images()))
+    assert sample_run(ByLabel(), unlabelled, 5, 0).labels is None
