@@ -326,7 +326,7 @@ class Display:
     def show(self, row: dict[str, float]) -> None:
         names = {"wasserstein": "W", "penalty": "penalty", "frechet_distance": "Fréchet"}
         values = {name: f"{row[column]:.3g}" for column, name in names.items() if column in row}
-        values["images/s"] = f"{row['images_per_second']:,.0f}"
+        values["samples/s"] = f"{row['images_per_second']:,.0f}"
         self.bar.set_postfix(values, refresh=False)
         now, step = time.perf_counter(), row["step"]
         due = self.budget.is_over(step) or now - self.last_line > SECONDS_BETWEEN_LINES

@@ -28,6 +28,8 @@ from wgan.run_folder import NullRunFolder, RunFolder, move_aside
 from wgan.state import NETWORKS, TrainState, build_state, check_networks, set_class_shares
 from wgan_gp import choose_device
 
+FEW_IMAGES = 1000  # augmentation helped with 500 (docs/experiments.md)
+
 
 @dataclass
 class Run:
@@ -153,6 +155,13 @@ def load_data(config: Config) -> Dataset:
     check_batch_size(config.batch_size, dataset.samples)
     if config.eval_every and (dataset.labels is None or len(dataset) < 8):
         raise ValueError("--eval-every needs a data set of at least 8 images with classes")
+    few = not dataset.is_points and len(dataset) < FEW_IMAGES and config.augment == "none"
+    if few and distributed.is_first():
+        print(
+            f"{len(dataset):,} images are few, and the critic may memorise them: for training that "
+            "is longer than a first look, use --augment translation",
+            file=sys.stderr,
+        )
     return dataset
 
 
@@ -217,7 +226,8 @@ def load_initial_weights(config: Config, state: TrainState, fresh: bool) -> None
     checkpoint = read_any_checkpoint(config.init_from)
     try:
         state.load(checkpoint, NETWORKS)
-        if state.class_names != tuple(names := checkpoint["class_names"]):
+        names = checkpoint.get("class_names", ())
+        if state.class_names != names:
             print(
                 f"the classes {list_names(state.class_names)} take the weights of the classes "
                 f"{list_names(names)} of {config.init_from}, in this order",

@@ -85,7 +85,10 @@ class TrainState:
 
     def restore(self, checkpoint: dict) -> None:
         """Continue from the result of `to_checkpoint`; ValueError if it does not fit."""
-        if self.class_names != (names := tuple(checkpoint.get("class_names", ()))):
+        names = checkpoint.get("class_names", ())
+        if type(names) is not tuple or not all(type(name) is str for name in names):
+            raise ValueError("the checkpoint does not contain the classes' names")
+        if names != self.class_names:
             raise ValueError(
                 f"the checkpoint was trained on the classes {list_names(names)}, and the data now "
                 f"have {list_names(self.class_names)}: use the old data, or --fresh"

@@ -109,11 +109,17 @@ def display_at(elapsed, step, budget, monkeypatch, state_step=0):
 @pytest.mark.parametrize(
     ("limits", "elapsed", "step", "bar", "line"),
     [
-        ((math.inf, 104), 25, 50, 0.25, " 25%  step 50  W 1  penalty 0  images/s 1,000  75 s left"),
+        (
+            (math.inf, 104),
+            25,
+            50,
+            0.25,
+            " 25%  step 50  W 1  penalty 0  samples/s 1,000  75 s left",
+        ),
         ((math.inf, 104), 100, 90, 1, "100%  step 90 "),
         ((200, 104), 25, 150, 0.75, " 75%  step 150/200 "),  # the steps end first
         ((200, 104), 80, 20, 0.8, " 80%  step 20/200 "),  # the time ends first
-        ((200, 0), 25, 50, 50, "step 50/200  W 1  penalty 0  images/s 1,000  15 s left"),
+        ((200, 0), 25, 50, 50, "step 50/200  W 1  penalty 0  samples/s 1,000  15 s left"),
     ],
 )
 def test_the_bar_moves_to_the_limit_that_ends_the_run(

@@ -11,7 +11,7 @@ from helpers import run_main
 from PIL import Image
 
 import train
-from wgan import load_generator
+from wgan import load_generator, setup
 from wgan.checkpoints import pack_checkpoint, read_checkpoint
 from wgan.config import same_path, stored_config
 from wgan.data import Dataset, RowReader
@@ -231,3 +231,11 @@ def test_a_finished_run_keeps_its_options(image_folder, tmp_path, capsys):
     assert run_main(image_folder, tmp_path / "r", "--steps", 2, "--compile", "on") == 0
     assert "byte-identical" not in capsys.readouterr().out
     assert (tmp_path / "r" / "config.toml").read_bytes() == stored
+
+
+def test_augmentation_is_suggested_for_few_images(pictures, tmp_path, monkeypatch, capsys):
+    for few, options, suggested in ((1000, [], True), (12, [], False), (1000, ["color"], False)):
+        monkeypatch.setattr(setup, "FEW_IMAGES", few)
+        augment = ["--augment", *options] if options else []
+        assert resume(pictures, tmp_path / f"{few}{options}", 1, *augment) == 0
+        assert ("12 images are few" in capsys.readouterr().err) == suggested
