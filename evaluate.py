@@ -7,7 +7,8 @@
 Images with labels are compared in the features of a small classifier, trained once on the data
 set; other images in those of random filters; points exactly. With --features
 inception, or if Inception's weights (91 MB) exist on this machine, images are compared as for FID.
-Every metric of samples is reported next to its floor, the score of held-out real samples.
+Every metric but the critic's estimate is reported next to its floor, the score of held-out real
+samples.
 """
 
 import argparse
@@ -51,7 +52,8 @@ def evaluate(options: argparse.Namespace) -> dict:
 
 
 def refuse(options: argparse.Namespace, names: dict[str, str], case: str) -> None:
-    """ValueError if one of these options, whose flags are given, has a value: without effect."""
+    """ValueError if an option was given that has no effect in this case; `names` maps options to
+    their flags."""
     for name, flag in names.items():
         if getattr(options, name) is not None:
             raise ValueError(f"{flag} has no effect {case}: remove it")
@@ -152,7 +154,7 @@ def make_parser() -> Parser:
     )
     add = parser.add_argument
     source_help = "folder of a run, a checkpoint, a folder of images, or a .npz or .npy file"
-    add("source", metavar="RUN", type=os.path.expanduser, help=source_help)
+    add("source", metavar="SOURCE", type=os.path.expanduser, help=source_help)
     other_help = "folder, file or data set to compare images with, unless they are a run's"
     add("other", metavar="OTHER", nargs="?", type=os.path.expanduser, help=other_help)
     samples_help = (

@@ -152,7 +152,8 @@ def run(argv: list[str] | None) -> None:
         what = "an animation"
     else:
         count = options.count or (POINTS if is_points else IMAGES)
-        check_size(target, count, generator.sample_shape)
+        if not options.per_class:
+            check_size(target, count, generator.sample_shape)
         labels = choose_labels(generator, options, count)
         check_size(target, len(labels), generator.sample_shape)  # of all classes
         what = f"{len(labels):,} samples"

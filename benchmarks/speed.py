@@ -291,7 +291,7 @@ def measure_extras(options: argparse.Namespace) -> dict:
     augmented = replace(config, augment=",".join(POLICIES))
     cases = {
         "without": (config, 0),
-        "--conditional": (replace(config, conditional=True), 10),
+        "--conditional": (config, 10),
         f"--augment {augmented.augment}": (augmented, 0),
     }
     loops: dict[str, Step] = {}

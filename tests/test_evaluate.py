@@ -201,7 +201,7 @@ def test_a_data_set_of_another_shape_is_refused(image_folder, tmp_path, monkeypa
         (["a.npy", "b", "--dataset", "c"], "compare it with one other array"),
         (["."], ". is not a run: compare it with one"),
         (["run", "--reference", "all"], "invalid choice"),
-        ([], "required: RUN"),
+        ([], "required: SOURCE"),
     ],
 )
 def test_bad_input_ends_with_one_line(arguments, message, capsys):

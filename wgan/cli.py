@@ -19,7 +19,6 @@ from wgan.errors import (
     TrainingFailed,
     explain_out_of_memory,
     one_line,
-    suggestion,
 )
 from wgan.layers import Layer, Resolved, resolve, unused_recipe
 from wgan.monitor import try_to_write
@@ -117,6 +116,7 @@ def make_parser() -> Parser:
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
+    parser.hints = OTHER_NAMES
     add_options(parser)
     parser.add_argument("--fresh", action="store_true", help="move the folder's old run aside")
     parser.add_argument(
@@ -207,13 +207,7 @@ def parse_command_line(
 
     ValueError for invalid input.
     """
-    arguments, unknown = parser.parse_known_args(argv)
-    if unknown:
-        known = [name for action in parser._actions for name in action.option_strings]
-        name = unknown[0].split("=")[0]
-        hint = OTHER_NAMES.get(name.replace("_", "-"))
-        hint = f": {hint}" if hint else suggestion(name, known)
-        raise ValueError(f"unknown argument {unknown[0]!r}{hint}")
+    arguments = parser.parse_args(argv)
     given = vars(arguments)
     names = [name for name in (*FIELDS, *SHORTHANDS) if name in given]
     flags = {name: from_text(name, given[name]) for name in names}

@@ -234,6 +234,9 @@ class Config:
         each(between(0, 1)),
         metavar=("BETA1", "BETA2"),
     )
+    lr_warmup: int = option(
+        TRAINING, 0, "steps over which both learning rates increase linearly", NOT_NEGATIVE
+    )
     lr_decay: bool = option(TRAINING, False, "decrease both learning rates linearly to zero")
     grad_clip: float = option(
         TRAINING, 0.0, "maximum gradient norm; 0: no clipping", NOT_NEGATIVE, metavar="NORM"

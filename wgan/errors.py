@@ -1,7 +1,7 @@
 """The errors that end a command, their exit codes, and a parser that raises them."""
 
 import argparse
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 
@@ -42,13 +42,24 @@ def suggestion(name: str, names: Iterable[str]) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """Invalid flags raise a ValueError, as invalid values do, so that one place reports both."""
+    """Invalid flags raise a ValueError, as invalid values do, so that one place reports both.
+
+    `hints` says what to use instead of flags of other programs.
+    """
+
+    hints: Mapping[str, str] = {}
+
+    def parse_args(self, *arguments) -> argparse.Namespace:
+        found, unknown = self.parse_known_args(*arguments)
+        if unknown:
+            name = unknown[0].split("=")[0]
+            known = [text for action in self._actions for text in action.option_strings]
+            hint = self.hints.get(name.replace("_", "-"))
+            hint = f": {hint}" if hint else suggestion(name, known)
+            raise ValueError(f"unknown argument {unknown[0]!r}{hint}")
+        return found
 
     def error(self, message):
-        unknown = message.removeprefix("unrecognized arguments: ")
-        if unknown != message and (name := unknown.split()[0]).startswith("-"):
-            known = [text for action in self._actions for text in action.option_strings]
-            message = f"unknown argument {name!r}{suggestion(name.split('=')[0], known)}"
         raise ValueError(message)
 
 

@@ -31,6 +31,7 @@ from wgan import plots
 from wgan.checkpoints import (
     CHECKPOINT,
     PREVIOUS,
+    describe_other_data,
     find_checkpoints,
     pack_checkpoint,
     read_checkpoint,
@@ -145,9 +146,13 @@ class RunFolder:
         if changed:
             raise ValueError(
                 f"{self.path} contains another run ({'; '.join(changed)}): choose another folder "
-                "with --run, move this one aside with --fresh, or resume it with its own options, "
-                f"--config {self.path / 'config.toml'}"
+                f"with --run, or move this one aside with --fresh{self.own_options()}"
             )
+
+    def own_options(self) -> str:
+        """The end of an error that says how to resume with the run's own options."""
+        file = self.path / "config.toml"
+        return f", or resume it with its own options, --config {file}" if file.exists() else ""
 
     # -------------------------------------------------------- checkpoints
 
@@ -155,7 +160,9 @@ class RunFolder:
         """Whether the newest intact checkpoint says that it was trained on these data."""
         for path in find_checkpoints(self.path):
             with suppress(ValueError):
-                return data is not None and read_checkpoint(path).get("data") == data
+                trained = read_checkpoint(path).get("data")
+                known = data is not None and isinstance(trained, dict) and "digest" in trained
+                return known and describe_other_data(trained, data) is None
         return False
 
     def save(self, state: dict) -> None:
@@ -349,13 +356,14 @@ def is_empty_run(folder: Path) -> bool:
 def move_aside(path: Path) -> Path | None:
     """Rename a run's folder to the first free of `<name>.old-1`, `.old-2`, ..., and return it.
 
-    None if there is no run, ValueError if another process trains in it.
+    None if there is no run, ValueError if another process trains in it or it is the current folder.
     """
     if not is_run(path):
         return None
+    if path.resolve() == Path.cwd():
+        raise ValueError(f"--fresh cannot move the current folder, {path}: change to another one")
     lock_run(path).close()
     number = 1
-    path = path.resolve()  # "." has no name
     while (target := path.with_name(f"{path.name}.old-{number}")).exists():
         number += 1
     return path.rename(target)

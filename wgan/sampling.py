@@ -84,7 +84,7 @@ def find_class(generator: nn.Module, text: str) -> int:
     numbers = class_numbers(names)
     if text.isdecimal() and int(text) in numbers:
         return numbers.index(int(text))
-    numbered = (f"{number} {name}" for number, name in zip(numbers, names, strict=True))
+    numbered = (f"{numbers[k]} {name}" if numbers[k] >= 0 else name for k, name in enumerate(names))
     listed = one_line(", ".join(names if are_numbers(names) else numbered))
     raise ValueError(f"there is no class {text!r}{suggestion(text, names)}; the classes: {listed}")
 

@@ -22,10 +22,17 @@ from wgan.data import (
     load_dataset,
     sample_shape,
 )
-from wgan.data.classes import list_names
+from wgan.data.classes import describe_other_classes
 from wgan.errors import BadInput
 from wgan.run_folder import NullRunFolder, RunFolder, move_aside
-from wgan.state import NETWORKS, TrainState, build_state, check_networks, set_class_shares
+from wgan.state import (
+    NETWORKS,
+    TrainState,
+    build_state,
+    check_networks,
+    class_names_of,
+    set_class_shares,
+)
 from wgan_gp import choose_device
 
 FEW_IMAGES = 1000  # augmentation helped with 500 (docs/experiments.md)
@@ -95,6 +102,8 @@ def set_up(config: Config, fresh: bool) -> Run:
             state, labels = build_state_for(config, dataset, device)
         check_same_data(dataset, config)
         folder, differences = open_folder(config, state, fresh)
+        if state.step == 0 and distributed.is_first():
+            suggest_augmentation(config, dataset)
         if labels is not None:  # after weights were loaded, which may be those of other data
             set_class_shares(state, labels)
     except BadInput:
@@ -155,14 +164,16 @@ def load_data(config: Config) -> Dataset:
     check_batch_size(config.batch_size, dataset.samples)
     if config.eval_every and (dataset.labels is None or len(dataset) < 8):
         raise ValueError("--eval-every needs a data set of at least 8 images with classes")
-    few = not dataset.is_points and len(dataset) < FEW_IMAGES and config.augment == "none"
-    if few and distributed.is_first():
+    return dataset
+
+
+def suggest_augmentation(config: Config, dataset: Dataset) -> None:
+    if not dataset.is_points and len(dataset) < FEW_IMAGES and config.augment == "none":
         print(
             f"{len(dataset):,} images are few, and the critic may memorise them: for training that "
             "is longer than a first look, use --augment translation",
             file=sys.stderr,
         )
-    return dataset
 
 
 def build_state_for(
@@ -225,14 +236,8 @@ def load_initial_weights(config: Config, state: TrainState, fresh: bool) -> None
         )
     checkpoint = read_any_checkpoint(config.init_from)
     try:
+        classes = class_names_of(checkpoint)
         state.load(checkpoint, NETWORKS)
-        names = checkpoint.get("class_names", ())
-        if state.class_names != names:
-            print(
-                f"the classes {list_names(state.class_names)} take the weights of the classes "
-                f"{list_names(names)} of {config.init_from}, in this order",
-                file=sys.stderr,
-            )
     except ValueError as error:
         old = stored_config(checkpoint["config"])
         names = ["model", "dataset", "image_size", "grey", "alpha", "conditional"]
@@ -246,6 +251,9 @@ def load_initial_weights(config: Config, state: TrainState, fresh: bool) -> None
             f"the weights of {config.init_from} do not fit these networks "
             f"({'; '.join(found) or error}): use the same options"
         ) from error
+    if classes != state.class_names:
+        differences = describe_other_classes(classes, state.class_names)
+        print(f"{differences}; class k takes the weights of class k", file=sys.stderr)
 
 
 def find_differences(checkpoint: dict, state: TrainState, config: Config) -> list[str]:

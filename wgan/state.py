@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from utils import METHODS, Method, check_per_sample
 from wgan import distributed
 from wgan.config import Config, keyword_parameters, options_of_method
-from wgan.data.classes import list_names
+from wgan.data.classes import describe_other_classes
 from wgan.losses import Losses, build_losses, choose_precision
 from wgan_gp import MODELS
 
@@ -85,14 +85,9 @@ class TrainState:
 
     def restore(self, checkpoint: dict) -> None:
         """Continue from the result of `to_checkpoint`; ValueError if it does not fit."""
-        names = checkpoint.get("class_names", ())
-        if type(names) is not tuple or not all(type(name) is str for name in names):
-            raise ValueError("the checkpoint does not contain the classes' names")
-        if names != self.class_names:
-            raise ValueError(
-                f"the checkpoint was trained on the classes {list_names(names)}, and the data now "
-                f"have {list_names(self.class_names)}: use the old data, or --fresh"
-            )
+        if (names := class_names_of(checkpoint)) != self.class_names:
+            differences = describe_other_classes(names, self.class_names)
+            raise ValueError(f"{differences}: use the data as they were, or --fresh")
         self.load(checkpoint, (*NETWORKS, *OPTIMIZERS))
         counts = [checkpoint.get(name) for name in ("step", "seconds", "progress")]
         if [type(count) for count in counts] != [int, float, float]:
@@ -127,6 +122,14 @@ class TrainState:
                 tensor.detach().copy_(value)
             for network in (self.generator, self.critic):
                 network.zero_grad()
+
+
+def class_names_of(checkpoint: dict) -> tuple[str, ...]:
+    """The classes that a checkpoint was trained on; ValueError if they are no names."""
+    names = checkpoint.get("class_names", ())
+    if type(names) is not tuple or not all(type(name) is str for name in names):
+        raise ValueError("the checkpoint does not contain the classes' names")
+    return names
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict) -> None:
@@ -248,8 +251,11 @@ def build_optimizer(config: Config, network: nn.Module, rate: float) -> torch.op
 
 
 def set_learning_rates(state: TrainState, config: Config, progress: float) -> None:
-    """Set both rates for the next step; with `lr_decay` they decrease linearly to zero."""
+    """Set both rates for the next step. They increase linearly over the first `lr_warmup` steps,
+    and with `lr_decay` they decrease linearly to zero."""
     factor = 1 - progress if config.lr_decay else 1.0
+    if config.lr_warmup:
+        factor *= min(1.0, (state.step + 1) / config.lr_warmup)
     for optimizer, rate in (
         (state.critic_optimizer, config.lr_critic),
         (state.generator_optimizer, config.lr_generator),

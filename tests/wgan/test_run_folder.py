@@ -6,7 +6,6 @@ import os
 import shutil
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -164,11 +163,13 @@ def test_a_run_is_moved_aside_to_a_free_name(tmp_path):
     assert move_aside(tmp_path / "run") is None
 
 
-def test_the_current_folder_is_moved_aside_under_its_own_name(run, monkeypatch):
-    run.save({"step": 1})
-    run.close()
-    monkeypatch.chdir(run.path)
-    assert move_aside(Path(".")) == run.path.with_name(f"{run.path.name}.old-1")
+def test_the_current_folder_is_not_moved_aside(image_folder, tmp_path, monkeypatch, capsys):
+    run = tmp_path / "r"
+    assert run_main(image_folder, run, "--steps", 1) == 0
+    monkeypatch.chdir(run)
+    assert run_main(image_folder, ".", "--steps", 1, "--fresh") == 2
+    assert "cannot move the current folder" in capsys.readouterr().err
+    assert (run / "checkpoint.pt").exists()
 
 
 def test_a_folder_is_for_one_process_at_a_time(run):

@@ -53,6 +53,11 @@ def test_rates_decay_linearly_to_zero_and_differ_for_the_two_networks(cpu):
         assert state.generator_optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * factor)
     set_learning_rates(state, replace(config, lr_decay=False), 0.5)
     assert state.critic_optimizer.param_groups[0]["lr"] == 4e-3
+    for step, factor in ((0, 0.1), (4, 0.5), (9, 1), (500, 1)):
+        state.step = step
+        set_learning_rates(state, replace(config, lr_warmup=10), 0.5)
+        rate = state.critic_optimizer.param_groups[0]["lr"]
+        assert rate == pytest.approx(0.5 * 4e-3 * factor)
 
 
 def test_a_run_that_is_rolled_back_changes_nothing_even_if_it_fails(cpu):

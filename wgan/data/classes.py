@@ -93,8 +93,11 @@ def class_numbers(names: Sequence[str]) -> list[int]:
 
 
 def are_numbers(names: Sequence[str]) -> bool:
+    """Whether all names are numbers as Python writes them: 7, but not 007."""
     known = [name for name in names if name != NO_CLASS_NAME]
-    return bool(known) and all(map(str.isdecimal, known))
+    return bool(known) and all(
+        name.isdecimal() and str(int(name)) == name and int(name) < 2**63 for name in known
+    )
 
 
 def match_classes(names: Sequence[str], reference: Sequence[str]) -> np.ndarray:
@@ -114,6 +117,15 @@ def match_classes(names: Sequence[str], reference: Sequence[str]) -> np.ndarray:
             file=sys.stderr,
         )
     return np.array([*(positions.get(name, NO_CLASS) for name in names), NO_CLASS])
+
+
+def describe_other_classes(before: Sequence[str], now: Sequence[str]) -> str:
+    """How the classes of the data differ from those of a checkpoint."""
+    found = f"the checkpoint has {len(before)} classes, and the data {len(now)}"
+    for one, other, text in ((before, now, "only in the checkpoint"), (now, before, "new")):
+        if names := [name for name in one if name not in other]:
+            found += f"; {text}: {list_names(names)}"
+    return found if set(before) != set(now) else "the classes have another order"
 
 
 def list_names(names: Sequence[str]) -> str:

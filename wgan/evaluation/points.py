@@ -42,7 +42,8 @@ def evaluate_points(
         generated["critic_estimate"] = estimate
         if weight := config.applicable().get("gp_weight"):
             generated["critic_estimate_unbiased"] = unbiased_estimate(estimate, weight)
-    elif drawn.labels is not None:  # the estimate of such a critic is not that of all together
+    elif drawn.labels is not None and (drawn.labels >= 0).any():
+        # Not the estimate, as that of a critic of classes is not that of all points together.
         for report, part in ((generated, drawn), (real, held_out)):
             report["within_class_wasserstein"] = metrics.within_class_wasserstein(
                 part.values, part.labels, reference.values, reference.labels, most=PAIRED_POINTS
@@ -52,9 +53,10 @@ def evaluate_points(
 
 def split_points(total: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices of `count` held-out points out of `total`, and of a reference: as many others, or
-    `SAMPLES` if there are. They are drawn with a fixed seed, because tables are often sorted."""
+    `SAMPLES` if there are, both in random order with a fixed seed, as tables are often sorted and
+    the metrics use the first few thousand."""
     order = np.random.default_rng(0).permutation(total)
-    return np.sort(order[:count]), np.sort(order[count : count + max(count, SAMPLES)])
+    return order[:count], order[count : count + max(count, SAMPLES)]
 
 
 def report_points(

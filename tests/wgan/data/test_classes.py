@@ -193,6 +193,8 @@ def test_data_without_class_names_have_no_classes():
         (("5", "7", "1000"), [5, 7, 1000]),
         (("2", "9", "no class"), [2, 9, -1]),
         (("cat", "7", "no class"), [0, 1, -1]),
+        (("00", "01", "07"), [0, 1, 2]),
+        (("7", "18446744073709551616"), [0, 1]),
         ((), []),
     ],
 )
@@ -208,6 +210,7 @@ def test_classes_are_written_as_the_numbers_that_they_are_or_by_position(names, 
         (("1", "2", "3"), ("1", "2", "3"), [0, 1, 2]),
         (("1000", "5", "7"), ("5", "7", "1000"), [2, 0, 1]),  # a folder sorts names as text
         (("a", "no class"), ("a", "b"), [0, -1]),
+        (("0", "2"), ("00", "01", "07"), [0, 2]),  # zero-padded names are no numbers
     ],
 )
 def test_classes_are_matched_by_name(names, reference, expected, capsys):
