@@ -22,7 +22,7 @@ from wgan.checkpoints import describe_other_data, read_any_checkpoint
 from wgan.config import Config, stored_config
 from wgan.data import Dataset, load_dataset, load_test_set
 from wgan.data.sources import RUN_FILES
-from wgan.errors import Parser
+from wgan.errors import Parser, refuse_unused
 from wgan.evaluation.evaluator import Evaluator, split_indices
 from wgan.evaluation.features import CHOICES
 from wgan.evaluation.points import evaluate_points
@@ -51,14 +51,6 @@ def evaluate(options: argparse.Namespace) -> dict:
     return compare(options)
 
 
-def refuse(options: argparse.Namespace, names: dict[str, str], case: str) -> None:
-    """ValueError if an option was given that has no effect in this case; `names` maps options to
-    their flags."""
-    for name, flag in names.items():
-        if getattr(options, name) is not None:
-            raise ValueError(f"{flag} has no effect {case}: remove it")
-
-
 def is_run(source: str) -> bool:
     """Whether a source is a run or a checkpoint, rather than an array or a folder of images."""
     path = Path(source)
@@ -74,7 +66,7 @@ def evaluate_run(options: argparse.Namespace) -> dict:
             "to compare a run with by --dataset"
         )
     checkpoint = read_any_checkpoint(options.source)
-    weights, seed = options.weights or "ema", options.seed or 0
+    weights, seed = getattr(options, "from") or "ema", options.seed or 0
     generator = generator_of(checkpoint, options.source, weights, options.device)
     named = {"dataset": options.dataset, "data_root": options.data_root}
     named = {name: place for name, place in named.items() if place is not None}
@@ -93,7 +85,7 @@ def evaluate_run(options: argparse.Namespace) -> dict:
     if options.reference == "test":
         test = load_test_set(config.dataset, config.data_root, config.image_size, config.grey)
     if dataset.is_points:
-        refuse(options, {"features": "--features", "neighbours": "--neighbours"}, "on points")
+        refuse_unused(options, ["features", "neighbours"], "on points")
         count = options.samples
         return result | evaluate_points(checkpoint, config, generator, dataset, count, seed)
     device, features = choose_device(options.device), options.features or "auto"
@@ -110,7 +102,7 @@ def compare(options: argparse.Namespace) -> dict:
             f"{options.source} is not a run: compare it with one other array, folder or data set, "
             "either as in evaluate.py A B or with --dataset"
         )
-    refuse(options, {"seed": "--seed", "weights": "--from"}, "without a run")
+    refuse_unused(options, ["seed", "from"], "without a run")
     root, reference = options.data_root or "datasets", options.other or options.dataset
     source, dataset = read_pair(options.source, reference, root)
     size = "x".join(map(str, source.sample_shape[1:]))
@@ -174,7 +166,7 @@ def make_parser() -> Parser:
     add("--features", choices=CHOICES, help=features_help)
     add("--seed", metavar="N", type=int, help="random seed of the noise (default: 0)")
     weights_help = "weights of the moving average, or of the last step (default: ema)"
-    add("--from", dest="weights", choices=("ema", "raw"), help=weights_help)
+    add("--from", choices=("ema", "raw"), help=weights_help)
     neighbours_help = (
         "image of samples next to the most similar real images (default: neighbours.png in the "
         "run's folder, none without a run)"

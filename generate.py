@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from wgan.errors import Parser
+from wgan.errors import Parser, refuse_unused
 from wgan.output import run_script
 from wgan.sample_files import check_size, check_target, write_animation, write_samples
 from wgan.sampling import (
@@ -93,9 +93,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         (("count",), "with --per-class" if options.per_class else ""),
         (("per_class",), "with --interpolate" if options.interpolate else ""),
     ):
-        if without and (unused := [name for name in names if name in given]):
-            flag = unused[0].replace("_", "-")
-            raise ValueError(f"--{flag} has no effect {without}: remove it")
+        if without:
+            refuse_unused(options, names, without)
     missing = {name: WALK_DEFAULTS[name] for name in WALK_DEFAULTS.keys() - given}
     return argparse.Namespace(**vars(options) | missing)
 

@@ -70,6 +70,12 @@ def time_in_turn(
     return times
 
 
+def ratios_of(times: list[float], others: list[float]) -> dict:
+    """Median and range of the ratios of times that were measured in turn."""
+    ratios = [one / other for one, other in zip(times, others, strict=True)]
+    return {"ratio": statistics.median(ratios), "ratio_range": [min(ratios), max(ratios)]}
+
+
 class FlopCounter(TorchDispatchMode):
     """Counts the floating-point operations of convolutions and matrix products.
 
@@ -152,12 +158,10 @@ class Comparison:
         result: dict[str, dict] = {}
         for name, seconds_per_step in times.items():
             step = statistics.median(seconds_per_step)
-            ratios = [t / o for t, o in zip(times[TEXTBOOK], seconds_per_step, strict=True)]
             result[name] = {
                 "ms_per_step": 1000 * step,
                 "images_per_second": samples / step,
-                "ratio": statistics.median(ratios),
-                "ratio_range": [min(ratios), max(ratios)],
+                **ratios_of(times[TEXTBOOK], seconds_per_step),
                 "flops_per_second": flops[name] / step,
                 "of_matrix_product": flops[name] / step / peaks[precisions[name]],
             }
@@ -301,11 +305,9 @@ def measure_extras(options: argparse.Namespace) -> dict:
     times = time_in_turn(loops, options.seconds, device)
     result: dict = {"machine": describe_machine(device), "options": {}}
     for name, seconds_per_step in times.items():
-        ratios = [t / o for t, o in zip(seconds_per_step, times["without"], strict=True)]
         result["options"][name] = {
             "ms_per_step": 1000 * statistics.median(seconds_per_step),
-            "ratio": statistics.median(ratios),
-            "ratio_range": [min(ratios), max(ratios)],
+            **ratios_of(seconds_per_step, times["without"]),
         }
     return result
 
@@ -393,9 +395,9 @@ def run_benchmark(argv: list[str]) -> None:
     parser.add_argument("--workers", type=int, default=0, help=workers_help)
     modes = parser.add_mutually_exclusive_group()
     modes.add_argument("--table", action="store_true", help="the cases of docs/performance.md")
-    growth_help = "time and memory against the data, the batch and the image size"
     extras_help = "time added by classes (--conditional) and by --augment"
     modes.add_argument("--extras", action="store_true", help=extras_help)
+    growth_help = "time and memory against the data, the batch and the image size"
     modes.add_argument("--growth", action="store_true", help=growth_help)
     modes.add_argument("--peak-memory-of", choices=(TEXTBOOK, OURS), help=argparse.SUPPRESS)
     only_help = "of the table: only the cases whose name contains this"

@@ -63,6 +63,14 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(message)
 
 
+def refuse_unused(options: argparse.Namespace, names: Iterable[str], case: str) -> None:
+    """ValueError for the first of these options that was given although it has no effect in this
+    case; one that was not given is None."""
+    for name in names:
+        if getattr(options, name) is not None:
+            raise ValueError(f"--{name.replace('_', '-')} has no effect {case}: remove it")
+
+
 @contextmanager
 def explain_out_of_memory(advice: str) -> Iterator[None]:
     """Turn an out-of-memory error into a `TrainingFailed` that says what to do."""

@@ -294,13 +294,9 @@ def load_arrays(
 
     channels = 4 if alpha else 1 if grey else arrays.sample_shape[0]
     shape = (channels, *(size or arrays.size))
-    plural = "s" if arrays.channels > 1 else ""
-    print(
-        f"{path}: {len(arrays):,} images of {'x'.join(map(str, arrays.size))} with "
-        f"{arrays.channels} channel{plural} ({arrays.dtype}, {arrays.layout})"
-        f"{values}{rest(arrays)}",
-        file=sys.stderr,
-    )
+    stored = "x".join(map(str, (*arrays.size, arrays.channels)))
+    stored += f" ({arrays.dtype}, {arrays.layout})"
+    print(f"{path}: {len(arrays):,} images of {stored}{values}{rest(arrays)}", file=sys.stderr)
     samples = to_reader(arrays, rows, convert, shape, torch.uint8)
     if alpha:
         check_transparency(samples, path)

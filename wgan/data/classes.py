@@ -1,4 +1,4 @@
-"""The classes of a folder of images, which are its subfolders' names.
+"""The classes of a folder of images, which are its subfolders' names; their numbers in arrays.
 
 Some subfolders are no classes: a single one around all images, the parts of a data set (`train`,
 `val`, `test`), and numbered shards (`00000`, `01000`, ... or `part-1`, `part-2`, ...). Such a level
@@ -101,8 +101,8 @@ def are_numbers(names: Sequence[str]) -> bool:
 
 
 def match_classes(names: Sequence[str], reference: Sequence[str]) -> np.ndarray:
-    """The position in `reference` of each of these classes, and at last of none, `(K + 1,)` int64,
-    so that it can be indexed by labels. It is -1 for a class that `reference` does not have.
+    """Map the labels of K classes to those of `reference`: an array `(K + 1,)` int64 to index with
+    labels, whose last entry maps -1 to itself. A class that `reference` lacks maps to -1.
 
     Classes are matched by name. Numbers match the positions of names that are not numbers.
     """

@@ -19,7 +19,7 @@ from wgan.evaluation.features import (
     RandomFeatures,
     choose_features,
 )
-from wgan.evaluation.samples import MIN_SAMPLES, SAMPLES, Samples, labelled_samples
+from wgan.evaluation.samples import SAMPLES, Samples, check_enough, labelled_samples
 from wgan.files import write_whole
 
 CHECKED_IMAGES = 2000  # held-out ones that a classifier must recognise better than by chance
@@ -49,11 +49,7 @@ class Evaluator:
         features: str = "auto",
         test: Dataset | None = None,
     ):
-        if len(dataset) < 2 * MIN_SAMPLES:
-            raise ValueError(
-                f"evaluation needs at least {2 * MIN_SAMPLES} images, but the data set has "
-                f"{len(dataset)}"
-            )
+        check_enough(dataset)
         self.count = min(samples, len(dataset) // 2, len(test or dataset))
         *_, training = split_indices(len(dataset), self.count)
         self.features = choose_features(features, dataset, training, data_root, device)

@@ -8,7 +8,7 @@ from utils import unbiased_estimate, wasserstein_estimate
 from wgan.config import Config
 from wgan.data import Dataset
 from wgan.evaluation import metrics
-from wgan.evaluation.samples import MIN_SAMPLES, SAMPLES, labelled_samples, sample_run
+from wgan.evaluation.samples import SAMPLES, check_enough, labelled_samples, sample_run
 from wgan.state import build_networks
 
 PAIRED_POINTS = 2000  # for the exact distance, whose cost grows with the cube
@@ -24,11 +24,7 @@ def evaluate_points(
 ) -> dict:
     """Metrics of a run's points ("generated") and of held-out real points ("real"). ValueError if
     there are too few."""
-    if len(dataset) < 2 * MIN_SAMPLES:
-        raise ValueError(
-            f"evaluation needs at least {2 * MIN_SAMPLES} points, but the data set has "
-            f"{len(dataset)}"
-        )
+    check_enough(dataset)
     count = min(samples, len(dataset) // 2)
     drawn = sample_run(generator, dataset, count, seed)
     parts = split_points(len(dataset), count)
@@ -52,9 +48,9 @@ def evaluate_points(
 
 
 def split_points(total: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of `count` held-out points out of `total`, and of a reference: as many others, or
-    `SAMPLES` if there are, both in random order with a fixed seed, as tables are often sorted and
-    the metrics use the first few thousand."""
+    """Split the indices of `total` points into `count` held-out ones and up to max(count, SAMPLES)
+    others, the reference. The order is random with a fixed seed, because tables are often sorted
+    and the metrics use the first few thousand points."""
     order = np.random.default_rng(0).permutation(total)
     return order[:count], order[count : count + max(count, SAMPLES)]
 

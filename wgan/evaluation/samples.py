@@ -27,6 +27,16 @@ class Samples:
     labels: Tensor | None = None
 
 
+def check_enough(dataset: Dataset) -> None:
+    """ValueError if the data are too few for a reference and held-out samples."""
+    if len(dataset) < 2 * MIN_SAMPLES:
+        kind = "points" if dataset.is_points else "images"
+        raise ValueError(
+            f"evaluation needs at least {2 * MIN_SAMPLES} {kind}, but the data set has "
+            f"{len(dataset)}"
+        )
+
+
 def labelled_samples(dataset: Dataset, indices: np.ndarray) -> Samples:
     labels = None if dataset.labels is None else torch.from_numpy(dataset.labels[indices]).long()
     return Samples(dataset.read(indices), labels)
