@@ -18,8 +18,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from wgan.checkpoints import describe_other_data, read_any_checkpoint
-from wgan.config import Config, stored_config
+from wgan.checkpoints import config_of, describe_other_data, read_any_checkpoint
+from wgan.config import Config
 from wgan.data import Dataset, load_dataset, load_test_set
 from wgan.data.sources import RUN_FILES
 from wgan.errors import Parser, refuse_unused
@@ -70,7 +70,7 @@ def evaluate_run(options: argparse.Namespace) -> dict:
     generator = generator_of(checkpoint, options.source, weights, options.device)
     named = {"dataset": options.dataset, "data_root": options.data_root}
     named = {name: place for name, place in named.items() if place is not None}
-    config = replace(stored_config(checkpoint["config"]), **named)
+    config = replace(config_of(checkpoint), **named)
     dataset = load_data(config, moved=bool(named))
     if dataset.sample_shape != generator.sample_shape:
         raise ValueError(

@@ -16,12 +16,13 @@ import sys
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from wgan.errors import Parser, refuse_unused
 from wgan.output import run_script
 from wgan.sample_files import check_size, check_target, write_animation, write_samples
 from wgan.sampling import (
+    TrainedGenerator,
     draw_labels,
     find_class,
     generate,
@@ -99,7 +100,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return argparse.Namespace(**vars(options) | missing)
 
 
-def choose_labels(generator: nn.Module, options: argparse.Namespace, count: int) -> Tensor:
+def choose_labels(generator: TrainedGenerator, options: argparse.Namespace, count: int) -> Tensor:
     """The classes of the samples, `(N,)`: `--per-class` of each, otherwise `count` in all, in turn
     from `--class`, or as frequent as in the data; zeros without classes."""
     if not generator.class_names:
@@ -120,12 +121,12 @@ def choose_labels(generator: nn.Module, options: argparse.Namespace, count: int)
     return wanted[torch.arange(count) % len(wanted)]
 
 
-def split_names(generator: nn.Module, text: str) -> list[str]:
+def split_names(generator: TrainedGenerator, text: str) -> list[str]:
     """The names in a list; a class whose own name contains a comma can be named alone."""
     return [text] if text in generator.class_names else [name.strip() for name in text.split(",")]
 
 
-def interpolate(generator: nn.Module, options: argparse.Namespace, target: Path) -> None:
+def interpolate(generator: TrainedGenerator, options: argparse.Namespace, target: Path) -> None:
     """Write walks through the samples of `--through`, or through `--count` others at each stop, so
     that the first frame shows the same samples as a grid of that count. A walk keeps the class of
     its first sample."""

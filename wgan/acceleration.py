@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from torch import Tensor
 from wgan import distributed
 from wgan.budget import Budget
 from wgan.config import Config
+from wgan.inputs import StepInputs
 from wgan.state import TrainState
 
 # What compiling costs and saves, for `--compile auto`: conservative values of the measurements in
@@ -29,7 +29,7 @@ COMPILE_GAIN = {  # the share of a step's time that is saved
 }
 PROBE_STEPS, PROBE_SECONDS = 3, 1.0  # at most, to measure the time of a step
 
-Step = Callable[[TrainState, Config, NamedTuple], dict[str, Tensor]]
+Step = Callable[[TrainState, Config, StepInputs], dict[str, Tensor]]
 
 
 def prepare_device(device: torch.device, deterministic: bool) -> None:
@@ -48,7 +48,7 @@ def prepare_device(device: torch.device, deterministic: bool) -> None:
 
 
 def accelerate(
-    state: TrainState, config: Config, budget: Budget, inputs: NamedTuple, step: Step
+    state: TrainState, config: Config, budget: Budget, inputs: StepInputs, step: Step
 ) -> Config:
     """Compile the losses and capture the step, as far as requested, possible and worthwhile.
 
@@ -148,11 +148,10 @@ def compile_losses(
         print(f"failed ({first_line(error)}); training continues, more slowly", flush=True)
 
 
-def capture_step(state: TrainState, config: Config, inputs: NamedTuple, step: Step) -> None:
-    make_inputs = type(inputs)
+def capture_step(state: TrainState, config: Config, inputs: StepInputs, step: Step) -> None:
     try:
         state.graph = CapturedStep(
-            lambda *tensors: step(state, config, make_inputs(*tensors)),
+            lambda *tensors: step(state, config, StepInputs(*tensors)),
             inputs,
             state.run_and_roll_back,
         )

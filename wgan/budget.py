@@ -107,7 +107,7 @@ class StepStatus:
     stop_signal: int  # 0: none
     save_requested: bool
     progress: float  # 0 to 1, of the whole budget
-    seconds: float  # of the first rank's clock
+    seconds: float  # of training by the first rank's clock, interruptions not counted
 
     @property
     def ended(self) -> bool:
@@ -118,16 +118,28 @@ class Budget:
     """How long to train: up to a step (may be infinite), up to `max_seconds` after the process
     started (0: no limit), or whichever comes first."""
 
-    def __init__(self, steps: float, max_seconds: float, progress_before: float = 0.0):
-        """`progress_before`: the progress of the run that is being resumed."""
+    def __init__(
+        self,
+        steps: float,
+        max_seconds: float,
+        progress_before: float = 0.0,
+        seconds_before: float = 0.0,
+    ):
+        """`progress_before` and `seconds_before` are those of the run that is being resumed."""
         self.steps, self.max_seconds = steps, max_seconds
-        self.progress_before = progress_before
+        self.progress_before, self.seconds_before = progress_before, seconds_before
         self.end = max_seconds - RESERVED_SECONDS if max_seconds else math.inf
-        self.start()
-
-    def start(self) -> None:
-        """Measure progress in time from now on."""
         self.begin = seconds_since_start()
+
+    def start(self, step: int, signals: Signals) -> StepStatus:
+        """Measure time from now on; ends the command if nothing is left of the limit."""
+        self.begin = seconds_since_start()
+        status = self.status(step, signals)
+        if status.finished:
+            distributed.fail(
+                f"starting took {self.begin:.0f} s, longer than --max-seconds: increase it"
+            )
+        return status
 
     def is_over(self, step: int) -> bool:
         return step >= self.steps or seconds_since_start() >= self.end
@@ -144,7 +156,8 @@ class Budget:
         return min(1.0, max(step / self.steps, elapsed))
 
     def status(self, step: int, signals: Signals) -> StepStatus:
-        clock = (self.is_over(step), self.progress(step), seconds_since_start())
+        seconds = self.seconds_before + seconds_since_start() - self.begin
+        clock = (self.is_over(step), self.progress(step), seconds)
         if not distributed.is_first():
             clock = (0, 0, 0)
         finished, progress, seconds, stop_signal, save = distributed.all_max(

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import torch
 
-from wgan.config import Config
+from wgan.config import FIELDS, OVERRIDES, Config, validated
 
-CHECKPOINT_FORMAT = 4  # increase it if the content or its meaning changes
+CHECKPOINT_FORMAT = 5  # increase it if the content or its meaning changes
 CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 DIGEST_LENGTH = 64  # hexadecimal digits of a SHA-256
 COMMENT_LENGTH = DIGEST_LENGTH.to_bytes(2, "little")
 
 
 def pack_checkpoint(state: dict, config: Config) -> bytes:
-    """The content of a checkpoint file."""
+    """The content of a checkpoint file, from the result of `TrainState.to_checkpoint`."""
     buffer = io.BytesIO()
     torch.save({"format": CHECKPOINT_FORMAT, "config": vars(config), **state}, buffer)
     return add_digest(buffer.getvalue())
@@ -52,15 +52,31 @@ def read_checkpoint(path: Path) -> dict:
         raise ValueError(
             f"the checkpoint {path} contains pickled code and was not loaded"
         ) from error
-    found = state.get("format") if isinstance(state, dict) else None
-    if found != CHECKPOINT_FORMAT:
+    version = state.get("format") if isinstance(state, dict) else None
+    if version != CHECKPOINT_FORMAT:
         raise ValueError(
-            f"the checkpoint {path} has format {found}, but this version reads format "
+            f"the checkpoint {path} has format {version}, but this version reads format "
             f"{CHECKPOINT_FORMAT}: use the version that wrote it, or train again with --fresh"
         )
     if not isinstance(state.get("config"), dict):
         raise ValueError(f"the checkpoint {path} has no config: this project did not write it")
     return state
+
+
+def config_of(checkpoint: dict) -> Config:
+    """The options of the run that wrote a checkpoint. Options added since have their defaults,
+    whatever the data set's recipe sets by now. ValueError for invalid ones."""
+    defaults = {name: entry.default for name, entry in FIELDS.items() if name not in OVERRIDES}
+    zeros = {name: type(FIELDS[name].default)(0) for name in OVERRIDES}
+    return Config(**defaults | zeros | validated(checkpoint["config"]))
+
+
+def class_names_of(checkpoint: dict) -> tuple[str, ...]:
+    """The classes that a checkpoint was trained on; ValueError if they are no names."""
+    names = checkpoint.get("class_names", ())
+    if type(names) is not tuple or not all(type(name) is str for name in names):
+        raise ValueError("the checkpoint does not contain the classes' names")
+    return names
 
 
 def describe_other_data(trained: object, now: dict) -> str | None:
@@ -74,8 +90,10 @@ def describe_other_data(trained: object, now: dict) -> str | None:
         return None
     if changed == {"labels"}:
         return "the checkpoint was trained on other labels of the same samples"
-    found = f"{count:,}" if before != count else "the same number of different ones"
-    return f"the checkpoint was trained on {before:,} samples, and the data set now has {found}"
+    samples_now = f"{count:,}" if before != count else "the same number of different ones"
+    return (
+        f"the checkpoint was trained on {before:,} samples, and the data set now has {samples_now}"
+    )
 
 
 def find_checkpoints(folder: Path) -> list[Path]:
@@ -83,22 +101,30 @@ def find_checkpoints(folder: Path) -> list[Path]:
     return [path for name in (CHECKPOINT, PREVIOUS) if (path := folder / name).exists()]
 
 
+def read_newest(paths: list[Path]) -> tuple[dict, list[Path]]:
+    """The first intact checkpoint and the corrupt ones before it; ValueError without one."""
+    corrupt: list[Path] = []
+    for path in paths:
+        try:
+            return read_checkpoint(path), corrupt
+        except ValueError as error:
+            corrupt.append(path)
+            last_error = error
+    raise last_error
+
+
 def read_any_checkpoint(path: str | Path) -> dict:
     """The checkpoint in a file, or the newest intact one of the run in a folder.
 
     ValueError if there is none.
     """
-    given = Path(path)
-    if not given.exists():
+    source = Path(path)
+    if not source.exists():
         raise ValueError(f"there is no checkpoint or run {path}")
-    if given.is_dir():
-        checkpoints = find_checkpoints(given)
-        if not checkpoints:
-            raise ValueError(f"the folder {path} contains no checkpoint")
-        *newer, given = checkpoints
-        for checkpoint in newer:
-            try:
-                return read_checkpoint(checkpoint)
-            except ValueError as error:
-                print(f"{error}; reading {given} instead", file=sys.stderr)
-    return read_checkpoint(given)
+    paths = find_checkpoints(source) if source.is_dir() else [source]
+    if not paths:
+        raise ValueError(f"the folder {path} contains no checkpoint")
+    checkpoint, corrupt = read_newest(paths)
+    for file in corrupt:
+        print(f"the checkpoint {file} is corrupt: reading an older one instead", file=sys.stderr)
+    return checkpoint

@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 from utils import METHODS
 from wgan import distributed
+from wgan.acceleration import Step
 from wgan.budget import start_clock
-from wgan.config import FIELDS, RECIPES, SHORTHANDS, read_toml, validated
+from wgan.config import FIELDS, RECIPES, SHORTHANDS, validated
 from wgan.data import DATASETS
 from wgan.errors import (
     BadInput,
@@ -20,9 +21,9 @@ from wgan.errors import (
     explain_out_of_memory,
     one_line,
 )
-from wgan.layers import Layer, Resolved, resolve, unused_recipe
-from wgan.monitor import try_to_write
+from wgan.files import try_to_write
 from wgan.output import safe_output
+from wgan.recipes import Resolved, resolve
 from wgan.setup import Run, set_up
 from wgan_gp import MODELS
 
@@ -33,7 +34,7 @@ OTHER_NAMES = {  # flags of other programs
     "--learning-rate": "use --lr",
     "--latent-dim": "use --noise-dim",
     "--save-every": "use --checkpoint-every, or --keep-every",
-    "--workers": "not needed: all cores read the data",
+    "--workers": "images are decoded on all cores",
     "--amp": "use --precision",
 }
 OTHER_NAMES |= dict.fromkeys(("--epoch", "--num-epochs"), "use --epochs")
@@ -47,25 +48,28 @@ OTHER_NAMES |= dict.fromkeys(
 OTHER_NAMES["--num-workers"] = OTHER_NAMES["--workers"]
 
 
-def run_training(argv: list[str] | None, train: Callable[[Run], int]) -> int:
+def run_training(argv: list[str] | None, step: Step, train: Callable[[Run], int]) -> int:
     """`python train.py`; the exit code: 0 done, 1 training failed, 2 bad input, 128 + signal if
-    stopped by a signal. Without `argv`, training is what this process was started for, so that a
-    limit in time includes the imports."""
+    stopped by a signal.
+
+    `step` performs the updates of one step, `train` the whole training of a run.
+    """
     start_clock(with_process=argv is None)
     with safe_output():
-        return parse_and_train(argv, train)
+        return parse_and_train(argv, step, train)
 
 
-def parse_and_train(argv: list[str] | None, train: Callable[[Run], int]) -> int:
+def parse_and_train(argv: list[str] | None, step: Step, train: Callable[[Run], int]) -> int:
     try:
-        (config, sources), options = parse_command_line(make_parser(), argv)
+        resolved, options = parse_command_line(make_parser(), argv)
     except ValueError as error:
         if distributed.is_first():  # all ranks have the same command line
             print(f"error: {one_line(error)}", file=sys.stderr)
         return BadInput.exit_code
+    config = resolved.config
     if options.dry_run:
         if distributed.is_first():
-            print(config.to_toml(sources), end="")
+            print(config.to_toml(resolved.sources), end="")
         return 0
     advice = (
         f"--batch-size is {config.batch_size} and --width {config.width}; use --accumulate "
@@ -74,16 +78,12 @@ def parse_and_train(argv: list[str] | None, train: Callable[[Run], int]) -> int:
     )
     try:
         with distributed.process_group(), explain_out_of_memory(advice):
-            if not options.config and (line := unused_recipe(config)):
-                print(line)
-            with set_up(config, options.fresh) as run:
+            print(f"options: {resolved.recipe or f'the settings of {config.method}'}")
+            with set_up(config, options.fresh, step) as run:
                 if run.is_finished():
-                    try_to_write("curves and timelapse", run.folder.save_missing_plots)
+                    try_to_write("curves and timelapse", run.folder.save_plots)
                     print(run.describe_finished())
                     return 0
-                for difference in run.differences:
-                    print(difference)
-                print(run.describe(), flush=True)
                 try:
                     return train(run)
                 except OSError as error:  # reading the data
@@ -179,8 +179,7 @@ def flag(name: str) -> str:
 
 
 def default_text(name: str) -> str:
-    """The default of an option, and other ones of methods and models. Recipes, which are many, set
-    yet others."""
+    """The default of an option, and those of methods and models that differ."""
     default = FIELDS[name].default
     tables = {own: entry.settings for own, entry in {**METHODS, **MODELS}.items()}
     owners: dict[str, list[str]] = {}
@@ -211,8 +210,7 @@ def parse_command_line(
     given = vars(arguments)
     names = [name for name in (*FIELDS, *SHORTHANDS) if name in given]
     flags = {name: from_text(name, given[name]) for name in names}
-    path = arguments.config
-    return resolve(flags, Layer(path, read_toml(path)) if path else None), arguments
+    return resolve(flags, arguments.config), arguments
 
 
 def from_text(name: str, text):

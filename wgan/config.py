@@ -1,12 +1,12 @@
 """Every option of a training run: its default, its meaning, its valid values, where it applies.
 
-`Config` declares each option once; flags, TOML files, `--help` and the checks follow from it.
+`Config` declares each option once; flags, TOML files, `--help` and the checks follow from it. It is
+a pure value: nothing here looks at the disk, except to read a TOML file.
 """
 
 import inspect
 import json
 import math
-import operator
 import os
 import tomllib
 from collections.abc import Callable, Iterable
@@ -15,9 +15,8 @@ from pathlib import Path
 
 from utils import DIVERGENCE_POINTS, METHODS
 from wgan.augmentation import POLICIES
-from wgan.data import DATASETS, is_points, parse_image_size, unused_options
+from wgan.data import DATASETS, parse_image_size
 from wgan.errors import suggestion
-from wgan.losses import PRECISIONS
 from wgan_gp import MODELS, NORMS, UPSAMPLINGS
 
 RECIPES = Path(__file__).parent.parent / "configs"
@@ -276,7 +275,10 @@ class Config:
     seed: int = option(HARDWARE, 0, "random seed", SEED)
     device: str = option(HARDWARE, "auto", "auto, cpu, cuda, cuda:1, mps", resumable=True)
     precision: str = option(
-        HARDWARE, "auto", "auto, fp32, bf16: what the networks compute in", one_of(PRECISIONS)
+        HARDWARE,
+        "auto",
+        "auto, fp32, bf16: what the networks compute in",
+        one_of(("auto", "fp32", "bf16")),
     )
     compile: str = option(
         HARDWARE,
@@ -370,12 +372,12 @@ class Config:
         return {name: getattr(self, name) for name in names}
 
     def applicable(self) -> dict:
-        """The options that have an effect in this combination, with their values."""
+        """The options that have an effect with this method, model and optimizer."""
         unused = without_effect(self)
         return {name: value for name, value in asdict(self).items() if name not in unused}
 
     def to_toml(self, sources: dict[str, str] | None = None) -> str:
-        """The applicable options as TOML, with the layer each comes from as a comment."""
+        """The applicable options as TOML, with the source of each as a comment."""
         lines = [f"{name} = {toml_value(value)}" for name, value in self.applicable().items()]
         if sources:
             lines = [f"{line:<32}  # {sources[line.split()[0]]}" for line in lines]
@@ -388,8 +390,7 @@ SHORTHANDS = {"lr": ("lr_critic", "lr_generator")}
 # How long to train: each of these options, if set, overrides the others' values of weaker layers.
 LENGTHS = ("steps", "epochs", "max_seconds")
 OVERRIDES = {name: [other for other in LENGTHS if other != name] for name in LENGTHS}
-PATHS = ("dataset", "data_root", "run", "init_from")  # in which ~ is the home folder, and which a
-# resumed run compares by what they lead to
+PATHS = ("dataset", "data_root", "run", "init_from")  # in which ~ is the home folder
 
 
 # ---------------------------------------------------------------- which options have an effect
@@ -414,62 +415,25 @@ def options_of_method(name: str) -> set[str]:
 
 
 def without_effect(config: Config) -> dict[str, str]:
-    """The options without effect in this combination, each with the setting that disables it."""
-    found: dict[str, str] = {}
+    """The options without effect in this combination, each with the option that disables it. What
+    depends on the data is not included (`wgan.data.unused_options`)."""
+    disabled: dict[str, str] = {}
     for own, table, options_of in (
         ("model", MODELS, options_of_model),
         ("method", METHODS, options_of_method),
     ):
-        chosen = getattr(config, own)
         every = set().union(*map(options_of, table))
-        found |= dict.fromkeys(every - options_of(chosen), f"{own} {chosen}")
-    found |= dict.fromkeys(unused_options(config.dataset), f"dataset {config.dataset}")
-    if is_points(config.dataset):
-        found["augment"] = f"dataset {config.dataset}"
+        disabled |= dict.fromkeys(every - options_of(getattr(config, own)), own)
     if config.optimizer != "adam":
-        found["betas"] = f"optimizer {config.optimizer}"
+        disabled["betas"] = "optimizer"
     if config.generator_norm != "batch":
-        found["sync_batch_norm"] = f"generator_norm {config.generator_norm}"
-    return found
-
-
-# ---------------------------------------------------------------- stored configurations
-
-
-def stored_config(stored: dict) -> Config:
-    """The configuration that a run has stored. Options added since have their defaults, whatever
-    the data set's recipe says by now."""
-    defaults = {name: entry.default for name, entry in FIELDS.items() if name not in OVERRIDES}
-    zeros = {name: type(FIELDS[name].default)(0) for name in OVERRIDES}
-    return Config(**defaults | zeros | validated(stored))
-
-
-def changes(old: Config, new: Config) -> list[str]:
-    """The differences between two configurations that change the result of a resumed run."""
-    found = []
-    for name, after in new.applicable().items():
-        before = getattr(old, name)
-        # A decay of the learning rate ends at the last step, so the number of steps matters.
-        resumable = FIELDS[name].metadata["resumable"] and not (new.lr_decay and name in OVERRIDES)
-        same = same_path if name in PATHS else operator.eq
-        if not resumable and not same(before, after):
-            found.append(f"{name} was {before!r} and is {after!r}")
-    return found
+        disabled["sync_batch_norm"] = "generator_norm"
+    return disabled
 
 
 def last_name(path: str) -> str:
     """The last part of a path, also of "." and "folder/.."."""
-    return Path(os.path.realpath(path)).name
-
-
-def same_path(one: str, other: str) -> bool:
-    """Whether two names of data sets or paths are equal, or lead to the same file or folder."""
-    if one == other or {one, other} & {"", *DATASETS}:
-        return one == other
-    try:
-        return os.path.samefile(one, other)
-    except (OSError, ValueError):  # one is gone, or no path
-        return os.path.abspath(one) == os.path.abspath(other)
+    return Path(os.path.abspath(path)).name
 
 
 # ---------------------------------------------------------------- TOML

@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -29,6 +30,16 @@ def write_temporary(path: Path, content: bytes) -> Path:
         temporary.unlink(missing_ok=True)
         raise
     return temporary
+
+
+def try_to_write(what: str, write: Callable, *arguments) -> bool:
+    """Whether it could be written; if not, the reason is printed and the command continues."""
+    try:
+        write(*arguments)
+        return True
+    except OSError as error:
+        print(f"could not write the {what}: {error}", file=sys.stderr)
+        return False
 
 
 def check_output(option: str, text: str) -> Path:

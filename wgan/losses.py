@@ -1,11 +1,11 @@
-"""The three computations of a training step as callables, in one precision, compiled or not.
+"""The three computations of a training step, in one precision, compiled or not; their batches.
 
 The values are those of plain float32 to within rounding; only the speed differs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,22 +13,44 @@ from torch import Tensor, nn
 from utils import CriticLoss, Method
 from wgan.augmentation import Augmentation
 
-PRECISIONS = ("auto", "fp32", "bf16")
+
+class CriticBatch(NamedTuple):
+    """What one critic update needs besides the critic, for B samples."""
+
+    real: Tensor  # (B, ...), images in [-1, 1]
+    fake: Tensor  # (B, ...), images in [-1, 1]
+    labels: Tensor  # (B,) int64, the classes of both real and fake; zeros without classes
+    mix: Tensor  # (B,), uniform in [0, 1]
+    augmentation: Tensor  # (B, 2, K), uniform in [0, 1), of real and fake; K = 0: none
+
+
+class GeneratorBatch(NamedTuple):
+    """What one generator update needs besides the networks, for B samples."""
+
+    noise: Tensor  # (B, noise_dim)
+    labels: Tensor  # (B,) int64, zeros without classes
+    augmentation: Tensor  # (B, K), uniform in [0, 1); K = 0: none
+
+
+Batch = TypeVar("Batch", CriticBatch, GeneratorBatch)
+
+
+def split(batch: Batch, parts: int) -> Iterator[Batch]:
+    """Equal parts of a batch, for an update that has the memory for one part at a time."""
+    for tensors in zip(*(tensor.chunk(parts) for tensor in batch), strict=True):
+        yield type(batch)(*tensors)
 
 
 class Losses(NamedTuple):
-    """What a step computes. Each callable takes the networks first, then tensors. The labels
-    `(B,)`, the class of each sample, are those of both real and fake samples; networks without
-    classes ignore them. `uniforms`, random numbers for the augmentation, are `(B, 2, K)` for the
-    critic, real before fake, and `(B, K)` for the generator; without augmentation, K is 0.
+    """What a step computes.
 
     Loss functions are compiled, never modules: the keys of state dicts stay unchanged, and the
     penalty's inner gradient is traced together with the rest.
     """
 
-    sample: Callable[..., Tensor]  # generator, noise, labels -> float32 samples
-    critic: Callable[..., CriticLoss]  # critic, real, fake, mix, labels, uniforms
-    generator: Callable[..., Tensor]  # generator, critic, noise, labels, uniforms
+    sample: Callable[[nn.Module, Tensor, Tensor], Tensor]  # generator, noise, labels -> samples
+    critic: Callable[[nn.Module, CriticBatch], CriticLoss]
+    generator: Callable[[nn.Module, nn.Module, GeneratorBatch], Tensor]  # generator, critic, batch
 
     def compiled(self, backend: str = "inductor", critic_only: bool = False) -> "Losses":
         """The same losses compiled whole; errors of the compiler come at the first call."""
@@ -55,46 +77,33 @@ def build_losses(
     def autocast() -> torch.autocast:
         return torch.autocast(device.type, precision if enabled else None, enabled=enabled)
 
-    def sample(generator: nn.Module, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+    def sample(generator: nn.Module, noise: Tensor, labels: Tensor) -> Tensor:
         with autocast():
             return generator(noise, labels).float()
 
-    def critic_loss(
-        critic: nn.Module,
-        real: Tensor,
-        fake: Tensor,
-        mix: Tensor,
-        labels: Tensor | None = None,
-        uniforms: Tensor | None = None,
-    ) -> CriticLoss:
+    def critic_loss(critic: nn.Module, batch: CriticBatch) -> CriticLoss:
+        real, fake = batch.real, batch.fake
         if augmentation.numbers:
-            both = augmentation(torch.cat([real, fake]), torch.cat(uniforms.unbind(1)))
+            both = augmentation(torch.cat([real, fake]), torch.cat(batch.augmentation.unbind(1)))
             real, fake = both.chunk(2)
         with autocast():
-            return method.critic_loss(critic_of_classes(critic, labels), real, fake, mix)
+            scores = critic_of_classes(critic, batch.labels)
+            return method.critic_loss(scores, real, fake, batch.mix)
 
-    def generator_loss(
-        generator: nn.Module,
-        critic: nn.Module,
-        noise: Tensor,
-        labels: Tensor | None = None,
-        uniforms: Tensor | None = None,
-    ) -> Tensor:
+    def generator_loss(generator: nn.Module, critic: nn.Module, batch: GeneratorBatch) -> Tensor:
         with autocast():
-            fake = augmentation(generator(noise, labels), uniforms)
-            return method.generator_loss(critic_of_classes(critic, labels), fake)
+            fake = augmentation(generator(batch.noise, batch.labels), batch.augmentation)
+            return method.generator_loss(critic_of_classes(critic, batch.labels), fake)
 
     return Losses(sample, critic_loss, generator_loss)
 
 
-def critic_of_classes(critic: nn.Module, labels: Tensor | None) -> Callable[[Tensor], Tensor]:
+def critic_of_classes(critic: nn.Module, labels: Tensor) -> Callable[[Tensor], Tensor]:
     """The critic f(x, y) as a function of samples x whose classes y are `labels` `(B,)`.
 
     Batches of these classes that are joined into one, as real and fake samples, may be scored in
     one pass.
     """
-    if labels is None:
-        return critic
     return lambda samples: critic(samples, labels.repeat(len(samples) // len(labels)))
 
 

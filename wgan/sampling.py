@@ -1,6 +1,7 @@
 """Samples from a trained generator."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
@@ -11,8 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from wgan import plots
-from wgan.checkpoints import read_any_checkpoint
-from wgan.config import stored_config
+from wgan.checkpoints import class_names_of, config_of, read_any_checkpoint
 from wgan.data import Standardisation, seeded_generator, to_byte_images
 from wgan.data.classes import are_numbers, class_numbers
 from wgan.errors import one_line, suggestion
@@ -22,36 +22,65 @@ from wgan_gp import MODELS, choose_device
 CHUNK = 100  # samples computed at a time
 
 
-def load_generator(path: str | Path, weights: str = "ema", device: str = "auto") -> nn.Module:
-    """The generator of a run folder or a checkpoint, in evaluation mode.
+@dataclass(frozen=True)
+class TrainedGenerator:
+    """A generator in evaluation mode, and what its samples are.
 
-    It maps noise `(B, generator.noise_dim)` to samples `(B, *generator.sample_shape)`; vectors are
-    standardised, as `generator.standardisation` says, and `generate` undoes that. If it was trained
-    with classes, `generator.class_names`, it takes their numbers, `(B,)` int64, as a second
-    argument. `weights` is "ema", the moving average, or "raw", the weights of the last step.
-    ValueError if the file is corrupt or was not written by this project.
+    It maps noise `(B, noise_dim)` to samples `(B, *sample_shape)`: images in [-1, 1], or points.
+    Vectors are standardised; `generate` undoes that. If there are `class_names`, it takes their
+    numbers, `(B,)` int64, as a second argument; `class_counts` are the numbers of real samples.
+    """
+
+    network: nn.Module
+    class_names: tuple[str, ...] = ()
+    class_counts: tuple[int, ...] = ()
+    standardisation: Standardisation | None = None
+
+    def __call__(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        return self.network(noise, labels)
+
+    @property
+    def noise_dim(self) -> int:
+        return self.network.noise_dim
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        return self.network.sample_shape
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+
+def load_generator(
+    path: str | Path, weights: str = "ema", device: str = "auto"
+) -> TrainedGenerator:
+    """The generator of a run folder or a checkpoint.
+
+    `weights` is "ema", the moving average, or "raw", the weights of the last step. ValueError if
+    the file is corrupt or was not written by this project.
     """
     return generator_of(read_any_checkpoint(path), str(path), weights, device)
 
 
-def generator_of(checkpoint: dict, path: str, weights: str, device: str) -> nn.Module:
+def generator_of(checkpoint: dict, path: str, weights: str, device: str) -> TrainedGenerator:
     """`load_generator` for a checkpoint that was already read from `path`."""
     try:
-        config = stored_config(checkpoint["config"])
-        names = checkpoint["class_names"]
-        generator = build_network(
-            MODELS[config.model].generator, config, checkpoint["sample_shape"], len(names)
+        config, class_names = config_of(checkpoint), class_names_of(checkpoint)
+        network = build_network(
+            MODELS[config.model].generator, config, checkpoint["sample_shape"], len(class_names)
         )
-        generator.class_names = tuple(names)
-        generator.load_state_dict(checkpoint["ema" if weights == "ema" else "generator"])
-        generator.standardisation = Standardisation.from_checkpoint(checkpoint)
+        network.load_state_dict(checkpoint["ema" if weights == "ema" else "generator"])
+        standardisation = Standardisation.from_checkpoint(checkpoint)
+        class_counts = checkpoint["class_counts"]
     except Exception as error:  # a foreign checkpoint may contain anything
         raise ValueError(f"{path} contains no generator of this project: {error}") from error
-    return generator.to(choose_device(device)).eval().requires_grad_(False)
+    network = network.to(choose_device(device)).eval().requires_grad_(False)
+    return TrainedGenerator(network, class_names, class_counts, standardisation)
 
 
 def generate(
-    generator: nn.Module, count: int, seed: int = 0, labels: Tensor | None = None
+    generator: TrainedGenerator, count: int, seed: int = 0, labels: Tensor | None = None
 ) -> Tensor:
     """`count` samples on the CPU: images `(N, C, H, W)` uint8, points `(N, D)` float32, vectors
     `(N, D)` float64 in the data's units.
@@ -67,16 +96,19 @@ def generate(
     return torch.cat(list(generate_chunks(generator, labels, seed)))
 
 
-def draw_labels(generator: nn.Module, count: int, seed: int = 0) -> Tensor:
+def draw_labels(generator: TrainedGenerator, count: int, seed: int = 0) -> Tensor:
     """The classes `(count,)` int64 of the samples of `generate`; zeros without classes."""
-    parts = [
-        generator.draw_labels(CHUNK, seeded_generator("cpu", seed, "classes", start))
-        for start in range(0, count, CHUNK)
-    ]
+    if not generator.class_names:
+        return torch.zeros(count, dtype=torch.int64)
+    counts = torch.tensor(generator.class_counts, dtype=torch.float32)
+    parts = []
+    for start in range(0, count, CHUNK):
+        rng = seeded_generator("cpu", seed, "classes", start)
+        parts.append(torch.multinomial(counts, CHUNK, replacement=True, generator=rng))
     return torch.cat(parts)[:count]
 
 
-def find_class(generator: nn.Module, text: str) -> int:
+def find_class(generator: TrainedGenerator, text: str) -> int:
     """The class with this name or number; ValueError, with the names there are, for another."""
     names = list(generator.class_names)
     if text in names:
@@ -90,27 +122,26 @@ def find_class(generator: nn.Module, text: str) -> int:
 
 
 @torch.no_grad()
-def generate_chunks(generator: nn.Module, labels: Tensor, seed: int) -> Iterator[Tensor]:
-    count, device = len(labels), next(generator.parameters()).device
-    standardisation = getattr(generator, "standardisation", None)
+def generate_chunks(generator: TrainedGenerator, labels: Tensor, seed: int) -> Iterator[Tensor]:
+    count, device = len(labels), generator.device
     for start in tqdm(range(0, count, CHUNK), "generating", delay=2, leave=False, disable=None):
         # Always a whole chunk, because rounding depends on the size of a batch.
         noise = noise_chunk(generator, seed, start).to(device)
         part = labels[start : start + CHUNK]
         part = F.pad(part, (0, CHUNK - len(part))).to(device)
         samples = generator(noise, part)[: count - start].cpu()
-        if standardisation:
-            samples = standardisation.undo(samples)
+        if generator.standardisation:
+            samples = generator.standardisation.undo(samples)
         yield to_byte_images(samples) if samples.dim() == 4 else samples
 
 
-def noise_chunk(generator: nn.Module, seed: int, start: int) -> Tensor:
+def noise_chunk(generator: TrainedGenerator, seed: int, start: int) -> Tensor:
     """The noise `(CHUNK, noise_dim)` of the samples from number `start`, a multiple of `CHUNK`."""
     rng = seeded_generator("cpu", seed, "generate", start)
     return torch.randn(CHUNK, generator.noise_dim, generator=rng)
 
 
-def noise_of(generator: nn.Module, numbers: Sequence[int], seed: int) -> Tensor:
+def noise_of(generator: TrainedGenerator, numbers: Sequence[int], seed: int) -> Tensor:
     """The noise `(N, noise_dim)` from which `generate` makes the samples with these numbers."""
     starts = {number - number % CHUNK for number in numbers}
     chunks = {start: noise_chunk(generator, seed, start) for start in starts}
@@ -119,7 +150,7 @@ def noise_of(generator: nn.Module, numbers: Sequence[int], seed: int) -> Tensor:
 
 @torch.no_grad()
 def interpolation_frames(
-    generator: nn.Module, stops: Tensor, labels: Tensor, frames: int
+    generator: TrainedGenerator, stops: Tensor, labels: Tensor, frames: int
 ) -> Iterator[Image]:
     """Frames of closed walks through noise `stops` `(S, N, noise_dim)`: S stops of N walks, which
     are shown side by side, each of one class, `labels` `(N,)`. There are `frames` from one stop to
@@ -128,7 +159,7 @@ def interpolation_frames(
     The walks follow great circles of the sphere near which high-dimensional noise lies; a straight
     line would pass near its centre.
     """
-    device = next(generator.parameters()).device
+    device = generator.device
     columns, labels = ceil(stops.shape[1] ** 0.5), labels.to(device)
     for start, end in zip(stops, stops.roll(-1, 0), strict=True):
         for fraction in torch.arange(frames) / frames:

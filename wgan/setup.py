@@ -1,4 +1,4 @@
-"""From options to a `Run`: device, data, networks, folder, in this order."""
+"""From options to a `Run`: device, data, state, folder, acceleration, in this order."""
 
 import math
 import os
@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from wgan import distributed
-from wgan.acceleration import prepare_device
+from wgan.acceleration import Step, accelerate, prepare_device
 from wgan.budget import Budget
-from wgan.checkpoints import describe_other_data, find_checkpoints, read_any_checkpoint
-from wgan.config import Config, options_of_model, stored_config
+from wgan.checkpoints import class_names_of, config_of, find_checkpoints, read_any_checkpoint
+from wgan.config import Config, options_of_model
 from wgan.data import (
     Batches,
     Dataset,
@@ -24,15 +24,10 @@ from wgan.data import (
 )
 from wgan.data.classes import describe_other_classes
 from wgan.errors import BadInput
+from wgan.inputs import sample_inputs
 from wgan.run_folder import NullRunFolder, RunFolder, move_aside
-from wgan.state import (
-    NETWORKS,
-    TrainState,
-    build_state,
-    check_networks,
-    class_names_of,
-    set_class_shares,
-)
+from wgan.state import NETWORKS, TrainState, build_state, check_networks
+from wgan.stored_run import compare, read_run, set_corrupt_aside
 from wgan_gp import choose_device
 
 FEW_IMAGES = 1000  # augmentation helped with 500 (docs/experiments.md)
@@ -48,7 +43,6 @@ class Run:
     folder: RunFolder | NullRunFolder
     batches: Batches
     budget: Budget
-    differences: list[str]  # from an uninterrupted run, if it resumes
 
     def __enter__(self) -> "Run":
         return self
@@ -91,8 +85,12 @@ class Run:
         )
 
 
-def set_up(config: Config, fresh: bool) -> Run:
-    """Prepare a run, new or resumed; BadInput if the user has to correct something."""
+def set_up(config: Config, fresh: bool, step: Step) -> Run:
+    """Prepare a run, new or resumed, and print what it is; BadInput if the user has to correct
+    something.
+
+    `step(state, config, inputs)` performs the updates of one step, which are accelerated.
+    """
     try:
         device = distributed.rank_device(choose_device(config.device))
         prepare_device(device, config.deterministic)
@@ -101,40 +99,34 @@ def set_up(config: Config, fresh: bool) -> Run:
             dataset = load_data(config)
             state, labels = build_state_for(config, dataset, device)
         check_same_data(dataset, config)
-        folder, differences = open_folder(config, state, fresh)
-        if state.step == 0 and distributed.is_first():
-            suggest_augmentation(config, dataset)
-        if labels is not None:  # after weights were loaded, which may be those of other data
-            set_class_shares(state, labels)
+        folder, config, differences = open_folder(config, state, fresh)
     except BadInput:
         raise
     except (ValueError, OSError) as error:
         raise BadInput(str(error)) from error
-    decided = folder.config.compile  # by the first start of this run, if it resumes
-    if distributed.world_size() > 1:
-        first = distributed.broadcast_from_first(
-            lambda: {"state": state.to_checkpoint(), "compile": decided}
-        )
-        state.restore(first["state"])
-        decided = first["compile"]
-    config = replace(config, compile=decided)
+    config = same_on_all_ranks(config, state)
+    rank_slice = distributed.rank_slice(config.batch_size)
     batches = Batches(
-        dataset.samples,
-        config.batch_size,
-        config.seed,
-        device,
-        distributed.rank_slice(config.batch_size),
-        labels=labels,
+        dataset.samples, config.batch_size, config.seed, device, rank_slice, labels=labels
     )
-    steps = count_steps(config, len(dataset))
-    budget = Budget(steps, config.max_seconds, progress_before=state.progress)
-    return Run(config, dataset, state, folder, batches, budget, differences)
+    budget = Budget(
+        count_steps(config, len(dataset)), config.max_seconds, state.progress, state.seconds
+    )
+    run = Run(config, dataset, state, folder, batches, budget)
+    if not run.is_finished():
+        suggest_augmentation(run)
+        print(*differences, run.describe(), sep="\n", flush=True)
+        inputs = sample_inputs(state.step, config, batches)
+        batches.wait()  # nothing is copied in the background while a step is captured
+        run.config = accelerate(state, config, budget, inputs, step)
+        folder.store_config(run.config)
+    return run
 
 
 def check_before_loading(config: Config, device: torch.device) -> None:
-    """ValueError for what can be refused before the data are prepared, which may take long."""
-    shape = sample_shape(config.dataset, config.image_size, config.grey, config.alpha)
-    check_networks(config, shape, device)
+    """ValueError for what can be refused before the data is prepared, which may take long."""
+    shape = sample_shape(config.dataset, config.image_options())
+    check_networks(config, shape)
     if config.eval_every and len(shape) == 1:
         raise ValueError("--eval-every needs images with classes, and these samples are points")
     if config.sync_batch_norm and device.type != "cuda":
@@ -160,18 +152,19 @@ def check_before_loading(config: Config, device: torch.device) -> None:
 
 def load_data(config: Config) -> Dataset:
     with distributed.one_rank_per_machine_prints():
-        dataset = load_dataset(*config.data_arguments())
+        dataset = load_dataset(config.dataset, config.data_root, config.image_options())
     check_batch_size(config.batch_size, dataset.samples)
     if config.eval_every and (dataset.labels is None or len(dataset) < 8):
         raise ValueError("--eval-every needs a data set of at least 8 images with classes")
     return dataset
 
 
-def suggest_augmentation(config: Config, dataset: Dataset) -> None:
-    if not dataset.is_points and len(dataset) < FEW_IMAGES and config.augment == "none":
+def suggest_augmentation(run: Run) -> None:
+    few = not run.dataset.is_points and len(run.dataset) < FEW_IMAGES
+    if few and run.config.augment == "none" and run.state.step == 0 and distributed.is_first():
         print(
-            f"{len(dataset):,} images are few, and the critic may memorise them: for training that "
-            "is longer than a first look, use --augment translation",
+            f"with {len(run.dataset):,} images the critic may memorise the data; for longer "
+            "training, use --augment translation",
             file=sys.stderr,
         )
 
@@ -184,15 +177,17 @@ def build_state_for(
     if config.conditional:
         labels, class_names = classes_to_generate(dataset)
     state = build_state(config, dataset.sample_shape, device, class_names)
+    if labels is not None:
+        state.class_counts = tuple(np.bincount(labels, minlength=len(class_names)).tolist())
     state.data = dataset.identity(config.conditional)
     return state, labels
 
 
 def check_same_data(dataset: Dataset, config: Config) -> None:
     """BadInput if the number of samples, or some of them or their labels, differ between ranks."""
-    some = np.linspace(0, len(dataset) - 1, 100).astype(int)
-    labels = np.zeros(1, np.int64) if dataset.labels is None else dataset.labels[some]
-    parts = [torch.tensor(len(dataset)), dataset.read(some), torch.from_numpy(labels)]
+    indices = np.linspace(0, len(dataset) - 1, 100).astype(int)
+    labels = np.zeros(1, np.int64) if dataset.labels is None else dataset.labels[indices]
+    parts = [torch.tensor(len(dataset)), dataset.read(indices), torch.from_numpy(labels)]
     if not distributed.all_equal(parts):
         distributed.fail(
             f"the ranks find different data in {config.dataset}: check that the copies of the "
@@ -203,26 +198,42 @@ def check_same_data(dataset: Dataset, config: Config) -> None:
 
 def open_folder(
     config: Config, state: TrainState, fresh: bool
-) -> tuple[RunFolder | NullRunFolder, list[str]]:
-    """The run's folder; if it contains a checkpoint, the state is restored from it, and the
-    differences from an uninterrupted run are returned."""
+) -> tuple[RunFolder | NullRunFolder, Config, list[str]]:
+    """The run's folder. If it contains a checkpoint, the state is restored from it, `compile` is
+    what was decided when the run began, and the differences from an uninterrupted run are returned.
+    """
+    path = Path(config.run)
     if not distributed.is_first():
-        return NullRunFolder(config), []
+        return NullRunFolder(path), config, []
     fresh = fresh and not distributed.restarted()  # a restart resumes
-    if config.init_from and (fresh or not find_checkpoints(Path(config.run))):
+    if config.init_from and (fresh or not find_checkpoints(path)):
         load_initial_weights(config, state, fresh)
-    if fresh and (target := move_aside(Path(config.run))):
+    if fresh and (target := move_aside(path)):
         print(f"moved the old run to {target}")
-    folder, differences = RunFolder(config, state.data), []
+    folder, differences = RunFolder(path), []
     try:
-        if checkpoint := folder.restore():
-            state.restore(checkpoint)
-            differences = find_differences(checkpoint, state, folder.config)
+        if stored := read_run(path):
+            differences = compare(config, state, stored)
+            set_corrupt_aside(stored)
+            state.restore(stored.checkpoint)
+            if config.compile == "auto":
+                config = replace(config, compile=stored.config.compile)
         folder.start_log(state.step)
     except BaseException:
         folder.close()
         raise
-    return folder, differences
+    return folder, config, differences
+
+
+def same_on_all_ranks(config: Config, state: TrainState) -> Config:
+    """Give all ranks the first one's state and its decision whether to compile."""
+    if distributed.world_size() == 1:
+        return config
+    first = distributed.broadcast_from_first(
+        lambda: {"state": state.to_checkpoint(), "compile": config.compile}
+    )
+    state.restore(first["state"])
+    return replace(config, compile=first["compile"])
 
 
 def load_initial_weights(config: Config, state: TrainState, fresh: bool) -> None:
@@ -239,43 +250,21 @@ def load_initial_weights(config: Config, state: TrainState, fresh: bool) -> None
         classes = class_names_of(checkpoint)
         state.load(checkpoint, NETWORKS)
     except ValueError as error:
-        old = stored_config(checkpoint["config"])
+        old = config_of(checkpoint)
         names = ["model", "dataset", "image_size", "grey", "alpha", "conditional"]
         names += sorted(options_of_model(config.model))
-        found = [
+        differences = [
             f"{name} was {before!r} and is {after!r}"
             for name in names
             if (before := getattr(old, name)) != (after := getattr(config, name))
         ]
         raise ValueError(
             f"the weights of {config.init_from} do not fit these networks "
-            f"({'; '.join(found) or error}): use the same options"
+            f"({'; '.join(differences) or error}): use the same options"
         ) from error
     if classes != state.class_names:
-        differences = describe_other_classes(classes, state.class_names)
-        print(f"{differences}; class k takes the weights of class k", file=sys.stderr)
-
-
-def find_differences(checkpoint: dict, state: TrainState, config: Config) -> list[str]:
-    """What makes the resumed training differ from an uninterrupted one."""
-    other = describe_other_data(checkpoint.get("data"), state.data)
-    found = [other] if other else []
-    options = ("compile", "accumulate")
-    now = state.to_checkpoint() | config.options_of(options)
-    checkpoint = checkpoint | stored_config(checkpoint["config"]).options_of(options)
-    for key, text in (
-        ("ranks", "the checkpoint was written by {} rank(s), and training resumes with {}"),
-        ("torch", "the checkpoint was written with PyTorch {}, and this is {}"),
-        ("device", "the checkpoint was written on {}, and training resumes on {}"),
-        ("precision", "the checkpoint was written in {}, and training resumes in {}"),
-        *(
-            (name, f"the checkpoint was written with --{name} {{}}, and training resumes with {{}}")
-            for name in options
-        ),
-    ):
-        if checkpoint.get(key) != now[key]:
-            found.append(text.format(checkpoint.get(key), now[key]))
-    return [f"{difference}: not byte-identical training" for difference in found]
+        text = describe_other_classes(classes, state.class_names)
+        print(f"{text}; class k takes the weights of class k", file=sys.stderr)
 
 
 def count_steps(config: Config, samples: int) -> float:

@@ -1,18 +1,16 @@
 """All that training changes: networks, their moving average, optimizers, and how far it got."""
 
-import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from utils import METHODS, Method, check_per_sample
 from wgan import distributed
 from wgan.config import Config, keyword_parameters, options_of_method
-from wgan.data.classes import describe_other_classes
 from wgan.losses import Losses, build_losses, choose_precision
 from wgan_gp import MODELS
 
@@ -33,6 +31,7 @@ class TrainState:
     losses: Losses
     sample_shape: tuple[int, ...]
     class_names: tuple[str, ...] = ()  # with --conditional
+    class_counts: tuple[int, ...] = ()  # the number of real samples of each class
     precision: torch.dtype = torch.float32  # that the networks compute in
     step: int = 0
     seconds: float = 0.0  # of training so far, interruptions not counted
@@ -77,6 +76,13 @@ class TrainState:
             "data": self.data,
             "sample_shape": tuple(self.sample_shape),
             "class_names": tuple(self.class_names),
+            "class_counts": tuple(self.class_counts),
+            **self.environment(),
+        }
+
+    def environment(self) -> dict[str, object]:
+        """What the results of training depend on besides the options."""
+        return {
             "ranks": distributed.world_size(),
             "device": self.device.type,
             "precision": str(self.precision).removeprefix("torch."),
@@ -85,9 +91,6 @@ class TrainState:
 
     def restore(self, checkpoint: dict) -> None:
         """Continue from the result of `to_checkpoint`; ValueError if it does not fit."""
-        if (names := class_names_of(checkpoint)) != self.class_names:
-            differences = describe_other_classes(names, self.class_names)
-            raise ValueError(f"{differences}: use the data as they were, or --fresh")
         self.load(checkpoint, (*NETWORKS, *OPTIMIZERS))
         counts = [checkpoint.get(name) for name in ("step", "seconds", "progress")]
         if [type(count) for count in counts] != [int, float, float]:
@@ -122,14 +125,6 @@ class TrainState:
                 tensor.detach().copy_(value)
             for network in (self.generator, self.critic):
                 network.zero_grad()
-
-
-def class_names_of(checkpoint: dict) -> tuple[str, ...]:
-    """The classes that a checkpoint was trained on; ValueError if they are no names."""
-    names = checkpoint.get("class_names", ())
-    if type(names) is not tuple or not all(type(name) is str for name in names):
-        raise ValueError("the checkpoint does not contain the classes' names")
-    return names
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict) -> None:
@@ -198,40 +193,15 @@ def build_network(
     return network(tuple(sample_shape), num_classes=num_classes, **options)
 
 
-def set_class_shares(state: TrainState, labels: np.ndarray) -> None:
-    """Let both generators draw classes as frequently as they are among the labels `(N,)`."""
-    counts = np.bincount(labels, minlength=len(state.class_names))
-    for generator in (state.generator, state.ema):
-        generator.class_shares.copy_(torch.from_numpy(counts / len(labels)))
-
-
 def build_method(config: Config) -> Method:
     """The method; its options are its fields."""
     return METHODS[config.method](**config.options_of(options_of_method(config.method)))
 
 
-def check_networks(config: Config, sample_shape: tuple[int, ...], device: torch.device) -> None:
-    """ValueError if the networks cannot be built, or do not fit in the device's memory."""
+def check_networks(config: Config, sample_shape: tuple[int, ...]) -> None:
+    """ValueError if the networks cannot be built for samples of this shape."""
     with torch.device("meta"):  # shapes without memory
-        networks = build_networks(config, sample_shape)
-    memory = device_memory(device)
-    # Four bytes each for a weight, its gradient, Adam's two moments and the moving average.
-    needed = 20 * sum(parameter.numel() for net in networks for parameter in net.parameters())
-    if memory and needed > memory:
-        raise ValueError(
-            f"these networks and their optimizers need {needed / 2**30:,.0f} GiB, but {device} has "
-            f"{memory / 2**30:,.0f} GiB: lower --width or --image-size, or use --model dcgan"
-        )
-
-
-def device_memory(device: torch.device) -> int | None:
-    """The device's total memory in bytes, or None if unknown."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
-        return None
+        build_networks(config, sample_shape)
 
 
 def build_optimizer(config: Config, network: nn.Module, rate: float) -> torch.optim.Optimizer:
@@ -247,7 +217,17 @@ def build_optimizer(config: Config, network: nn.Module, rate: float) -> torch.op
     return torch.optim.Adam(parameters, betas=config.betas, fused=fused, **options)
 
 
-# ---------------------------------------------------------------- between the updates
+# ---------------------------------------------------------------- in and between the updates
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Compute no gradients of this network's weights inside the block."""
+    network.requires_grad_(False)
+    try:
+        yield
+    finally:
+        network.requires_grad_(True)
 
 
 def set_learning_rates(state: TrainState, config: Config, progress: float) -> None:

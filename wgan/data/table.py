@@ -37,6 +37,10 @@ class DatasetEntry:
     options: tuple[str, ...] = ("image_size", "grey", "flip")
     settings: dict = field(default_factory=dict)
 
+    @property
+    def is_points(self) -> bool:
+        return len(self.shape) == 1
+
 
 DATA_OPTIONS = ("image_size", "grey", "alpha", "range", "flip")
 IMAGE_RECIPES = ("images",)
@@ -136,10 +140,10 @@ def is_points(name: str) -> bool:
     return entry is not None and len(entry.shape) == 1
 
 
-def unused_options(name: str) -> set[str]:
-    """The `DATA_OPTIONS` without effect on a data set; none if there is no such data set."""
-    entry = find_entry(name)
-    return set(DATA_OPTIONS) - set(entry.options) if entry else set()
+def unused_options(entry: DatasetEntry) -> set[str]:
+    """The options without effect on a data set."""
+    unused = set(DATA_OPTIONS) - set(entry.options)
+    return unused | {"augment"} if entry.is_points else unused
 
 
 def find_dataset(name: str, given_range: Range = AUTOMATIC, alpha: bool = False) -> DatasetEntry:

@@ -2,13 +2,14 @@
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from utils import unbiased_estimate, wasserstein_estimate
 from wgan.config import Config
 from wgan.data import Dataset
 from wgan.evaluation import metrics
 from wgan.evaluation.samples import SAMPLES, check_enough, labelled_samples, sample_run
+from wgan.sampling import TrainedGenerator
 from wgan.state import build_networks
 
 PAIRED_POINTS = 2000  # for the exact distance, whose cost grows with the cube
@@ -17,7 +18,7 @@ PAIRED_POINTS = 2000  # for the exact distance, whose cost grows with the cube
 def evaluate_points(
     checkpoint: dict,
     config: Config,
-    generator: nn.Module,
+    generator: TrainedGenerator,
     dataset: Dataset,
     samples: int,
     seed: int,

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from wgan.data import Dataset, load_dataset
 from wgan.data.arrays import ARRAY_SUFFIXES
 from wgan.data.classes import match_classes
 from wgan.data.folder import load_folder
 from wgan.data.sources import FolderSource
-from wgan.sampling import draw_labels, generate
+from wgan.sampling import TrainedGenerator, draw_labels, generate
 
 SAMPLES = 10_000
 MIN_SAMPLES = 4  # precision and recall need the third neighbour of a sample
@@ -103,7 +103,7 @@ def first_shape(folder: Path) -> tuple[int, int, int]:
     raise ValueError(f"there is no image in {folder}")
 
 
-def sample_run(generator: nn.Module, dataset: Dataset, count: int, seed: int) -> Samples:
+def sample_run(generator: TrainedGenerator, dataset: Dataset, count: int, seed: int) -> Samples:
     """`count` samples of a generator, with their classes if it has classes; those that the data
     set does not have are no class. Points and vectors are scaled like the data set."""
     labels = draw_labels(generator, count, seed)

@@ -1,0 +1,96 @@
+"""What one training step needs besides the networks, and how its randomness is drawn."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from wgan import distributed
+from wgan.augmentation import Augmentation
+from wgan.config import Config
+from wgan.data import Batches, draw_rows, flip_where, to_float_images
+from wgan.losses import CriticBatch, GeneratorBatch
+from wgan.state import ema_weight
+
+
+class StepInputs(NamedTuple):
+    """The inputs of n critic updates with B samples each, and of one generator update with G."""
+
+    real: Tensor  # (n, B, ...) as stored: uint8 images, or float32 points
+    labels: Tensor  # (n, B) int64, the classes of real and fake; zeros without classes
+    noise: Tensor  # (n, B, noise_dim)
+    mix: Tensor  # (n, B), uniform in [0, 1]
+    flip: Tensor  # (n, B) bool, the images to mirror; (0, B) if none are
+    augmentation: Tensor  # (n, B, 2, K), uniform in [0, 1), of real and fake
+    generator_noise: Tensor  # (G, noise_dim)
+    generator_labels: Tensor  # (G,) int64
+    generator_augmentation: Tensor  # (G, K)
+    ema_weight: Tensor  # scalar
+
+    def critic_batch(self, update: int, fake: Tensor) -> CriticBatch:
+        """The batch of one critic update, with its fake samples `(B, ...)`."""
+        real = self.real[update]
+        if len(self.flip):
+            real = flip_where(real, self.flip[update])
+        return CriticBatch(
+            real=to_float_images(real),
+            fake=fake,
+            labels=self.labels[update],
+            mix=self.mix[update],
+            augmentation=self.augmentation[update],
+        )
+
+    def generator_batch(self) -> GeneratorBatch:
+        return GeneratorBatch(
+            noise=self.generator_noise,
+            labels=self.generator_labels,
+            augmentation=self.generator_augmentation,
+        )
+
+
+def sample_inputs(step: int, config: Config, batches: Batches) -> StepInputs:
+    """Draw a step's randomness. It depends on the seed and the step only, so that a resumed run
+    draws the same numbers. With several ranks, each draws its part of the same global numbers."""
+    n, device, noise_dim = config.n_critic, batches.device, config.noise_dim
+    numbers = Augmentation(config.augment).numbers
+
+    def draw_critic(rng: torch.Generator, count: int) -> tuple[Tensor, ...]:
+        options = {"generator": rng, "device": device}
+        noise = torch.randn(count, n, noise_dim, **options)
+        mix, flip = torch.rand(count, n, **options), torch.rand(count, n, **options) < 0.5
+        return noise, mix, flip, torch.rand(count, n, 2, numbers, **options)
+
+    def draw_generator(rng: torch.Generator, count: int) -> tuple[Tensor, ...]:
+        options = {"generator": rng, "device": device}
+        noise, uniforms = (
+            torch.randn(count, noise_dim, **options),
+            torch.rand(count, numbers, **options),
+        )
+        # The class of a random real sample, so that classes are as frequent as in the data.
+        index = torch.randint(len(batches.all_labels), (count,), **options)
+        return noise, batches.all_labels[index], uniforms
+
+    def draw(function, size: int, purpose: str) -> list[Tensor]:
+        rows = distributed.rank_slice(size)
+        return draw_rows(function, rows, size, device, config.seed, purpose, step)
+
+    noise, mix, flip, augmentation = (
+        rows.transpose(0, 1) for rows in draw(draw_critic, config.batch_size, "critic")
+    )
+    generator_size = config.generator_batch or config.batch_size
+    generator_noise, generator_labels, generator_augmentation = draw(
+        draw_generator, generator_size, "generator"
+    )
+    weight = ema_weight(config.ema, step, generator_size)
+    return StepInputs(
+        real=batches(step * n, n).unflatten(0, (n, -1)),
+        labels=batches.labels(step * n, n).unflatten(0, (n, -1)),
+        noise=noise,
+        mix=mix,
+        flip=flip if config.flip else flip[:0],
+        augmentation=augmentation,
+        generator_noise=generator_noise,
+        generator_labels=generator_labels,
+        generator_augmentation=generator_augmentation,
+        ema_weight=torch.full((), weight, device=device),
+    )
