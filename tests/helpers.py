@@ -7,7 +7,8 @@ import torch
 import train
 from wgan.checkpoints import read_checkpoint
 from wgan.cli import make_parser, parse_command_line
-from wgan.layers import resolve
+from wgan.losses import CriticBatch, GeneratorBatch
+from wgan.recipes import resolve
 
 SMALL = ["--width", "8", "--noise-dim", "4", "--batch-size", "8", "--n-critic", "2"]
 SMALL += ["--compile", "off", "--no-lr-decay"]
@@ -24,6 +25,19 @@ def small_config(**options):
         "n_critic": 3,
     } | options
     return resolve(options).config
+
+
+def critic_batch(real, fake, mix, labels=None, augmentation=None):
+    """A batch, without classes and augmentation unless they are given."""
+    labels = torch.zeros(len(real), dtype=torch.int64) if labels is None else labels
+    augmentation = torch.zeros(len(real), 2, 0) if augmentation is None else augmentation
+    return CriticBatch(real, fake, labels, mix, augmentation)
+
+
+def generator_batch(noise, labels=None, augmentation=None):
+    labels = torch.zeros(len(noise), dtype=torch.int64) if labels is None else labels
+    augmentation = torch.zeros(len(noise), 0) if augmentation is None else augmentation
+    return GeneratorBatch(noise, labels, augmentation)
 
 
 def parse(*arguments):

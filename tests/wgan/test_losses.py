@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import small_config
+from helpers import critic_batch, generator_batch, small_config
 from torch import nn
 
 from utils import METHODS, gradient_penalty, interpolate
@@ -44,16 +44,16 @@ def gradients(state):
                 parameter.copy_(torch.randn(parameter.shape, generator=rng))
                 parameter.div_(parameter[0].numel() ** 0.5)
     uniforms = torch.rand(8, 3, 7, generator=rng)
-    critic_batch = real, fake, mix, labels, uniforms[:, :2]
-    batch, found = (noise, labels, uniforms[:, 2]), []
+    of_critic = critic_batch(real, fake, mix, labels, uniforms[:, :2])
+    of_generator, values = generator_batch(noise, labels, uniforms[:, 2]), []
     for network, loss in (
-        (state.critic, lambda: losses.critic(state.critic, *critic_batch).loss),
-        (state.generator, lambda: losses.generator(state.generator, state.critic, *batch)),
+        (state.critic, lambda: losses.critic(state.critic, of_critic).loss),
+        (state.generator, lambda: losses.generator(state.generator, state.critic, of_generator)),
     ):
         network.zero_grad()
         loss().backward(inputs=list(network.parameters()))
-        found += [parameter.grad.flatten().clone() for parameter in network.parameters()]
-    return torch.cat(found)
+        values += [parameter.grad.flatten().clone() for parameter in network.parameters()]
+    return torch.cat(values)
 
 
 def close(one, other, tolerance):
@@ -106,9 +106,11 @@ def test_channels_last_equals_contiguous(method, model):
 def test_losses_are_float32_whatever_the_networks_compute_in():
     state = small_state("wgan-div", "dcgan", "bf16")
     images = torch.randn(4, *SHAPE)
-    found = state.losses.critic(state.critic, images, images, torch.rand(4))
-    assert {value.dtype for value in found} == {torch.float32}
-    assert state.losses.sample(state.generator, torch.randn(4, 4)).dtype == torch.float32
+    losses = state.losses.critic(state.critic, critic_batch(images, images, torch.rand(4)))
+    assert {value.dtype for value in losses} == {torch.float32}
+    batch = generator_batch(torch.randn(4, 4))
+    samples = state.losses.sample(state.generator, batch.noise, batch.labels)
+    assert samples.dtype == torch.float32
 
 
 def test_the_critic_is_penalised_between_the_augmented_samples():
@@ -124,7 +126,7 @@ def test_the_critic_is_penalised_between_the_augmented_samples():
         return samples.square().flatten(1).sum(1)
 
     losses = build_losses(method, torch.float32, torch.device("cpu"), "color,translation,cutout")
-    losses.critic(critic, real, fake, mix, None, uniforms)
+    losses.critic(critic, critic_batch(real, fake, mix, augmentation=uniforms))
     both, between = seen
     real, fake = augment(real, uniforms[:, 0]), augment(fake, uniforms[:, 1])
     assert torch.equal(both, torch.cat([real, fake]))
@@ -133,7 +135,8 @@ def test_the_critic_is_penalised_between_the_augmented_samples():
 
 def test_the_generators_loss_reaches_the_generator_alone():
     state = small_state("wgan-gp", "dense")
-    loss = state.losses.generator(state.generator, state.critic, torch.randn(4, 4))
+    batch = generator_batch(torch.randn(4, 4))
+    loss = state.losses.generator(state.generator, state.critic, batch)
     loss.backward(inputs=list(state.generator.parameters()))
     assert all(p.grad.norm() > 0 for p in state.generator.parameters() if p.dim() > 1)
     assert all(p.grad is None for p in state.critic.parameters())

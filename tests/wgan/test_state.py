@@ -7,7 +7,7 @@ import torch
 from helpers import small_config
 from torch import nn
 
-from wgan.state import build_state, check_networks, ema_weight, set_learning_rates, update_ema
+from wgan.state import build_state, ema_weight, set_learning_rates, update_ema
 from wgan_gp import MODELS
 
 SHAPE = (1, 16, 16)
@@ -75,12 +75,6 @@ def test_a_run_that_is_rolled_back_changes_nothing_even_if_it_fails(cpu):
     assert all(map(torch.equal, state.weights(), before))
     moments = state.generator_optimizer.state.values()
     assert moments and all(not value.any() for entries in moments for value in entries.values())
-
-
-def test_networks_larger_than_the_memory_are_refused_without_building_them(cpu):
-    config = small_config(dataset="mnist", model="dense", width=1_000_000)
-    with pytest.raises(ValueError, match=r"need [\d,]+ GiB, but cpu has"):
-        check_networks(config, SHAPE, cpu)
 
 
 @pytest.mark.parametrize(("method", "refused"), [("wgan-gp", True), ("wgan", False)])
