@@ -13,7 +13,7 @@ Sources
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -45,7 +45,8 @@ def unbiased_estimate(estimate: float, gp_weight: float) -> float:
 
 
 def generator_loss(fake_scores: Tensor) -> Tensor:
-    """-E f(G(z)), a scalar (Arjovsky et al. 2017, algorithm 1, line 10)."""
+    """-E f(G(z)), a scalar (Arjovsky et al. 2017, algorithm 1, line 10; Gulrajani et al. 2017,
+    algorithm 1, line 12)."""
     return -fake_scores.float().mean()
 
 
@@ -61,7 +62,7 @@ def interpolate(real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
 def input_gradients(critic: Critic, samples: Tensor) -> Tensor:
     """Gradient of each sample's score with respect to that sample: `(B, ...)` to `(B, D)`, float32.
 
-    Row i is correct only if score i depends on sample i alone: see `check_per_sample`. The result
+    Row i is correct only if no other score depends on sample i: see `check_per_sample`. The result
     can be differentiated again with respect to the critic's parameters.
     """
     scores, pull_back = torch.func.vjp(critic, samples)
@@ -94,6 +95,16 @@ def gradient_norms(critic: Critic, samples: Tensor) -> Tensor:
     """
     check_per_sample(critic)
     return torch.linalg.vector_norm(input_gradients(critic, samples), dim=1)
+
+
+def interpolate_gradient_norm(critic: Critic, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
+    """Mean norm of the critic's gradients at `interpolate(real, fake, mix)`, a detached scalar.
+
+    A 1-Lipschitz critic has at most 1. Unlike `gradient_norms`, this also measures critics with
+    batch normalisation, in which a gradient includes the effect of a sample on the other scores.
+    """
+    gradients = input_gradients(critic, interpolate(real, fake, mix))  # (B, D)
+    return torch.linalg.vector_norm(gradients, dim=1).detach().mean()
 
 
 def gradient_penalty(critic: Critic, samples: Tensor) -> Tensor:
@@ -143,6 +154,11 @@ class CriticLoss(NamedTuple):
     def detach(self) -> "CriticLoss":
         return CriticLoss(*(value.detach() for value in self))
 
+    @staticmethod
+    def mean(losses: "Sequence[CriticLoss]") -> "CriticLoss":
+        """Average of the losses of equally large parts of a batch."""
+        return CriticLoss(*(torch.stack(values).mean() for values in zip(*losses, strict=True)))
+
 
 @dataclass(frozen=True)
 class Method:
@@ -158,9 +174,12 @@ class Method:
     settings: ClassVar[dict] = {}
 
     def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, mix: Tensor) -> CriticLoss:
+        """Means over equally many real and fake samples `(B, ...)`; `mix` `(B,)` as in
+        `interpolate`."""
         raise NotImplementedError
 
     def generator_loss(self, critic: Critic, fake: Tensor) -> Tensor:
+        """Mean over fake samples `(B, ...)`, a scalar."""
         return generator_loss(critic(fake))
 
     def after_critic_step(self, critic: nn.Module) -> None:
@@ -169,7 +188,8 @@ class Method:
 
 @dataclass(frozen=True)
 class WeightClipping(Method):
-    """WGAN: bounded weights make the critic K-Lipschitz for some K (Arjovsky et al. 2017).
+    """WGAN: bounded weights make the critic K-Lipschitz for some K (Arjovsky et al. 2017,
+    algorithm 1, lines 5 to 7).
 
     The paper's networks use batch normalisation, so real and fake samples are scored in two
     passes, each with its own batch statistics.
@@ -195,7 +215,8 @@ class WeightClipping(Method):
 
 @dataclass(frozen=True)
 class GradientPenalty(Method):
-    """WGAN-GP: gradient norm 1 between real and fake samples (Gulrajani et al. 2017)."""
+    """WGAN-GP: gradient norm 1 between real and fake samples (Gulrajani et al. 2017, algorithm 1,
+    lines 6 and 7)."""
 
     gp_weight: float
 

@@ -9,6 +9,7 @@ options, declared in wgan/config.py under the same names.
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from math import ceil, prod
 
@@ -16,8 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-NORMS = ("none", "layer", "instance", "batch")
-UPSAMPLINGS = ("transposed", "nearest")
+Shape = tuple[int, ...]  # of a sample: (C, H, W) or (D,)
 
 
 class Generator(nn.Module):
@@ -30,30 +30,19 @@ class Generator(nn.Module):
 
     layers: nn.Module
 
-    def __init__(
-        self, sample_shape: tuple[int, ...], noise_dim: int, categories: int, num_classes: int
-    ):
+    def __init__(self, sample_shape: Shape, noise_dim: int, categories: int, num_classes: int):
         super().__init__()
         self.sample_shape, self.noise_dim = tuple(sample_shape), noise_dim
         self.categories, self.num_classes = categories, num_classes
         self.input_dim = 2 * noise_dim if num_classes else noise_dim
         if num_classes:
             self.class_embedding = nn.Embedding(num_classes, noise_dim)
-            # The share of each class in the data, with which classes are drawn.
-            self.register_buffer("class_shares", torch.full((num_classes,), 1 / num_classes))
 
     def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
         inputs = one_hot_categories(noise, self.categories)
         if self.num_classes:
             inputs = torch.cat([inputs, self.class_embedding(labels)], 1)
         return self.layers(inputs)
-
-    def draw_labels(self, count: int, rng: torch.Generator) -> Tensor:
-        """Random classes `(count,)` int64, as frequent as in the data; zeros without classes."""
-        if not self.num_classes:
-            return torch.zeros(count, dtype=torch.int64, device=rng.device)
-        shares = self.class_shares.to(rng.device)
-        return torch.multinomial(shares, count, replacement=True, generator=rng)
 
 
 class Critic(nn.Module):
@@ -89,6 +78,8 @@ class Critic(nn.Module):
 class DCGANGenerator(Generator):
     """Convolutional generator (Radford et al. 2016, figure 1): project, then double the size.
 
+    Width 64: noise 128 -> 512x4x4 -> 256x8x8 -> 128x16x16 -> 64x32x32 -> Cx64x64
+
     Noise `(B, noise_dim)` to images `(B, C, H, W)` in [-1, 1], for every size that
     `count_halvings` accepts. `upsampling="nearest"` repeats pixels and convolves, which avoids
     the checkerboard artefacts of transposed convolutions (Odena et al. 2016).
@@ -96,7 +87,7 @@ class DCGANGenerator(Generator):
 
     def __init__(
         self,
-        sample_shape: tuple[int, ...],
+        sample_shape: Shape,
         noise_dim: int = 128,
         width: int = 64,
         generator_width: int = 0,
@@ -107,15 +98,15 @@ class DCGANGenerator(Generator):
     ):
         super().__init__(sample_shape, noise_dim, categories, num_classes)
         channels, height, image_width = image_shape(sample_shape)
-        width = generator_width or width
-        widths = stage_widths(width, count_halvings(height, image_width))[::-1]
-        base = (widths[0], height >> len(widths), image_width >> len(widths))
-        bias = generator_norm == "none"
+        stages = count_halvings(height, image_width)
+        widths = stage_widths(generator_width or width, stages)[::-1]
+        base = (widths[0], height >> stages, image_width >> stages)
+        bias = generator_norm == "none"  # a normalisation has a bias of its own
         layers = [nn.Linear(self.input_dim, prod(base), bias=bias), nn.Unflatten(1, base)]
         for before, after in pairwise(widths):
-            layers += [normalisation(generator_norm, before, base[1:]), nn.ReLU(inplace=True)]
+            layers += [normalisation(generator_norm, before), nn.ReLU(inplace=True)]
             layers += upsample_layers(upsampling, before, after, bias)
-        layers += [normalisation(generator_norm, widths[-1], base[1:]), nn.ReLU(inplace=True)]
+        layers += [normalisation(generator_norm, widths[-1]), nn.ReLU(inplace=True)]
         layers += [*upsample_layers(upsampling, widths[-1], channels, bias=True), nn.Tanh()]
         self.layers = nn.Sequential(*layers)
         self.apply(dcgan_initialisation)
@@ -124,85 +115,27 @@ class DCGANGenerator(Generator):
 class DCGANCritic(Critic):
     """Convolutional critic (Radford et al. 2016): halve the size, double the channels, score.
 
-    Images `(B, C, H, W)` to scores `(B,)`.
+    Width 64: Cx64x64 -> 64x32x32 -> 128x16x16 -> 256x8x8 -> 512x4x4 -> 8192 features -> 1 score
+
+    Images `(B, C, H, W)` to scores `(B,)`, for every size that `count_halvings` accepts.
     """
 
     def __init__(
-        self,
-        sample_shape: tuple[int, ...],
-        width: int = 64,
-        critic_norm: str = "none",
-        num_classes: int = 0,
+        self, sample_shape: Shape, width: int = 64, critic_norm: str = "none", num_classes: int = 0
     ):
         super().__init__()
         channels, height, image_width = image_shape(sample_shape)
-        widths = stage_widths(width, count_halvings(height, image_width))
-        bias = critic_norm == "none"
+        stages = count_halvings(height, image_width)
+        widths = stage_widths(width, stages)
+        bias = critic_norm == "none"  # a normalisation has a bias of its own
         # Radford et al. 2016, section 3: no normalisation on the critic's first layer.
         layers = [CriticConv2d(channels, widths[0], 4, 2, 1), LeakyReLU(0.2)]
         for before, after in pairwise(widths):
-            layers += [
-                CriticConv2d(before, after, 4, 2, 1, bias=bias),
-                normalisation(critic_norm, after, (height, image_width), critic=True),
-                LeakyReLU(0.2),
-            ]
-        stages = len(widths)
-        features = widths[-1] * (height >> stages) * (image_width >> stages)
+            layers += [CriticConv2d(before, after, 4, 2, 1, bias=bias)]
+            layers += [normalisation(critic_norm, after, critic=True), LeakyReLU(0.2)]
         self.layers = nn.Sequential(*layers, nn.Flatten())
-        self.add_score(features, num_classes)
+        self.add_score(widths[-1] * (height >> stages) * (image_width >> stages), num_classes)
         self.apply(dcgan_initialisation)
-
-
-def image_shape(
-    sample_shape: tuple[int, ...], remedy: str = "--model dense"
-) -> tuple[int, int, int]:
-    """Return the `(C, H, W)` of a sample; ValueError for points, which have no height and width."""
-    if len(sample_shape) != 3:
-        raise ValueError(
-            f"points with {sample_shape[0]} coordinates have no height and width: use {remedy}"
-        )
-    return sample_shape
-
-
-def count_halvings(height: int, width: int) -> int:
-    """Number of stages of a DCGAN: halvings until the shorter side is 4 to 7 pixels.
-
-    ValueError, naming the nearest sizes that work, if a side cannot be halved that often.
-    """
-    stages = halvings(min(height, width))
-    if not fits_dcgan(height, width):
-        names = " or ".join(f"{h}x{w}" for h, w in nearest_dcgan_sizes(height, width))
-        raise ValueError(
-            f"convolutions for {height}x{width} images need sides that are multiples of "
-            f"{2 ** max(1, stages)}, and at least 8: use --image-size {names}"
-        )
-    return stages
-
-
-def halvings(side: int) -> int:
-    return max(0, (side // 4).bit_length() - 1)
-
-
-def fits_dcgan(height: int, width: int) -> bool:
-    stages = halvings(min(height, width))
-    return stages > 0 and height % 2**stages == 0 and width % 2**stages == 0
-
-
-def nearest_dcgan_sizes(height: int, width: int) -> list[tuple[int, int]]:
-    """The nearest smaller and the nearest larger size that `fits_dcgan`, if they exist."""
-    nearest = []
-    for round_side in (
-        lambda side, unit: side // unit * unit,
-        lambda s, unit: ceil(s / unit) * unit,
-    ):
-        rounded = [
-            (round_side(height, 2**stages), round_side(width, 2**stages)) for stages in range(1, 17)
-        ]
-        fitting = [size for size in rounded if fits_dcgan(*size)]
-        nearest += sorted(fitting, key=lambda size: abs(size[0] - height) + abs(size[1] - width))[
-            :1
-        ]
-    return nearest
 
 
 def stage_widths(width: int, stages: int) -> list[int]:
@@ -231,6 +164,9 @@ def dcgan_initialisation(module: nn.Module) -> None:
 class ResidualGenerator(Generator):
     """Residual generator of Gulrajani et al. 2017 (appendix F), for the image sizes of a DCGAN.
 
+    Width 64: noise 128 -> 64x4x4 -> 64x8x8 -> 64x16x16 -> 64x32x32 -> Cx32x32
+    Width 64: noise 128 -> 512x4x4 -> 512x8x8 -> 256x16x16 -> 128x32x32 -> 64x64x64 -> Cx64x64
+
     Noise `(B, noise_dim)` to images `(B, C, H, W)` in [-1, 1]. With up to three doublings of the
     size, all blocks have `width` channels, as in the paper's network for CIFAR-10; with more, the
     first has 8 times `width`, as in its network for 64x64.
@@ -238,7 +174,7 @@ class ResidualGenerator(Generator):
 
     def __init__(
         self,
-        sample_shape: tuple[int, ...],
+        sample_shape: Shape,
         noise_dim: int = 128,
         width: int = 64,
         generator_width: int = 0,
@@ -253,7 +189,7 @@ class ResidualGenerator(Generator):
         base = (levels[0], height >> stages, image_width >> stages)
         layers = [nn.Linear(self.input_dim, prod(base)), nn.Unflatten(1, base)]
         layers += [ResidualBlock(*pair, generator_norm, "up") for pair in pairwise(levels)]
-        layers += [normalisation(generator_norm, levels[-1], base[1:]), nn.ReLU(inplace=True)]
+        layers += [normalisation(generator_norm, levels[-1]), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers, nn.Conv2d(levels[-1], channels, 3, 1, 1), nn.Tanh())
         residual_initialisation(self)
 
@@ -261,40 +197,35 @@ class ResidualGenerator(Generator):
 class ResidualCritic(Critic):
     """Residual critic of Gulrajani et al. 2017: images `(B, C, H, W)` to scores `(B,)`.
 
+    Width 64: Cx32x32 -> 64x16x16 -> 64x8x8 -> 64x1x1 -> 64 -> 1
+    Width 64: Cx64x64 -> 64x64x64 -> 128x32x32 -> 256x16x16 -> 512x8x8 -> 512x4x4 -> 8192 -> 1
+
     With up to three halvings: two blocks that halve the size, two that keep it, and a mean over
     all positions (appendix F). With more: one block per halving, then a linear layer over all
     positions.
     """
 
     def __init__(
-        self,
-        sample_shape: tuple[int, ...],
-        width: int = 64,
-        critic_norm: str = "none",
-        num_classes: int = 0,
+        self, sample_shape: Shape, width: int = 64, critic_norm: str = "none", num_classes: int = 0
     ):
         super().__init__()
         channels, height, image_width = image_shape(sample_shape)
         stages = count_halvings(height, image_width)
         levels = residual_levels(width, stages)
-        features = levels[-1]
-
-        def block(before: int, after: int, resize: str, first: bool = False) -> nn.Module:
-            return ResidualBlock(before, after, critic_norm, resize, critic=True, first=first)
-
+        block = partial(ResidualBlock, norm=critic_norm, critic=True)
         if stages <= CONSTANT_STAGES:
-            halvings = min(stages, 2)
-            layers = [block(channels, width, "down", first=True)]
-            layers += [block(width, width, "down") for _ in range(halvings - 1)]
-            layers += [block(width, width, "") for _ in range(2)]
-            head = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+            layers = [block(channels, width, resize="down", first=True)]
+            layers += [block(width, width, resize="down")] if stages > 1 else []
+            layers += [block(width, width), block(width, width)]
+            layers += [LeakyReLU(0.0), nn.AdaptiveAvgPool2d(1)]
+            positions = 1
         else:
             layers = [CriticConv2d(channels, levels[0], 3, 1, 1)]
-            layers += [block(*pair, "down") for pair in pairwise(levels)]
-            head = [nn.Flatten()]
-            features *= (height >> stages) * (image_width >> stages)
-        self.layers = nn.Sequential(*layers, LeakyReLU(0.0), *head)
-        self.add_score(features, num_classes)
+            layers += [block(*pair, resize="down") for pair in pairwise(levels)]
+            layers += [LeakyReLU(0.0)]
+            positions = (height >> stages) * (image_width >> stages)
+        self.layers = nn.Sequential(*layers, nn.Flatten())
+        self.add_score(levels[-1] * positions, num_classes)
         residual_initialisation(self)
 
 
@@ -309,7 +240,7 @@ class ResidualBlock(nn.Module):
         before: int,
         after: int,
         norm: str,
-        resize: str,
+        resize: str = "",
         critic: bool = False,
         first: bool = False,
     ):
@@ -321,18 +252,16 @@ class ResidualBlock(nn.Module):
 
         def activated(channels: int) -> list[nn.Module]:
             activation = LeakyReLU(0.0) if critic else nn.ReLU()
-            return [normalisation(norm, channels, (1, 1), critic), activation]
+            return [normalisation(norm, channels, critic), activation]
 
-        self.path = nn.Sequential(
-            *([] if first else activated(before)),
-            *(grow, conv(before, inner, 3, 1, 1)),
-            *(*activated(inner), conv(inner, after, 3, 1, 1), shrink),
-        )
-        same = before == after and not resize
-        # Resizing and a 1x1 convolution commute; this order costs least.
-        self.shortcut = (
-            nn.Identity() if same else nn.Sequential(shrink, conv(before, after, 1), grow)
-        )
+        layers = [] if first else activated(before)
+        layers += [grow, conv(before, inner, 3, 1, 1)]
+        layers += [*activated(inner), conv(inner, after, 3, 1, 1), shrink]
+        self.path = nn.Sequential(*layers)
+        self.shortcut: nn.Module = nn.Identity()
+        if resize or before != after:
+            # Resizing and a 1x1 convolution commute; this order is the cheapest.
+            self.shortcut = nn.Sequential(shrink, conv(before, after, 1), grow)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.path(x) + self.shortcut(x)
@@ -345,7 +274,7 @@ def residual_levels(width: int, stages: int) -> list[int]:
     """Channels at each of the `stages` + 1 sizes, from the full image to the smallest."""
     if stages <= CONSTANT_STAGES:
         return [width] * (stages + 1)
-    return [width * 2 ** min(level, 3) for level in range(stages + 1)]
+    return stage_widths(width, stages + 1)
 
 
 def residual_initialisation(network: nn.Module) -> None:
@@ -367,6 +296,8 @@ def residual_initialisation(network: nn.Module) -> None:
 class DenseGenerator(Generator):
     """Three hidden layers with ReLU (Gulrajani et al. 2017, toy data), for images or points.
 
+    Width 512: noise 128 -> 512 -> 512 -> 512 -> Cx28x28
+
     Noise `(B, noise_dim)` to samples `(B, *sample_shape)`; images end in a tanh, points do not.
     The image is a sum over `pyramid` resolutions. With `patch_features` = N, the finest of them
     consists of overlapping patches that a linear layer computes from N features each.
@@ -374,7 +305,7 @@ class DenseGenerator(Generator):
 
     def __init__(
         self,
-        sample_shape: tuple[int, ...],
+        sample_shape: Shape,
         noise_dim: int = 128,
         width: int = 512,
         generator_width: int = 0,
@@ -397,52 +328,10 @@ class DenseGenerator(Generator):
         pyramid_sum.start_small(output)
 
 
-class PyramidSum(nn.Module):
-    """Flat values `(B, features)` to images `(B, C, H, W)`: the sum of `levels` images, each half
-    the size of the previous one and resized to full size. Points have one level.
-
-    One level can represent any image. With several, neighbouring pixels share weights, so that
-    shapes are learned before fine detail (as in a Laplacian pyramid, Denton et al. 2015). With
-    `patch_features`, the first level's values are patch features instead of pixels.
-    """
-
-    def __init__(self, sample_shape: tuple[int, ...], levels: int, patch_features: int = 0):
-        super().__init__()
-        self.shapes = [sample_shape]
-        if levels > 1:
-            channels, height, width = image_shape(sample_shape, "--pyramid 1")
-            self.shapes += [
-                (channels, max(1, height >> level), max(1, width >> level))
-                for level in range(1, levels)
-            ]
-        self.sizes = [prod(shape) for shape in self.shapes]
-        self.finest: nn.Module = nn.Unflatten(1, sample_shape)
-        if patch_features:
-            self.finest = PatchSum(sample_shape, patch_features)
-            self.sizes[0] = self.finest.features
-        self.features = sum(self.sizes)
-
-    def forward(self, values: Tensor) -> Tensor:
-        first, *parts = values.split(self.sizes, dim=1)
-        whole = self.finest(first)
-        for part, shape in zip(parts, self.shapes[1:], strict=True):
-            level = part.unflatten(1, shape)
-            whole = whole + F.interpolate(level, size=whole.shape[2:], mode="bilinear")
-        return whole
-
-    @torch.no_grad()
-    def start_small(self, output: nn.Linear) -> None:
-        """Give small values to the weights that produce pixels, which belong to the `output` layer
-        or to the patches, so that no tanh is saturated at first."""
-        pixels = output.weight
-        if isinstance(self.finest, PatchSum):
-            pixels = pixels[self.finest.features :]
-            dcgan_initialisation(self.finest.linear)
-        pixels.normal_(0.0, 0.02)
-
-
 class DenseCritic(Critic):
     """Three hidden layers with ReLU (Gulrajani et al. 2017, toy data): samples to scores `(B,)`.
+
+    Width 512: Cx28x28 -> 512 -> 512 -> 512 features -> 1 score
 
     With `patch_features` = N, the first hidden layer computes N features of each small patch of an
     image. It then uses LeakyReLU without normalisation, like the first layer of a DCGAN critic.
@@ -450,7 +339,7 @@ class DenseCritic(Critic):
 
     def __init__(
         self,
-        sample_shape: tuple[int, ...],
+        sample_shape: Shape,
         width: int = 512,
         critic_norm: str = "none",
         patch_features: int = 0,
@@ -458,75 +347,25 @@ class DenseCritic(Critic):
     ):
         super().__init__()
         if patch_features:
-            first = Patches(sample_shape, patch_features)
-            layers = [first, LeakyReLU(0.2), nn.Flatten()]
-            layers += hidden_layers((first.features, width, width), critic_norm, critic=True)
+            patches = Patches(sample_shape, patch_features)
+            layers = [patches, LeakyReLU(0.2), nn.Flatten()]
+            sizes = (patches.features, width, width)
         else:
+            layers = [nn.Flatten()]
             sizes = (prod(sample_shape), width, width, width)
-            layers = [nn.Flatten(), *hidden_layers(sizes, critic_norm, critic=True)]
-        self.layers = nn.Sequential(*layers)
+        self.layers = nn.Sequential(*layers, *hidden_layers(sizes, critic_norm, critic=True))
         self.add_score(width, num_classes)
         self.apply(he_initialisation)
 
 
-PATCH_STEP = 4  # pixels from one patch to the next; patches are twice as large, so they overlap
-
-
-class Patches(nn.Module):
-    """Images `(B, C, H, W)` to features of their 8x8 patches, `(B, rows, columns,
-    patch_features)`, with zero padding.
-
-    Computes `nn.Conv2d(C, patch_features, 8, stride=4, padding=2)` of images padded at the bottom
-    and on the right to multiples of 4. It is written as one matrix product, because convolutions
-    with few channels are slow on a CPU.
-    """
-
-    def __init__(self, sample_shape: tuple[int, ...], patch_features: int):
-        super().__init__()
-        channels, height, width = image_shape(sample_shape, "--patch-features 0")
-        right, bottom = 2 + -width % PATCH_STEP, 2 + -height % PATCH_STEP
-        self.padding = (2, right, 2, bottom)
-        self.features = prod(patch_grid(height, width)) * patch_features
-        self.linear = nn.Linear(channels * (2 * PATCH_STEP) ** 2, patch_features)
-
-    def forward(self, images: Tensor) -> Tensor:
-        blocks = F.pad(images, self.padding).unflatten(3, (-1, PATCH_STEP))
-        blocks = blocks.unflatten(2, (-1, PATCH_STEP)).permute(0, 2, 4, 1, 3, 5).flatten(3)
-        upper, lower = blocks[:, :-1], blocks[:, 1:]  # (B, rows, columns + 1, C * 16)
-        corners = [upper[:, :, :-1], upper[:, :, 1:], lower[:, :, :-1], lower[:, :, 1:]]
-        return self.linear(torch.cat(corners, 3))
-
-
-class PatchSum(nn.Module):
-    """The transpose of `Patches`: features `(B, rows * columns * patch_features)`, before their
-    ReLU, to images `(B, C, H, W)`, the sum of overlapping patches.
-
-    Computes `nn.ConvTranspose2d(patch_features, C, 8, stride=4, padding=2)` after a ReLU, except
-    for the biases and for sides that are not multiples of 4.
-    """
-
-    def __init__(self, sample_shape: tuple[int, ...], patch_features: int):
-        super().__init__()
-        channels, height, width = image_shape(sample_shape, "--patch-features 0")
-        self.sample_shape = channels, height, width
-        self.grid = (*patch_grid(height, width), patch_features)
-        self.features = prod(self.grid)
-        self.linear = nn.Linear(patch_features, channels * (2 * PATCH_STEP) ** 2)
-
-    def forward(self, features: Tensor) -> Tensor:
-        channels, height, width = self.sample_shape
-        corners = self.linear(F.relu(features.unflatten(1, self.grid))).chunk(4, dim=3)
-        # Each corner of a patch is a block of 4x4 pixels; the padding moves it into place.
-        places = ((0, 1, 0, 1), (1, 0, 0, 1), (0, 1, 1, 0), (1, 0, 1, 0))
-        moved = [F.pad(c, (0, 0, *place)) for c, place in zip(corners, places, strict=True)]
-        blocks = sum(moved).unflatten(3, (channels, PATCH_STEP, PATCH_STEP))
-        images = blocks.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
-        return images[:, :, 2 : 2 + height, 2 : 2 + width]
-
-
-def patch_grid(height: int, width: int) -> tuple[int, int]:
-    """Number of rows and columns of patches."""
-    return ceil(height / PATCH_STEP), ceil(width / PATCH_STEP)
+def hidden_layers(sizes: tuple[int, ...], norm: str, critic: bool = False) -> list[nn.Module]:
+    """Dense layers from each size to the next, each with normalisation and activation."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise(sizes):
+        activation = LeakyReLU(0.0) if critic else nn.ReLU()
+        normalise = normalisation(norm, after, critic, dense=True)
+        layers += [nn.Linear(before, after), normalise, activation]
+    return layers
 
 
 def he_initialisation(module: nn.Module) -> None:
@@ -538,15 +377,6 @@ def he_initialisation(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         nn.init.zeros_(module.bias)
-
-
-def hidden_layers(sizes: tuple[int, ...], norm: str, critic: bool = False) -> list[nn.Module]:
-    """Dense layers from each size to the next, each with normalisation and activation."""
-    layers: list[nn.Module] = []
-    for before, after in pairwise(sizes):
-        activation = LeakyReLU(0.0) if critic else nn.ReLU()
-        layers += [nn.Linear(before, after), normalisation(norm, after, (), critic), activation]
-    return layers
 
 
 # ---------------------------------------------------------------- layers of critics
@@ -612,12 +442,21 @@ class Convolution(torch.autograd.Function):
         grad_x = grad_weight = grad_bias = None
         if needs_x:
             sizes = zip(x.shape[2:], weight.shape[2:], stride, padding, strict=True)
-            rest = [(side + 2 * pad - kernel) % step for side, kernel, step, pad in sizes]
-            grad_x = F.conv_transpose2d(g, weight, None, stride, padding, rest)
+            output_padding = [(side + 2 * pad - kernel) % step for side, kernel, step, pad in sizes]
+            grad_x = F.conv_transpose2d(g, weight, None, stride, padding, output_padding)
         if any(needs_weights):
             _, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
-                *(g, x, weight, [len(weight)], stride, padding),
-                *([1, 1], False, [0, 0], 1, [False, *needs_weights]),  # dilation, ..., what to do
+                g,
+                x,
+                weight,
+                [len(weight)],  # shape of the bias
+                stride,
+                padding,
+                [1, 1],  # dilation
+                False,  # transposed
+                [0, 0],  # output padding
+                1,  # groups
+                [False, *needs_weights],  # which gradients to compute
             )
         return grad_x, grad_weight, grad_bias, None, None
 
@@ -656,7 +495,180 @@ class LeakyReLUFunction(torch.autograd.Function):
         return torch.ops.aten.leaky_relu_backward(g, y, ctx.slope, True), None
 
 
+# ---------------------------------------------------------------- pyramid and patches
+#
+# Linear layers of the dense networks that share weights between neighbouring pixels.
+
+
+class PyramidSum(nn.Module):
+    """Flat values `(B, features)` to images `(B, C, H, W)`: the sum of `levels` images, each half
+    the size of the previous one and resized to full size. Points have one level.
+
+    One level can represent any image. With several, neighbouring pixels share weights, so that
+    shapes are learned before fine detail (as in a Laplacian pyramid, Denton et al. 2015). With
+    `patch_features`, the first level's values are patch features instead of pixels.
+    """
+
+    def __init__(self, sample_shape: Shape, levels: int, patch_features: int = 0):
+        super().__init__()
+        self.shapes = [sample_shape]
+        for level in range(1, levels):
+            channels, height, width = image_shape(sample_shape, "--pyramid 1")
+            self.shapes.append((channels, max(1, height >> level), max(1, width >> level)))
+        self.sizes = [prod(shape) for shape in self.shapes]
+        self.finest: nn.Module = nn.Unflatten(1, sample_shape)
+        if patch_features:
+            self.finest = PatchSum(sample_shape, patch_features)
+            self.sizes[0] = self.finest.features
+        self.features = sum(self.sizes)
+
+    def forward(self, values: Tensor) -> Tensor:
+        first, *parts = values.split(self.sizes, dim=1)
+        whole = self.finest(first)
+        for part, shape in zip(parts, self.shapes[1:], strict=True):
+            level = part.unflatten(1, shape)
+            whole = whole + F.interpolate(level, size=whole.shape[2:], mode="bilinear")
+        return whole
+
+    @torch.no_grad()
+    def start_small(self, output: nn.Linear) -> None:
+        """Give small values to the weights that produce pixels, which belong to the `output` layer
+        or to the patches, so that no tanh is saturated at first."""
+        pixels = output.weight
+        if isinstance(self.finest, PatchSum):
+            pixels = pixels[self.finest.features :]
+            dcgan_initialisation(self.finest.linear)
+        pixels.normal_(0.0, 0.02)
+
+
+PATCH_STEP = 4  # pixels from one patch to the next; patches are twice as large, so they overlap
+
+
+class Patches(nn.Module):
+    """Images `(B, C, H, W)` to features of their 8x8 patches, `(B, rows, columns,
+    patch_features)`, with zero padding.
+
+    Computes `nn.Conv2d(C, patch_features, 8, stride=4, padding=2)` of images padded at the bottom
+    and on the right to multiples of 4. It is written as one matrix product, because convolutions
+    with few channels are slow on a CPU.
+    """
+
+    def __init__(self, sample_shape: Shape, patch_features: int):
+        super().__init__()
+        channels, height, width = image_shape(sample_shape, "--patch-features 0")
+        right, bottom = 2 + -width % PATCH_STEP, 2 + -height % PATCH_STEP
+        self.padding = (2, right, 2, bottom)
+        self.features = prod(patch_grid(height, width)) * patch_features
+        self.linear = nn.Linear(channels * (2 * PATCH_STEP) ** 2, patch_features)
+
+    def forward(self, images: Tensor) -> Tensor:
+        blocks = F.pad(images, self.padding).unflatten(3, (-1, PATCH_STEP))
+        blocks = blocks.unflatten(2, (-1, PATCH_STEP)).permute(0, 2, 4, 1, 3, 5).flatten(3)
+        upper, lower = blocks[:, :-1], blocks[:, 1:]  # (B, rows, columns + 1, C * 16)
+        corners = [upper[:, :, :-1], upper[:, :, 1:], lower[:, :, :-1], lower[:, :, 1:]]
+        return self.linear(torch.cat(corners, 3))
+
+
+class PatchSum(nn.Module):
+    """The transpose of `Patches`: features `(B, rows * columns * patch_features)`, before their
+    ReLU, to images `(B, C, H, W)`, the sum of overlapping patches.
+
+    Computes `nn.ConvTranspose2d(patch_features, C, 8, stride=4, padding=2)` after a ReLU, except
+    for the biases and for sides that are not multiples of 4.
+    """
+
+    def __init__(self, sample_shape: Shape, patch_features: int):
+        super().__init__()
+        channels, height, width = image_shape(sample_shape, "--patch-features 0")
+        self.sample_shape = channels, height, width
+        self.grid = (*patch_grid(height, width), patch_features)
+        self.features = prod(self.grid)
+        self.linear = nn.Linear(patch_features, channels * (2 * PATCH_STEP) ** 2)
+
+    def forward(self, features: Tensor) -> Tensor:
+        channels, height, width = self.sample_shape
+        corners = self.linear(F.relu(features.unflatten(1, self.grid))).chunk(4, dim=3)
+        # Each corner of a patch is a block of 4x4 pixels; the padding moves it into place.
+        places = ((0, 1, 0, 1), (1, 0, 0, 1), (0, 1, 1, 0), (1, 0, 1, 0))
+        moved = [F.pad(c, (0, 0, *place)) for c, place in zip(corners, places, strict=True)]
+        blocks = sum(moved).unflatten(3, (channels, PATCH_STEP, PATCH_STEP))
+        images = blocks.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+        return images[:, :, 2 : 2 + height, 2 : 2 + width]
+
+
+def patch_grid(height: int, width: int) -> tuple[int, int]:
+    """Number of rows and columns of patches."""
+    return ceil(height / PATCH_STEP), ceil(width / PATCH_STEP)
+
+
 # ---------------------------------------------------------------- shared
+
+
+def image_shape(sample_shape: Shape, remedy: str = "--model dense") -> tuple[int, int, int]:
+    """Return the `(C, H, W)` of a sample; ValueError for points, which have no height and width."""
+    if len(sample_shape) != 3:
+        raise ValueError(
+            f"points with {sample_shape[0]} coordinates have no height and width: use {remedy}"
+        )
+    return sample_shape
+
+
+def count_halvings(height: int, width: int) -> int:
+    """Number of stages of a DCGAN: halvings until the shorter side is 4 to 7 pixels.
+
+    ValueError, naming the nearest sizes that work, if a side cannot be halved that often.
+    """
+    stages = halvings(height, width)
+    if not stages:
+        names = " or ".join(f"{h}x{w}" for h, w in nearest_dcgan_sizes(height, width))
+        raise ValueError(
+            f"convolutions for {height}x{width} images need sides of 8 pixels or more that can be "
+            f"halved until the shorter one has 4 to 7: use --image-size {names}"
+        )
+    return stages
+
+
+def halvings(height: int, width: int) -> int:
+    """As `count_halvings`, but 0 if a side cannot be halved that often."""
+    stages = max(0, (min(height, width) // 4).bit_length() - 1)
+    return stages if height % 2**stages == width % 2**stages == 0 else 0
+
+
+def nearest_dcgan_sizes(height: int, width: int) -> list[tuple[int, int]]:
+    """The nearest smaller and the nearest larger size of a DCGAN, if they exist."""
+    units = [2**stages for stages in range(1, 17)]
+    smaller = [(height // unit * unit, width // unit * unit) for unit in units]
+    larger = [(ceil(height / unit) * unit, ceil(width / unit) * unit) for unit in units]
+    nearest = []
+    for sizes in (smaller, larger):
+        nearest += [size for size in sizes if halvings(*size)][:1]  # small units change size least
+    return nearest
+
+
+UPSAMPLINGS = ("transposed", "nearest")
+NORMS = {  # constructors for the channels of images
+    "none": nn.Identity,
+    "layer": partial(nn.GroupNorm, 1),  # over channels, height and width
+    "instance": partial(nn.InstanceNorm2d, affine=True),
+    "batch": nn.BatchNorm2d,
+}
+DENSE_NORMS = {"none": nn.Identity, "layer": nn.LayerNorm, "batch": nn.BatchNorm1d}
+
+
+def normalisation(name: str, channels: int, critic: bool = False, dense: bool = False) -> nn.Module:
+    """The normalisation after a convolution, or after a `dense` layer; ValueError if none exists.
+
+    A critic's batch normalisation keeps no running statistics, as a critic is only used in
+    training.
+    """
+    norms = DENSE_NORMS if dense else NORMS
+    if name not in norms:
+        raise ValueError(
+            f"normalisation {name!r} does not exist for {'dense' if dense else 'convolutional'} "
+            f"networks: use one of {', '.join(norms)}"
+        )
+    options = {"track_running_stats": False} if critic and name == "batch" else {}
+    return norms[name](channels, **options)
 
 
 def one_hot_categories(noise: Tensor, categories: int) -> Tensor:
@@ -671,29 +683,6 @@ def one_hot_categories(noise: Tensor, categories: int) -> Tensor:
         return noise
     chosen = F.one_hot(noise[:, :categories].argmax(1), categories) * categories**0.5
     return torch.cat([chosen.to(noise.dtype), noise[:, categories:]], 1)
-
-
-def normalisation(
-    kind: str, channels: int, size: tuple[int, ...], critic: bool = False
-) -> nn.Module:
-    """The normalisation called `kind` after a layer; an empty `size` means a dense layer.
-
-    A critic's batch normalisation keeps no running statistics, as a critic is only used in
-    training. Layer normalisation of images is over channels, height and width (`GroupNorm(1, C)`).
-    """
-    if kind == "none":
-        return nn.Identity()
-    if kind == "batch":
-        layer = nn.BatchNorm2d if size else nn.BatchNorm1d
-        return layer(channels, track_running_stats=not critic)
-    if kind == "layer":
-        return nn.GroupNorm(1, channels) if size else nn.LayerNorm(channels)
-    if kind == "instance" and size:
-        return nn.InstanceNorm2d(channels, affine=True)
-    raise ValueError(
-        f"normalisation {kind!r} does not exist for {'convolutional' if size else 'dense'} "
-        f"networks: use one of {', '.join(n for n in NORMS if size or n != 'instance')}"
-    )
 
 
 @dataclass(frozen=True)
@@ -731,16 +720,9 @@ def choose_device(name: str = "auto") -> torch.device:
 
     ValueError, listing the available devices, for one that does not exist.
     """
-    available = available_devices()
+    available = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    available += ["mps", "cpu"] if torch.backends.mps.is_available() else ["cpu"]
     for device in available:
         if name in ("auto", device, device.split(":")[0]):
             return torch.device(device)
     raise ValueError(f"no device {name!r}; available devices: auto, {', '.join(available)}")
-
-
-def available_devices() -> list[str]:
-    """Names of this machine's devices, the preferred one first."""
-    devices = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    if torch.backends.mps.is_available():
-        devices.append("mps")
-    return [*devices, "cpu"]
