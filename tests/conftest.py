@@ -60,7 +60,7 @@ class LinearCritic(nn.Module):
         super().__init__()
         self.weights = nn.Parameter(torch.as_tensor(weights, dtype=torch.float32))
 
-    def forward(self, samples):
+    def forward(self, samples, labels=None):
         return samples.flatten(1) @ self.weights
 
 

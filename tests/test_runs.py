@@ -117,7 +117,9 @@ def test_an_augmented_run_in_parts_resumes_exactly(image_folder, tmp_path, capsy
     assert contents(tmp_path / "whole")[0] != contents(tmp_path / "plain")[0]
     capsys.readouterr()
     assert run_main(image_folder, tmp_path / "parts", *options[:3], 4, "--steps", 6) == 0
-    assert "--accumulate was 2 and is 4: results will not be byte-identical" in capsys.readouterr().out
+    assert (
+        "--accumulate was 2 and is 4: results will not be byte-identical" in capsys.readouterr().out
+    )
 
 
 def test_a_run_whose_rates_have_decayed_cannot_be_lengthened(image_folder, tmp_path, capsys):

@@ -193,7 +193,9 @@ def test_fakes_are_sampled_at_once_unless_a_sample_depends_on_its_batch(
     state = build_state(small_config(generator_norm=norm), (1, 16, 16), cpu)
     noise, labels, sizes = torch.randn(3, 8, 4), torch.zeros(3, 8), []
     with torch.no_grad():
-        expected = [state.losses.sample(state.generator, *pair) for pair in zip(noise, labels)]
+        expected = [
+            state.losses.sample(state.generator, *pair) for pair in zip(noise, labels, strict=True)
+        ]
 
     def sample(generator, noise, labels, sample=state.losses.sample):
         sizes.append(len(noise))

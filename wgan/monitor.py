@@ -82,17 +82,14 @@ class Monitor:
         draw = is_due(config.sample_every, step) or last
         if draw and distributed.is_first():
             self.save_samples()
-        overdue = status.seconds - self.last_save > self.max_seconds_unsaved(status)
+        unsaved = status.seconds - self.last_save
+        overdue = unsaved > max_seconds_unsaved(status.seconds - self.start_seconds)
         keep = is_due(config.keep_every, step)
         if is_due(config.checkpoint_every, step) or keep or overdue or status.save_requested:
             self.saver.save(keep)
             self.last_save = status.seconds
         if overdue and not draw:
             self.save_latest()
-
-    def max_seconds_unsaved(self, status: StepStatus) -> float:
-        first, later = MAX_SECONDS_UNSAVED
-        return min(later, max(first, (status.seconds - self.start_seconds) / 10))
 
     def finish(self, status: StepStatus) -> None:
         """Save the last checkpoint and the plots, and print how training ended."""
@@ -166,6 +163,12 @@ class Monitor:
 def is_due(every: int, step: int) -> bool:
     """Whether something that happens every N steps happens after this one; 0: never."""
     return every > 0 and step % every == 0
+
+
+def max_seconds_unsaved(elapsed: float) -> float:
+    """Seconds after which a checkpoint is overdue, when a command has trained for `elapsed`."""
+    first, later = MAX_SECONDS_UNSAVED
+    return min(later, max(first, elapsed / 10))
 
 
 class Evaluation:

@@ -52,9 +52,10 @@ def compare(config: Config, state: TrainState, stored: StoredRun) -> list[str]:
     if names != state.class_names and old.conditional == config.conditional:
         differences = describe_other_classes(names, state.class_names)
         raise ValueError(f"{differences}: use the data as they were, or --fresh")
-    other_data = describe_other_data(checkpoint.get("data"), state.data)
-    if other_data is None and "digest" in checkpoint.get("data", {}):
-        config = replace(config, dataset=old.dataset)  # which may have moved
+    trained_on = checkpoint.get("data")
+    other_data = describe_other_data(trained_on, state.data)
+    if other_data is None and isinstance(trained_on, dict) and "digest" in trained_on:
+        config = replace(config, dataset=old.dataset)  # the same data, which may have moved
     if changed := changes(old, config):
         raise ValueError(describe_changes(config, changed))
     reported = [other_data] if other_data else []

@@ -64,9 +64,17 @@ def test_a_resumed_run_spreads_its_remaining_progress_over_the_new_time(clock):
 def test_compiling_before_the_start_costs_time_but_no_progress(clock):
     limited = Budget(math.inf, 60)
     clock.now = 30.0
-    limited.start()
+    limited.start(0, Signals())
     assert limited.progress(0) == 0
     assert limited.seconds_left(0, steps_per_second=1e-9) == pytest.approx(30 - RESERVED_SECONDS)
+
+
+def test_seconds_of_training_go_on_after_an_interruption(clock):
+    resumed = Budget(100, 0, seconds_before=40.0)
+    clock.now = 10.0
+    resumed.start(5, Signals())
+    clock.now = 13.0
+    assert resumed.status(6, Signals()).seconds == 43
 
 
 def test_a_status_reports_a_save_request_once():

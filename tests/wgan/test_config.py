@@ -1,15 +1,15 @@
 """Options: where a value comes from, what is refused, what is stored."""
 
 import tomllib
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from helpers import parse
 
 from utils import METHODS
-from wgan.config import FIELDS, changes, keyword_parameters, stored_config, without_effect
-from wgan.layers import Layer, resolve
+from wgan.checkpoints import config_of
+from wgan.config import FIELDS, keyword_parameters, without_effect
+from wgan.recipes import resolve
 from wgan_gp import MODELS
 
 # ---------------------------------------------------------------- options without effect
@@ -46,22 +46,21 @@ def without_effect_names(arguments):
     return [name for name in names if name not in others]
 
 
-def test_an_option_of_the_file_without_effect_names_the_file(tmp_path):
-    file = tmp_path / "a.toml"
-    file.write_text("patch_features = 32\n")
-    with pytest.raises(ValueError, match=rf"patch_features = 32 \({file}\) has no effect with"):
-        parse("--config", file, "--model", "dcgan")
-    assert parse("--config", file, "--model", "dense").patch_features == 32
-
-
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("model", MODELS)
-def test_what_applies_is_what_is_stored_and_can_be_given_again(method, model):
+def test_what_applies_is_what_is_stored_and_can_be_given_again(method, model, tmp_path):
     config = parse("--method", method, "--model", model)
     stored = tomllib.loads(config.to_toml())
     assert stored.keys() == FIELDS.keys() - without_effect(config).keys()
-    assert resolve({}, Layer("stored", stored)).config.applicable() == config.applicable()
-    assert stored_config(stored).applicable() == config.applicable()
+    assert config_of({"config": stored}).applicable() == config.applicable()
+    (tmp_path / "a.toml").write_text(config.to_toml())
+    assert parse("--config", tmp_path / "a.toml").applicable() == config.applicable()
+
+
+def test_the_stored_options_of_points_can_be_given_again(tmp_path):
+    config = parse("--dataset", "ring")
+    (tmp_path / "a.toml").write_text(config.to_toml())  # has the options of images, too
+    assert parse("--config", tmp_path / "a.toml") == config
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -87,7 +86,6 @@ def test_what_is_written_reads_back_the_same(run, tmp_path):
     flags = {"betas": [0.25, 0.5], "flip": True, "lr": 1e-7, "seed": 2**63 + 1, "run": run}
     config = resolve(flags).config
     (tmp_path / "c.toml").write_text(config.to_toml(), encoding="utf-8")
-    assert stored_config(tomllib.loads(config.to_toml())).applicable() == config.applicable()
     assert parse("--config", tmp_path / "c.toml") == config
 
 
@@ -123,6 +121,7 @@ def test_what_is_written_reads_back_the_same(run, tmp_path):
         ("batch_size = 8\naccumulate = 8", "needs a batch_size of 16 or more with accumulate = 8"),
         ("batch_size = 0", "at least 1"),
         ("[table]", "unknown option 'table'"),
+        ("[cuda]\nwidht = 3", "unknown option 'widht'; did you mean 'width'?"),
         ("no toml", "cannot read the configuration file"),
         ("categories = 9\nnoise_dim = 8", "categories (9) must not exceed noise_dim (8)"),
     ],
@@ -130,13 +129,13 @@ def test_what_is_written_reads_back_the_same(run, tmp_path):
 def test_a_files_bad_values_are_refused_by_name(text, message, tmp_path):
     (tmp_path / "bad.toml").write_text(text + "\n")
     with pytest.raises(ValueError) as error:
-        parse("--config", tmp_path / "bad.toml")
+        parse("--config", tmp_path / "bad.toml", "--dataset", "mnist")
     assert message in str(error.value)
 
 
 def test_a_square_image_size_may_be_a_number(tmp_path):
     (tmp_path / "a.toml").write_text("image_size = 64\n")
-    assert parse("--config", tmp_path / "a.toml").image_size == "64"
+    assert parse("--config", tmp_path / "a.toml", "--dataset", "mnist").image_size == "64"
 
 
 def test_a_recipe_is_found_from_any_folder(tmp_path, monkeypatch):
@@ -164,7 +163,7 @@ def test_only_a_close_name_is_suggested():
 
 def test_a_file_with_a_byte_order_mark_is_read(tmp_path):
     (tmp_path / "a.toml").write_text("seed = 3\n", encoding="utf-8-sig")
-    assert parse("--config", tmp_path / "a.toml").seed == 3
+    assert parse("--config", tmp_path / "a.toml", "--dataset", "mnist").seed == 3
 
 
 def test_a_file_that_is_not_toml_is_called_that(tmp_path):
@@ -191,44 +190,3 @@ def test_the_home_folder_in_every_path(tmp_path, monkeypatch):
 def test_names_that_no_file_can_store_are_refused(name, value):
     with pytest.raises(ValueError, match=f"{name} = .*: must be text in valid UTF-8 without NUL"):
         resolve({name: value})
-
-
-@pytest.mark.parametrize(
-    ("recipe", "flags", "advice"),
-    [
-        ("points-wgan", [], "add --dataset ring, grid or swissroll"),
-        ("points-wgan-gp", ["--dataset", "mnist"], "add --dataset ring, grid or swissroll"),
-        ("points-wgan-div", ["--dataset", "folder"], "add --dataset ring, grid or swissroll"),
-        ("images", [], "add --dataset FOLDER"),
-    ],
-)
-def test_a_recipe_for_several_data_sets_needs_one_of_them(recipe, flags, advice):
-    with pytest.raises(ValueError, match=f"configs/{recipe}.toml is for .*: {advice}"):
-        parse("--config", f"configs/{recipe}.toml", *flags)
-
-
-def test_recipes_apply_to_the_data_they_are_for():
-    assert parse("--config", "configs/points-wgan.toml", "--dataset", "ring").dataset == "ring"
-    assert parse("--config", "configs/images.toml", "--dataset", "folder").dataset == "folder"
-    assert parse("--config", "configs/glyphs.toml").dataset == "glyphs"
-    assert parse("--config", "configs/glyphs.toml", "--dataset", "mnist").dataset == "mnist"
-
-
-# ---------------------------------------------------------------- resuming
-
-
-def test_only_options_that_change_the_result_count_as_changes():
-    old = parse("--dataset", "mnist", "--model", "residual")
-    resumable = ("--model", "residual", "--steps", "9", "--log-every", "7", "--device", "cpu")
-    assert changes(old, parse("--dataset", "mnist", *resumable)) == []
-    assert changes(old, replace(old, seed=5)) == ["seed was 0 and is 5"]
-    decayed = parse("--lr-decay", "--steps", "5")
-    assert changes(decayed, parse("--lr-decay", "--steps", "9")) == ["steps was 5 and is 9"]
-
-
-def test_a_stored_run_keeps_the_defaults_of_options_that_were_added_since():
-    stored = vars(parse()) | {"categories": 20}
-    for name in ("categories", "augment", "accumulate", "generator_width"):
-        del stored[name]
-    assert parse().categories > 0  # by the recipe
-    assert stored_config(stored).categories == FIELDS["categories"].default == 0

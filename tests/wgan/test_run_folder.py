@@ -5,25 +5,34 @@ import io
 import os
 import shutil
 from contextlib import closing
-from dataclasses import replace
 
 import pytest
 import torch
 from filelock import FileLock
-from helpers import run_main, small_config
+from helpers import parse, run_main
 
 from wgan import checkpoints, files, run_folder
-from wgan.checkpoints import add_digest, read_checkpoint
-from wgan.config import read_toml
-from wgan.errors import TrainingFailed
+from wgan.checkpoints import add_digest, pack_checkpoint, read_checkpoint
 from wgan.run_folder import LOG_COLUMNS, RunFolder, move_aside
+from wgan.stored_run import read_run, set_corrupt_aside
 
 
 @pytest.fixture
 def run(tmp_path):
-    run = RunFolder(small_config(run=str(tmp_path / "run")))
+    run = RunFolder(tmp_path / "run")
     yield run
     run.close()
+
+
+def save(run, step, **values):
+    run.save(pack_checkpoint({"step": step} | values, parse("--dataset", "mnist")))
+
+
+def restore(run):
+    """The newest intact checkpoint of the folder, as a resumed run takes it."""
+    stored = read_run(run.path)
+    set_corrupt_aside(stored)
+    return stored.checkpoint
 
 
 def row(step):
@@ -31,23 +40,23 @@ def row(step):
 
 
 def test_a_checkpoint_comes_back_and_the_one_before_is_kept(run):
-    assert run.restore() is None
+    assert read_run(run.path) is None
     for step in (1, 2, 3):
-        run.save({"step": step, "weights": torch.full((3,), float(step))})
-    assert run.restore()["step"] == 3
+        save(run, step, weights=torch.full((3,), float(step)))
+    assert restore(run)["step"] == 3
     assert read_checkpoint(run.previous)["weights"].tolist() == [2.0] * 3
     assert not list(run.path.glob("*.tmp"))
 
 
 def test_anyone_can_load_a_checkpoint_without_this_project(run):
-    run.save({"step": 1})
+    save(run, 1)
     assert torch.load(run.checkpoint, weights_only=True)["step"] == 1
 
 
 @pytest.mark.parametrize("damage", ["bit", "cut", "empty", "gone"])
 def test_a_broken_checkpoint_falls_back_to_the_one_before(run, damage, capsys):
-    run.save({"step": 1})
-    run.save({"step": 2})
+    save(run, 1)
+    save(run, 2)
     content = bytearray(run.checkpoint.read_bytes())
     if damage == "gone":
         run.checkpoint.unlink()
@@ -55,23 +64,23 @@ def test_a_broken_checkpoint_falls_back_to_the_one_before(run, damage, capsys):
         content[len(content) // 2] ^= 1
         broken = {"bit": content, "cut": content[:-1], "empty": b""}[damage]
         run.checkpoint.write_bytes(broken)
-    assert run.restore()["step"] == 1
+    assert restore(run)["step"] == 1
     if damage != "gone":
-        assert "is corrupt" in capsys.readouterr().out
+        assert "is corrupt and is now checkpoint.broken.pt" in capsys.readouterr().out
     # The next save must not push the good one out for the broken one.
-    run.save({"step": 3})
-    assert run.restore()["step"] == 3
+    save(run, 3)
+    assert restore(run)["step"] == 3
     assert read_checkpoint(run.previous)["step"] == 1
 
 
 def test_two_broken_checkpoints_are_an_error_and_kept(run):
-    run.save({"step": 1})
-    run.save({"step": 2})
+    save(run, 1)
+    save(run, 2)
     for path in (run.checkpoint, run.previous):
         path.write_bytes(b"x")
     for _ in range(2):
         with pytest.raises(ValueError, match=r"no checkpoint of .* can be read"):
-            run.restore()
+            restore(run)
     assert run.checkpoint.read_bytes() == run.previous.read_bytes() == b"x"
 
 
@@ -97,7 +106,7 @@ def test_other_pictures_among_the_samples_do_no_harm(run):
 
 
 def test_every_single_byte_is_covered(run):
-    run.save({"step": 1})
+    save(run, 1)
     content = run.checkpoint.read_bytes()
     for position in [*range(0, len(content), 7), *range(len(content) - 70, len(content))]:
         broken = bytearray(content)
@@ -122,22 +131,22 @@ def test_code_in_a_checkpoint_is_not_run(run, tmp_path):
 
 def test_another_format_is_refused(run, monkeypatch):
     monkeypatch.setattr(checkpoints, "CHECKPOINT_FORMAT", 99)
-    run.save({"step": 1})
+    save(run, 1)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="has format 99, but this version reads format 4"):
+    with pytest.raises(ValueError, match=r"has format 99, but this version reads format \d"):
         read_checkpoint(run.checkpoint)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(run, monkeypatch):
-    run.save({"step": 1})
+    save(run, 1)
 
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(OSError):
-        run.save({"step": 2})
-    assert run.restore()["step"] == 1
+        save(run, 2)
+    assert restore(run)["step"] == 1
     assert not list(run.path.glob("*.tmp"))
 
 
@@ -155,10 +164,11 @@ def test_the_log_is_cut_back_to_the_checkpoint_and_a_torn_line_dropped(run):
 
 
 def test_a_run_is_moved_aside_to_a_free_name(tmp_path):
-    config = small_config(run=str(tmp_path / "run"))
     for expected in ("run.old-1", "run.old-2"):
-        with closing(RunFolder(config)), pytest.raises(ValueError, match="another process trains"):
-            move_aside(tmp_path / "run")
+        with closing(RunFolder(tmp_path / "run")) as run:
+            save(run, 1)
+            with pytest.raises(ValueError, match="another process trains"):
+                move_aside(tmp_path / "run")
         assert move_aside(tmp_path / "run").name == expected
     assert move_aside(tmp_path / "run") is None
 
@@ -174,7 +184,7 @@ def test_the_current_folder_is_not_moved_aside(image_folder, tmp_path, monkeypat
 
 def test_a_folder_is_for_one_process_at_a_time(run):
     with pytest.raises(ValueError, match="another process trains in"):
-        RunFolder(run.config)
+        RunFolder(run.path)
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS])
@@ -183,36 +193,36 @@ def test_a_file_system_without_locks_is_a_warning(code, tmp_path, monkeypatch, c
         raise OSError(code, "No locks available")
 
     monkeypatch.setattr(FileLock, "_acquire", refuse)
-    run = RunFolder(small_config(run=str(tmp_path / "run")))
-    run.save({"step": 1})
-    run.close()
+    with closing(RunFolder(tmp_path / "run")) as run:
+        save(run, 1)
     assert "cannot lock" in capsys.readouterr().err
 
 
 def test_leftovers_of_a_killed_process_are_removed_and_other_files_kept(tmp_path):
-    config = small_config(run=str(tmp_path / "run"))
-    RunFolder(config).close()
+    RunFolder(tmp_path / "run").close()
     leftovers = ["checkpoint.pt.123.tmp", "samples/000100.png.123.tmp", "curves.png.123.tmp"]
     others = ["neighbours.png.123.tmp", "mine.tmp"]
     for name in leftovers + others:
         (tmp_path / "run" / name).write_text("x")
-    RunFolder(config).close()
+    assert move_aside(tmp_path / "run") is None  # nothing of a run so far
+    (tmp_path / "run" / "config.toml").touch()
+    RunFolder(tmp_path / "run").close()
     assert not any((tmp_path / "run" / name).exists() for name in leftovers)
     assert all((tmp_path / "run" / name).exists() for name in others)
 
 
 def test_a_checkpoint_that_cannot_be_read_is_not_called_corrupt(run, monkeypatch):
-    run.save({"step": 1})
-    run.save({"step": 2})
+    save(run, 1)
+    save(run, 2)
 
     def broken(path):
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(type(run.path), "read_bytes", broken)
     with pytest.raises(OSError, match="Input/output error"):
-        run.restore()
+        restore(run)
     monkeypatch.undo()
-    assert run.restore()["step"] == 2
+    assert restore(run)["step"] == 2
 
 
 def test_lines_that_could_not_be_written_come_later_and_whole(run, monkeypatch):
@@ -238,34 +248,28 @@ class FullDisk(io.FileIO):
         return super().write(content[:5])
 
 
-def test_a_folder_with_only_a_checkpoint_is_a_run(run, tmp_path):
-    run.save({"step": 1})
-    copy = tmp_path / "copy"
+def test_a_folder_with_only_a_checkpoint_is_a_run(image_folder, tmp_path, capsys):
+    run, copy = tmp_path / "r", tmp_path / "copy"
+    assert run_main(image_folder, run, "--steps", 1) == 0
     copy.mkdir()
-    shutil.copy(run.checkpoint, copy)
-    with pytest.raises(ValueError, match=r"copy contains another run \(seed was 0 and is 5\)"):
-        RunFolder(small_config(run=str(copy), seed=5))
+    shutil.copy(run / "checkpoint.pt", copy)
+    assert run_main(image_folder, copy, "--steps", 2, "--seed", 5) == 2
+    assert "copy contains another run (seed was 0 and is 5)" in capsys.readouterr().err
     assert not (copy / "config.toml").exists()
-    with closing(RunFolder(small_config(run=str(copy), log_every=9))) as opened:
-        assert opened.restore()["step"] == 1
-    assert read_toml(copy / "config.toml")["log_every"] == 9
+    assert run_main(image_folder, copy, "--steps", 2) == 0
+    assert read_checkpoint(copy / "checkpoint.pt")["step"] == 2
     (copy / "config.toml").unlink()
     assert move_aside(copy).name == "copy.old-1"
 
 
-@pytest.mark.parametrize("content", ["", "dataset = 'gly", "seed = -1", "\0"])
-def test_damaged_options_are_named_and_removing_them_helps(content, run):
-    run.save({"step": 1})
-    run.close()
-    file = run.path / "config.toml"
-    file.write_text(content)
-    with pytest.raises(ValueError) as error:
-        RunFolder(run.config)
-    assert f"the options in {file} are invalid" in str(error.value)
-    assert "remove this file" in str(error.value)
-    file.unlink()
-    with closing(RunFolder(run.config)) as opened:
-        assert opened.restore()["step"] == 1
+@pytest.mark.parametrize("content", ["", "dataset = 'gly", "seed = -1"])
+def test_the_options_of_a_run_are_those_in_its_checkpoint(content, image_folder, tmp_path):
+    """config.toml is for people: a resumed run writes it again."""
+    run = tmp_path / "r"
+    assert run_main(image_folder, run, "--steps", 1) == 0
+    (run / "config.toml").write_text(content)
+    assert run_main(image_folder, run, "--steps", 2) == 0
+    assert "seed = 0" in (run / "config.toml").read_text()
 
 
 def test_fresh_does_not_move_the_weights_it_starts_from(image_folder, tmp_path, capsys):
@@ -286,30 +290,19 @@ def test_a_log_that_is_no_text_is_refused(run):
 def test_a_foreign_checkpoint_does_not_make_a_folder_a_run(tmp_path):
     (tmp_path / "checkpoint.pt").write_bytes(b"of another project")
     with pytest.raises(ValueError, match="is not empty and contains no run"):
-        RunFolder(small_config(run=str(tmp_path)))
+        RunFolder(tmp_path)
     assert move_aside(tmp_path) is None
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows does not delete files in use")
 def test_a_folder_that_another_run_has_taken_over_is_left_alone(run):
+    run.start_log(0)
     shutil.rmtree(run.path)
-    other = RunFolder(replace(run.config, seed=7))
-    other.save({"step": 5})
-    with pytest.raises(TrainingFailed, match="was deleted during training: another process"):
-        run.save({"step": 1})
-    other.close()
-    with pytest.raises(TrainingFailed, match="it contains another run by now"):
-        run.log({"step": 1})
-    assert read_checkpoint(other.checkpoint)["step"] == 5
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows does not delete files in use")
-def test_a_lock_that_was_deleted_is_taken_again(run):
-    (run.path / "lock").unlink()
-    run.save({"step": 1})
-    with pytest.raises(ValueError, match="another process trains"):
-        RunFolder(run.config)
+    for write in (lambda: save(run, 1), lambda: run.log(row(1)), lambda: run.start_log(0)):
+        with closing(RunFolder(run.path)), pytest.raises(OSError, match="was deleted or replaced"):
+            write()
+    assert not (run.path / "checkpoint.pt").exists() and not run.log_file.exists()
 
 
 @pytest.mark.parametrize("line", ["1,a,b,c,d,e,f,g,h,i", "1" + ",1" * 20, "x" + "," * 9])

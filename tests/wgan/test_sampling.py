@@ -12,7 +12,7 @@ from torch import nn
 from wgan import generate, load_generator
 from wgan.checkpoints import CHECKPOINT_FORMAT, add_digest, read_checkpoint
 from wgan.data import to_byte_images
-from wgan.sampling import find_class, interpolation_frames, noise_of, slerp
+from wgan.sampling import TrainedGenerator, find_class, interpolation_frames, noise_of, slerp
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +26,9 @@ def test_a_generator_has_the_requested_weights(run):
     checkpoint = read_checkpoint(run / "checkpoint.pt")
     for weights, key in (("ema", "ema"), ("raw", "generator")):
         generator = load_generator(run, weights, device="cpu")
-        assert not generator.training
+        assert not generator.network.training
         assert generator.noise_dim == 4
-        for name, value in generator.state_dict().items():
+        for name, value in generator.network.state_dict().items():
             assert torch.equal(value, checkpoint[key][name])
 
 
@@ -80,7 +80,8 @@ class NoiseAsImage(nn.Module):
 
 def test_interpolation_is_a_walk_that_closes():
     """All steps are about equally long, also the one from the last frame back to the first."""
-    walk = interpolation_frames(NoiseAsImage(), torch.randn(5, 4, 500), torch.zeros(4), frames=16)
+    generator, labels = TrainedGenerator(NoiseAsImage()), torch.zeros(4)
+    walk = interpolation_frames(generator, torch.randn(5, 4, 500), labels, frames=16)
     frames = [np.asarray(frame, float) for frame in walk]
     assert len(frames) == 5 * 16
     distances = [np.linalg.norm(b - a) for a, b in pairwise(frames)]
@@ -93,7 +94,7 @@ def test_interpolation_is_a_walk_that_closes():
 
 
 def test_the_noise_of_a_sample_is_known_by_its_number():
-    generator = NoiseAsImage()
+    generator = TrainedGenerator(NoiseAsImage())
     samples = generate(generator, 250, seed=3, labels=torch.zeros(250, dtype=torch.int64))
     noise = noise_of(generator, [249, 0, 100], seed=3)
     assert torch.equal(to_byte_images(generator(noise)), samples[[249, 0, 100]])

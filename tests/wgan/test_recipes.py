@@ -6,16 +6,21 @@ import pytest
 from helpers import parse
 
 from utils import METHODS
+from wgan.checkpoints import config_of
 from wgan.cli import make_parser, parse_command_line
-from wgan.config import stored_config
+from wgan.config import RECIPES, options_of_method
 from wgan.data import DATASETS
-from wgan.layers import recipes_of, unused_recipe
-from wgan_gp import MODELS
+from wgan.recipes import read_recipe
+
+
+def resolved(*arguments):
+    """The configuration of a command line, with the sources of the values."""
+    return parse_command_line(make_parser(), [str(argument) for argument in arguments])[0]
 
 
 def test_a_flag_beats_the_file_which_beats_the_methods_settings(tmp_path):
     file = tmp_path / "a.toml"
-    file.write_text('method = "wgan"\nlr = 1e-3\nclip = 0.5\n')
+    file.write_text('dataset = "mnist"\nmethod = "wgan"\nlr = 1e-3\nclip = 0.5\n')
     config = parse("--config", file, "--clip", "0.25", "--lr-generator", "2e-3")
     assert config.method == "wgan"
     assert config.clip == 0.25
@@ -29,25 +34,42 @@ def test_methods_and_models_bring_their_settings():
     config = parse("--dataset", "mnist", "--model", "residual")
     assert (config.lr_critic, config.betas, config.n_critic) == (1e-4, (0.0, 0.9), 5)
     assert (config.gp_weight, config.optimizer, config.batch_size) == (10.0, "adam", 64)
-    config = parse("--dataset", "mnist", "--method", "wgan")
+    config = parse("--dataset", "mnist", "--method", "wgan", "--model", "residual")
     assert (config.lr_critic, config.clip, config.optimizer) == (5e-5, 0.01, "rmsprop")
     assert config.critic_norm == "batch"
     assert parse("--dataset", "mnist", "--method", "wgan", "--model", "dense").critic_norm == "none"
 
 
-def test_a_data_sets_recipe_applies_with_its_method_and_model_only():
+@pytest.mark.parametrize("dataset", ["glyphs", "mnist", "folder"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_recipes_networks_and_training_hold_with_every_method(method, dataset, tmp_path):
+    """So that methods can be compared; only the methods' own options differ."""
+    dataset = tmp_path if dataset == "folder" else dataset
+    recipe, other = parse("--dataset", dataset), resolved("--dataset", dataset, "--method", method)
+    own = {*options_of_method(recipe.method), *options_of_method(method), "method", "run"}
+    assert {k: v for k, v in vars(other.config).items() if k not in own} == {
+        k: v for k, v in vars(recipe).items() if k not in own
+    }
+    for option in options_of_method(method) - options_of_method(recipe.method):
+        assert other.sources[option] in (f"method {method}", "default")
+
+
+def test_a_recipe_is_for_its_model_only():
     assert (parse().width, parse().critic_norm, parse().steps) == (32, "layer", 2800)
-    for others in (["--model", "dense"], ["--method", "wgan"]):
-        config = parse(*others)
-        assert (config.width, config.steps) == (
-            MODELS[config.model].settings.get("width", 64),
-            2000,
-        )
-        line = unused_recipe(config)
-        assert "configs/glyphs.toml is for wgan-gp and dcgan" in line
-        assert f"no recipe for {config.method} and {config.model}" in line
-    assert unused_recipe(parse()) is None
-    assert unused_recipe(parse("--dataset", "no data")) is None
+    other = resolved("--model", "residual")
+    assert (other.config.width, other.config.steps, other.recipe) == (64, 2000, None)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_options_of_another_method_in_a_named_recipe_are_dropped(method, tmp_path):
+    config = parse("--config", "images", "--dataset", tmp_path, "--method", method)
+    assert (config.width, config.n_critic) == (24, 1)
+    file = tmp_path / "a.toml"
+    file.write_text('dataset = "mnist"\nmodel = "dcgan"\npatch_features = 32\n')
+    with pytest.raises(ValueError, match=rf"patch_features = 32 \({file}\) has no effect with"):
+        parse("--config", file)
+    assert parse("--config", file, "--model", "residual").model == "residual"
+    assert parse("--config", file, "--model", "dense").patch_features == 32
 
 
 def test_points_have_a_recipe_for_each_papers_method():
@@ -70,36 +92,32 @@ def test_a_folder_of_images_has_our_recipe(tmp_path):
     assert config.max_seconds > 0
 
 
-def test_on_cuda_a_recipe_may_be_another(tmp_path, monkeypatch):
+def test_on_cuda_a_recipe_may_have_other_values(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    (_, sources), _ = parse_command_line(make_parser(), ["--dataset", str(tmp_path)])
-    assert sources["width"] == "configs/images-cuda.toml"
-    (_, sources), _ = parse_command_line(
-        make_parser(), ["--dataset", str(tmp_path), "--device", "cpu"]
-    )
-    assert sources["width"] == "configs/images.toml"
+    on_cuda = resolved("--dataset", tmp_path)
+    on_cpu = resolved("--dataset", tmp_path, "--device", "cpu")
+    assert on_cuda.sources["width"] == "configs/images.toml [cuda]"
+    assert on_cpu.sources["width"] == on_cuda.sources["gp_weight"] == "configs/images.toml"
+    assert on_cuda.config.width > on_cpu.config.width
+    assert parse("--dataset", tmp_path, "--width", "7").width == 7
 
 
-def test_classes_need_two_critic_updates_unless_someone_decided_otherwise(tmp_path):
+def test_with_classes_a_recipe_may_have_other_values(tmp_path):
     def updates(*options):
         return parse("--dataset", "mnist", *options).n_critic
 
-    file = tmp_path / "own.toml"
-    file.write_text('method = "wgan-gp"\nn_critic = 1\nconditional = true\n')
     assert updates() == updates("--conditional", "--n-critic", 1) == 1
-    assert updates("--config", file) == 1
     assert updates("--conditional") == updates("--conditional", "--config", "images") == 2
-    assert updates("--conditional", "--method", "wgan") == 5  # no recipe fits, and 5 are enough
-    file.write_text('method = "wgan-gp"\nn_critic = 1\n')
-    assert updates("--config", file, "--conditional") == 1  # a file of one's own
-    best = ["--dataset", "fashion-mnist", "--conditional", "--config", "fashion-mnist-best"]
-    assert parse(*best).n_critic == 1  # a dense network
+    file = tmp_path / "own.toml"
+    file.write_text("n_critic = 1\n[conditional]\nn_critic = 3\n")
+    assert (updates("--config", file), updates("--config", file, "--conditional")) == (1, 3)
 
 
-@pytest.mark.parametrize("recipe", ["images", "images-cuda", "arjovsky-2017", "points-wgan-gp"])
+@pytest.mark.parametrize("recipe", ["images", "arjovsky-2017", "points-wgan-gp"])
 def test_a_recipe_for_several_data_sets_needs_one(recipe):
-    with pytest.raises(ValueError, match=f"{recipe} is for (images|points): add --dataset"):
+    with pytest.raises(ValueError, match=f"{recipe} names no data set: add --dataset"):
         parse("--config", recipe)
+    assert parse("--config", recipe, "--dataset", "ring", "--model", "dense").dataset == "ring"
     assert parse("--config", "glyphs").dataset == "glyphs"
 
 
@@ -112,21 +130,21 @@ def test_nothing_is_mixed_into_a_papers_recipe(paper):
 
 
 def test_the_source_of_each_value_is_known(tmp_path):
-    (tmp_path / "a.toml").write_text("ema = 0.5\n")
-    arguments = ["--config", tmp_path / "a.toml", "--seed", "3"]
-    _, sources = parse_command_line(make_parser(), [*map(str, arguments)])[0]
+    (tmp_path / "a.toml").write_text('dataset = "celeba"\nema = 0.5\n')
+    sources = resolved("--config", tmp_path / "a.toml", "--seed", "3").sources
     assert sources["seed"] == "command line"
     assert sources["ema"] == str(tmp_path / "a.toml")
-    assert sources["width"] == "configs/glyphs.toml"
+    assert sources["flip"] == "dataset celeba"
     assert sources["betas"] == "method wgan-gp"
     assert sources["log_every"] == "default"
+    assert resolved().sources["width"] == resolved().recipe == "configs/glyphs.toml"
 
 
 def test_every_recipe_of_a_data_set_exists_and_does_not_name_another_one():
     for name, entry in DATASETS.items():
-        for layer in recipes_of(name):
-            assert layer.values.get("dataset", name) == name
-        assert len(recipes_of(name)) == len(entry.recipes)
+        for recipe in entry.recipes:
+            values = read_recipe(RECIPES / f"{recipe}.toml").values
+            assert values.get("dataset", name) == name
 
 
 def test_a_value_that_conflicts_with_a_recipe_names_the_recipe():
@@ -141,7 +159,7 @@ def test_a_value_that_conflicts_with_a_recipe_names_the_recipe():
 def test_epochs_replace_steps_and_vice_versa(tmp_path):
     assert (parse("--epochs", "3").steps, parse("--epochs", "3").epochs) == (0, 3.0)
     file = tmp_path / "a.toml"
-    file.write_text("epochs = 3\n")
+    file.write_text('dataset = "mnist"\nepochs = 3\n')
     assert parse("--config", file, "--steps", "7").epochs == 0
     for bad, message in (
         (["--epochs", "3", "--steps", "7"], "either steps or epochs"),
@@ -161,8 +179,8 @@ def test_a_time_limit_replaces_a_default_number_of_steps_but_not_a_given_one():
     assert (limited.steps, limited.epochs, limited.max_seconds) == (0, 0, 60)
     both = parse("--max-seconds", "60", "--steps", "7")
     assert (both.steps, both.max_seconds) == (7, 60)
-    assert stored_config(limited.applicable()) == limited
-    assert stored_config(both.applicable()) == both
+    for config in (limited, both):
+        assert config_of({"config": config.applicable()}).applicable() == config.applicable()
     with pytest.raises(ValueError, match="max_seconds = 3: must be 0, or at least 10"):
         parse("--max-seconds", "3")
 
@@ -174,7 +192,7 @@ def test_the_run_is_named_after_data_and_method(tmp_path):
 
 
 def test_with_a_file_the_run_is_named_after_it_and_what_flags_change(tmp_path):
-    (tmp_path / "a.toml").write_text('run = "b"\n')
+    (tmp_path / "a.toml").write_text('dataset = "mnist"\nrun = "b"\n')
     (tmp_path / "c.toml").write_text("seed = 1\n")
     assert parse("--config", tmp_path / "a.toml").run == "b"
     for arguments, run in (
