@@ -133,7 +133,7 @@ def set_up(config: Config, fresh: bool) -> Run:
 
 def check_before_loading(config: Config, device: torch.device) -> None:
     """ValueError for what can be refused before the data are prepared, which may take long."""
-    shape = sample_shape(config.dataset, config.image_size, config.grey, config.alpha)
+    shape = sample_shape(config.dataset, config.image_options())
     check_networks(config, shape, device)
     if config.eval_every and len(shape) == 1:
         raise ValueError("--eval-every needs images with classes, and these samples are points")
@@ -160,7 +160,7 @@ def check_before_loading(config: Config, device: torch.device) -> None:
 
 def load_data(config: Config) -> Dataset:
     with distributed.one_rank_per_machine_prints():
-        dataset = load_dataset(*config.data_arguments())
+        dataset = load_dataset(config.dataset, config.data_root, config.image_options())
     check_batch_size(config.batch_size, dataset.samples)
     if config.eval_every and (dataset.labels is None or len(dataset) < 8):
         raise ValueError("--eval-every needs a data set of at least 8 images with classes")

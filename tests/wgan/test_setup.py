@@ -15,7 +15,7 @@ from wgan import load_generator, setup
 from wgan.checkpoints import pack_checkpoint, read_checkpoint
 from wgan.config import same_path, stored_config
 from wgan.data import Dataset, RowReader
-from wgan.data import batches as batches_module
+from wgan.data import dataset as dataset_module
 
 
 @pytest.fixture
@@ -207,7 +207,7 @@ def test_every_byte_of_a_small_data_set_counts(random):
 
 
 def test_of_a_large_data_set_samples_and_files_count(random, monkeypatch):
-    monkeypatch.setattr(batches_module, "DIGESTED_BYTES", 16 * 150)
+    monkeypatch.setattr(dataset_module, "DIGESTED_BYTES", 16 * 150)
     samples = random.integers(0, 256, (3000, 1, 4, 4)).astype(np.uint8)
     first = identity(samples, "files")
     assert identity(samples, "other files")["digest"] != first["digest"]
