@@ -20,7 +20,7 @@ from pathlib import Path
 
 from wgan.checkpoints import config_of, describe_other_data, read_any_checkpoint
 from wgan.config import Config
-from wgan.data import Dataset, load_dataset, load_test_set
+from wgan.data import Dataset, ImageOptions, load_dataset, load_test_set
 from wgan.data.sources import RUN_FILES
 from wgan.errors import Parser, refuse_unused
 from wgan.evaluation.evaluator import Evaluator, split_indices
@@ -83,7 +83,7 @@ def evaluate_run(options: argparse.Namespace) -> dict:
     result = {"source": options.source, "step": checkpoint.get("step"), "seed": seed}
     test = None
     if options.reference == "test":
-        test = load_test_set(config.dataset, config.data_root, config.image_size, config.grey)
+        test = load_test_set(config.dataset, config.data_root, config.image_options())
     if dataset.is_points:
         refuse_unused(options, ["features", "neighbours"], "on points")
         count = options.samples
@@ -105,8 +105,9 @@ def compare(options: argparse.Namespace) -> dict:
     refuse_unused(options, ["seed", "from"], "without a run")
     root, reference = options.data_root or "datasets", options.other or options.dataset
     source, dataset = read_pair(options.source, reference, root)
-    size = "x".join(map(str, source.sample_shape[1:]))
-    test = load_test_set(reference, root, size) if options.reference == "test" else None
+    test = None
+    if options.reference == "test":
+        test = load_test_set(reference, root, ImageOptions(source.sample_shape[1:]))
     count = min(options.samples, len(source))
     device, features = choose_device(options.device), options.features or "auto"
     evaluator = Evaluator(dataset, root, device, count, features, test)
@@ -119,7 +120,7 @@ def load_data(config: Config, moved: bool) -> Dataset:
     """The data of a run; if that fails and the user has not said where they moved, the error says
     how to."""
     try:
-        return load_dataset(*config.data_arguments())
+        return load_dataset(config.dataset, config.data_root, config.image_options())
     except (ValueError, OSError) as error:
         if moved:
             raise

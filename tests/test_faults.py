@@ -17,15 +17,16 @@ import torch
 from conftest import ROOT
 from helpers import SMALL, assert_same_run, run_main
 from PIL import Image
+from wgan.layers import resolve
 
 import train
 from wgan.checkpoints import DIGEST_LENGTH, add_digest, read_checkpoint
 from wgan.cli import make_parser, parse_command_line
 from wgan.config import FIELDS, SHORTHANDS, stored_config
-from wgan.data import load_dataset
+from wgan.data import ImageOptions, load_dataset
 from wgan.data.glyphs import read_cache
+from wgan.data.pixels import fit_images
 from wgan.data.sources import FolderSource, ImageFile
-from wgan.layers import resolve
 from wgan.run_folder import RunFolder
 from wgan.state import build_state
 
@@ -440,7 +441,7 @@ def test_mutated_images_are_read_or_skipped(tmp_path, random, capsys):
             count += 1
         (tmp_path / f"random.{kind}").write_bytes(generator.randbytes(500))
         count += 2
-    readable = len(load_dataset(str(tmp_path), image_size="16"))
+    readable = len(load_dataset(str(tmp_path), options=ImageOptions((16, 16))))
     skipped = capsys.readouterr().err
     assert 6 <= readable < count
     assert f"{count - readable} of {count} files" in skipped
@@ -459,7 +460,7 @@ def test_absurd_files_and_names(tmp_path, monkeypatch, capsys):
     listed = FolderSource.list
     vanished = ImageFile("vanished.png", 0, 0)
     monkeypatch.setattr(FolderSource, "list", lambda self: [*listed(self), vanished])
-    dataset = load_dataset(str(tmp_path), image_size="8")
+    dataset = load_dataset(str(tmp_path), options=ImageOptions((8, 8)))
     assert len(dataset) == len(names)
     assert (dataset.read(np.arange(len(names))) == 255).all()
     assert "4 of" in capsys.readouterr().err
@@ -467,7 +468,6 @@ def test_absurd_files_and_names(tmp_path, monkeypatch, capsys):
 
 def test_a_size_beyond_the_disk_or_memory_is_refused(image_folder, tmp_path):
     with pytest.raises(ValueError, match=r"need .* GiB of disk .*a smaller --image-size"):
-        load_dataset(str(image_folder), tmp_path, image_size="99999")
-    (tmp_path / "file").write_text("in the way")
+        load_dataset(str(image_folder), tmp_path, ImageOptions((99_999, 99_999)))
     with pytest.raises(ValueError, match="GiB of memory: use a smaller --image-size"):
-        load_dataset(str(image_folder), tmp_path / "file", image_size="99999")
+        fit_images(np.zeros((50_000, 1, 1, 1), np.uint8), ImageOptions((99_999, 99_999)))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from utils import DIVERGENCE_POINTS, METHODS
 from wgan.augmentation import POLICIES
-from wgan.data import DATASETS, parse_image_size
+from wgan.data import DATASETS, ImageOptions, parse_image_size
 from wgan.errors import suggestion
 from wgan_gp import MODELS, NORMS, UPSAMPLINGS
 
@@ -363,9 +363,11 @@ class Config:
                 "layer"
             )
 
-    def data_arguments(self) -> tuple:
-        """The arguments of `wgan.data.load_dataset`."""
-        return self.dataset, self.data_root, self.image_size, self.grey, self.range, self.alpha
+    def image_options(self) -> ImageOptions:
+        """How images become bytes."""
+        size = parse_image_size(self.image_size)
+        limits = self.range if any(self.range) else None  # 0 0: automatic
+        return ImageOptions(size, self.grey, self.alpha, limits)
 
     def options_of(self, names: Iterable[str]) -> dict:
         """The values of the options with these names, as keyword arguments."""

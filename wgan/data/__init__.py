@@ -1,24 +1,18 @@
 """Data sets, and shuffled batches of them."""
 
-from wgan.data.batches import (
-    Batches,
-    Dataset,
-    RowReader,
-    check_batch_size,
-    draw_rows,
-    flip_where,
-    seeded_generator,
-    to_byte_images,
-    to_float_images,
-)
+from wgan.data.batches import Batches, check_batch_size
 from wgan.data.classes import classes_to_generate
-from wgan.data.images import Size, opaque, parse_image_size
+from wgan.data.dataset import Dataset
+from wgan.data.image_options import ImageOptions, Size, parse_image_size
+from wgan.data.pixels import flip_where, opaque, to_byte_images, to_float_images
+from wgan.data.randomness import draw_rows, seeded_generator
+from wgan.data.rows import RowReader
 from wgan.data.standardisation import Standardisation
 from wgan.data.table import (
     DATASETS,
     DatasetEntry,
+    find_dataset,
     find_entry,
-    is_points,
     load_dataset,
     load_test_set,
     sample_shape,
@@ -30,15 +24,16 @@ __all__ = [
     "Batches",
     "Dataset",
     "DatasetEntry",
+    "ImageOptions",
     "RowReader",
     "Size",
     "Standardisation",
     "check_batch_size",
     "classes_to_generate",
     "draw_rows",
+    "find_dataset",
     "find_entry",
     "flip_where",
-    "is_points",
     "load_dataset",
     "load_test_set",
     "opaque",

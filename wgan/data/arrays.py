@@ -25,18 +25,18 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from wgan.data.batches import ConvertedReader, Dataset, RowReader
 from wgan.data.classes import NO_CLASS
-from wgan.data.images import (
-    AUTOMATIC,
-    Range,
-    Size,
+from wgan.data.dataset import Dataset
+from wgan.data.image_options import ImageOptions, Range, Size
+from wgan.data.pixels import (
+    black_and_white,
     check_transparency,
     clear_transparent,
     fit_images,
     opaque,
     to_bytes,
 )
+from wgan.data.rows import ConvertedReader, RowReader
 from wgan.data.standardisation import Moments
 from wgan.files import format_size
 
@@ -133,7 +133,7 @@ def is_arrays(path: Path) -> bool:
 
 def npy_files(folder: Path) -> list[Path]:
     """The `.npy` files of a folder, sorted by name; none if it has an image or a subfolder, too."""
-    found = []
+    files = []
     with os.scandir(folder) as entries:
         for entry in entries:
             suffix = os.path.splitext(entry.name)[1].lower()
@@ -141,12 +141,12 @@ def npy_files(folder: Path) -> list[Path]:
                 continue
             if suffix in Image.registered_extensions() or entry.is_dir():
                 return []
-            found += [folder / entry.name] if suffix == ".npy" else []
-    return sorted(found)
+            files += [folder / entry.name] if suffix == ".npy" else []
+    return sorted(files)
 
 
 def open_arrays(path: Path) -> Arrays:
-    """The arrays at a path, from their headers; ValueError if they are damaged or no samples."""
+    """The arrays at a path, from their headers; ValueError if they are corrupt or no samples."""
     if path.suffix.lower() == ".npz" and path.is_file():
         return open_npz(path)
     parts = [open_npy(file) for file in (npy_files(path) if path.is_dir() else [path])]
@@ -163,7 +163,7 @@ def open_arrays(path: Path) -> Arrays:
 
 
 def open_npy(path: Path) -> StoredArray:
-    with explain_damage(path), open(path, "rb") as file:
+    with explain_corruption(path), open(path, "rb") as file:
         array = StoredArray(path, "", *read_header(file), file.tell())
         length = array.start + array.nbytes
         if not array.dtype.hasobject and path.stat().st_size < length:
@@ -173,7 +173,7 @@ def open_npy(path: Path) -> StoredArray:
 
 def open_npz(path: Path) -> Arrays:
     """ValueError, with the names that it contains, if none is known to be the samples."""
-    with explain_damage(path), zipfile.ZipFile(path) as archive:
+    with explain_corruption(path), zipfile.ZipFile(path) as archive:
         names = [name[:-4] for name in archive.namelist() if name.endswith(".npy")]
         labels, samples = find_name(names, LABEL_NAMES), find_name(names, SAMPLE_NAMES)
         others = [name for name in names if name != labels]
@@ -193,9 +193,9 @@ def open_npz(path: Path) -> Arrays:
     return Arrays(path, [arrays[samples]], layout, arrays.get(labels), unused)
 
 
-def find_name(names: list[str], known: tuple[str, ...]) -> str | None:
-    """The first of the known names that is among `names`, in upper or lower case."""
-    return next((name for wanted in known for name in names if name.lower() == wanted), None)
+def find_name(names: list[str], usual_names: tuple[str, ...]) -> str | None:
+    """The first of the usual names that is among `names`, in upper or lower case."""
+    return next((name for usual in usual_names for name in names if name.lower() == usual), None)
 
 
 def read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype, bool]:
@@ -209,7 +209,7 @@ def read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype, bool]:
 
 
 @contextmanager
-def explain_damage(path: Path) -> Iterator[None]:
+def explain_corruption(path: Path) -> Iterator[None]:
     """A ValueError in place of those of `zipfile` and of NumPy's reader."""
     try:
         yield
@@ -223,7 +223,7 @@ def explain_damage(path: Path) -> Iterator[None]:
         MemoryError,
     ) as error:
         raise ValueError(
-            f"{path} is damaged or not an array of NumPy's ({error}): save it again with "
+            f"{path} is corrupt or not an array of NumPy's ({error}): save it again with "
             "numpy.save or numpy.savez"
         ) from error
 
@@ -260,51 +260,46 @@ def find_layout(array: StoredArray) -> str:
 # ---------------------------------------------------------------- loading
 
 
-def load_arrays(
-    path: Path,
-    root: Path,
-    size: Size | None,
-    grey: bool,
-    given_range: Range = AUTOMATIC,
-    alpha: bool = False,
-) -> Dataset:
+def load_arrays(path: Path, root: Path, options: ImageOptions) -> Dataset:
     """Load the vectors or images in arrays, and print what they are.
 
-    `given_range` are the values that become black and white in images that are not uint8; with
-    `alpha`, images of 4 channels keep them, otherwise they are shown on white. Raises ValueError
-    for values that are not finite, for labels that are no integers or of another number, and for an
-    array that does not fit in memory and cannot be read part by part.
+    Images of 4 channels keep them with `options.alpha`, otherwise they are shown on white. Raises
+    ValueError for values that are not finite, for labels that are no integers or of another number,
+    and for an array that does not fit in memory and cannot be read part by part.
     """
     arrays = open_arrays(path)
-    rows = read_rows(arrays)
-    if arrays.is_vectors:
-        return load_vectors(arrays, rows)
+    load = load_vectors if arrays.is_vectors else load_images
+    return load(arrays, read_rows(arrays), options)
+
+
+def load_images(arrays: Arrays, rows: Rows, options: ImageOptions) -> Dataset:
+    """Images as bytes `(N, C, H, W)`, and their classes if there are labels."""
     scale, values = None, ""
     if arrays.dtype != np.uint8:
-        found = value_range(arrays, rows)
-        scale = usable_range(path, *found) if given_range == AUTOMATIC else given_range
+        scale = options.range or value_range(arrays, rows)
         values = f"; black is {scale[0]:g}, white is {scale[1]:g}"
-    as_rgb = arrays.channels == 4 and not alpha
 
     def convert(stored: np.ndarray) -> Tensor:
         images = to_channels_first(stored, arrays.layout)
         images = to_bytes(images, scale) if scale else images
-        images = fit_images(opaque(images) if as_rgb else images, size, grey)
-        return torch.from_numpy(clear_transparent(images) if alpha else images)
+        images = fit_images(images if options.alpha else opaque(images), options)
+        return torch.from_numpy(clear_transparent(images) if options.alpha else images)
 
-    channels = 4 if alpha else 1 if grey else arrays.sample_shape[0]
-    shape = (channels, *(size or arrays.size))
     stored = "x".join(map(str, (*arrays.size, arrays.channels)))
     stored += f" ({arrays.dtype}, {arrays.layout})"
-    print(f"{path}: {len(arrays):,} images of {stored}{values}{rest(arrays)}", file=sys.stderr)
+    print(
+        f"{arrays.path}: {len(arrays):,} images of {stored}{values}{describe_unused(arrays)}",
+        file=sys.stderr,
+    )
+    shape = options.shape(arrays.sample_shape)
     samples = to_reader(arrays, rows, convert, shape, torch.uint8)
-    if alpha:
-        check_transparency(samples, path)
+    if options.alpha:
+        check_transparency(samples, arrays.path)
     labels, class_names = read_labels(arrays)
     return Dataset(samples, labels, class_names=class_names)
 
 
-def load_vectors(arrays: Arrays, rows: Rows) -> Dataset:
+def load_vectors(arrays: Arrays, rows: Rows, options: ImageOptions) -> Dataset:
     """Standardised vectors, and their classes if there are labels."""
     moments = Moments(arrays.stored_shape[0])
     with np.errstate(over="ignore", invalid="ignore"):  # checked below
@@ -318,7 +313,7 @@ def load_vectors(arrays: Arrays, rows: Rows) -> Dataset:
         f"{arrays.path}: {len(arrays):,} vectors of {arrays.stored_shape[0]:,} values "
         f"({arrays.dtype}), standardised per column"
         + (f"; {constant:,} columns are constant" if constant else "")
-        + rest(arrays),
+        + describe_unused(arrays),
         file=sys.stderr,
     )
     shape = arrays.stored_shape
@@ -327,7 +322,7 @@ def load_vectors(arrays: Arrays, rows: Rows) -> Dataset:
     return Dataset(samples, labels, class_names=class_names, standardisation=standardisation)
 
 
-def rest(arrays: Arrays) -> str:
+def describe_unused(arrays: Arrays) -> str:
     return f"; not used: {', '.join(arrays.unused)}" if arrays.unused else ""
 
 
@@ -350,7 +345,7 @@ def read_rows(arrays: Arrays) -> Rows:
 
 
 def read_array(array: StoredArray) -> np.ndarray:
-    with explain_damage(array.path):
+    with explain_corruption(array.path):
         loaded = np.load(array.path, allow_pickle=False)
         if not array.member:
             return loaded
@@ -371,13 +366,10 @@ def read_labels(arrays: Arrays) -> tuple[np.ndarray | None, tuple[str, ...]]:
             f"{stored} has the shape {stored.shape}: there are {len(arrays):,} samples, and each "
             "needs one label"
         )
-    labels = read_array(stored).reshape(-1)
-    if stored.dtype.kind == "u" and labels.max(initial=0) > np.iinfo(np.int64).max:
-        raise ValueError(f"{stored} contains {labels.max()}: labels must be less than 2**63")
-    labels = labels.astype(np.int64)
-    found = np.unique(labels[labels >= 0])
-    numbers = np.where(labels >= 0, np.searchsorted(found, labels), NO_CLASS)
-    return numbers, tuple(map(str, found.tolist()))
+    labels = read_array(stored).reshape(-1).astype(np.int64)
+    classes = np.unique(labels[labels >= 0])
+    numbers = np.where(labels >= 0, np.searchsorted(classes, labels), NO_CLASS)
+    return numbers, tuple(map(str, classes.tolist()))
 
 
 def to_reader(
@@ -398,29 +390,25 @@ def to_reader(
 
 def to_channels_first(stored: np.ndarray, layout: str) -> np.ndarray:
     """Images `(N, ...)` in a layout to `(N, C, H, W)`."""
-    return {
-        PLAIN: lambda: stored[:, None],
-        LAST: lambda: stored.transpose(0, 3, 1, 2),
-        FIRST: lambda: stored,
-    }[layout]()
+    if layout == PLAIN:
+        return stored[:, None]
+    return stored.transpose(0, 3, 1, 2) if layout == LAST else stored
 
 
 # ---------------------------------------------------------------- all values
 
 
 def value_range(arrays: Arrays, rows: Rows) -> Range:
-    """The smallest and largest value, and 0 in place of a positive smallest integer."""
+    """The values that become black and white; ValueError if they cannot be told apart."""
     ranges = [(part.min(), part.max()) for part in finite_rows(arrays, rows)]
-    low, high = float(min(low for low, _ in ranges)), float(max(high for _, high in ranges))
-    return (low if arrays.dtype.kind == "f" else min(low, 0.0)), high
-
-
-def usable_range(path: Path, low: float, high: float) -> Range:
-    """ValueError if the values cannot be scaled from black to white."""
-    if low == high or not np.isfinite(high - low):
-        values = f"are all {low:g}" if low == high else f"lie between {low:g} and {high:g}"
-        raise ValueError(f"the values of {path} {values}: check them, or use --range LOW HIGH")
-    return low, high
+    minimum, maximum = float(min(low for low, _ in ranges)), float(max(high for _, high in ranges))
+    black, white = black_and_white(minimum, maximum, arrays.dtype.kind != "f")
+    if black == white or not np.isfinite(white - black):
+        values = f"are all {black:g}" if black == white else f"lie between {black:g} and {white:g}"
+        raise ValueError(
+            f"the values of {arrays.path} {values}: check them, or use --range LOW HIGH"
+        )
+    return black, white
 
 
 def finite_rows(arrays: Arrays, rows: Rows) -> Iterator[np.ndarray]:

@@ -4,7 +4,7 @@ The cache of a folder is `<data root>/prepared/<folder>-<shape>-<hash>/`. A hash
 assigns it to one of up to 1,024 buckets, and each bucket is one file:
 
     rows      the bytes (C, H, W) of the readable images, in the order of their names
-    manifest  JSON: which images these are, why others could not be read, the ranges of deep images
+    manifest  JSON: which images these are, why others could not be read, which are deep, the scale
     footer    the length of the manifest and its SHA-256
 
 If images are added, changed or removed, their buckets are written again; rows of other images are
@@ -13,8 +13,9 @@ only on the files in the folder, and not on when they were added. A file is writ
 temporary name and never changes: its name contains the manifest's hash, so that a process that
 still reads an outdated file finds the same images in it.
 
-Deep images, of more than 8 bits, need a scale, and all of them have the same: from the smallest to
-the largest of their values. The first deep image stops the decoding until all values are known.
+Deep images, of more than 8 bits, need a scale, and all of them have the same: from the minimum to
+the maximum of their values. New files are therefore opened once before they are decoded, and
+`ranges-<version>.json` keeps the values of those that are deep.
 """
 
 import errno
@@ -28,38 +29,40 @@ import sys
 import threading
 import warnings
 import zlib
-from collections.abc import Callable, Collection
+from collections import ChainMap
+from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from filelock import Timeout
 from PIL import UnidentifiedImageError
 from tqdm import tqdm
 
-from wgan.data.batches import RowReader
+from wgan.data.image_options import ImageOptions, Range
 from wgan.data.images import (
-    AUTOMATIC,
     INSTALL_HEIF,
-    Range,
-    Size,
-    empty_bytes,
     image_to_bytes,
     is_deep,
     is_drawn_here,
+    reads_heic,
     value_range,
 )
+from wgan.data.rows import RowReader
 from wgan.data.sources import FolderSource, ImageFile, LsunSource
-from wgan.files import acquire_lock, format_size
+from wgan.files import acquire_lock, format_size, write_whole
 
-VERSION = 4  # increase it if the images' bytes change, so that existing caches are made again
+VERSION = 5  # increase it if the images' bytes change, so that existing caches are made again
 IMAGES_PER_BUCKET, MAX_BUCKETS = 16, 1024
 FOOTER = struct.Struct("<Q32s")
 NO_SPACE = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 ADVICE = "Free some space, or use another --data-root or a smaller --image-size"
+CORRUPT = (ValueError, OSError, OverflowError, LookupError, TypeError, AttributeError)
+
+Buckets = dict[int, list[ImageFile]]  # by number, the images of each bucket
 
 
 @dataclass(frozen=True)
@@ -74,237 +77,117 @@ class Images:
     scale: Range | None = None
 
 
-class Failure(NamedTuple):
-    """Why an image could not be read, and whether a later attempt may succeed."""
-
-    reason: str
-    transient: bool
-
-
-class UnknownRange(Exception):
-    """A deep image was found whose values are not part of the scale."""
-
-
 @dataclass(frozen=True)
-class Bucket:
-    """The images of a bucket, by name the failures among them and the ranges of deep ones (None: no
-    values), the scale of deep ones, and the bucket's file, if any."""
+class StoredBucket:
+    """A bucket's file: its images, by name why some of them could not be read, the names of deep
+    ones, and the scale of all deep images when it was written."""
 
+    path: Path
+    number: int
     images: list[ImageFile]
-    failures: dict[str, Failure]
-    ranges: dict[str, Range | None]
+    failures: dict[str, str]
+    deep: set[str]
     scale: Range | None
-    path: Path | None = None
 
     @property
-    def names(self) -> list[str]:
-        """The names of the readable images, in the order of the rows."""
-        return [image.name for image in self.images if image.name not in self.failures]
+    def readable(self) -> list[ImageFile]:
+        """The readable images, in the order of the rows."""
+        return [image for image in self.images if image.name not in self.failures]
 
 
 class FolderCache:
-    """The images of a source in one size, kept in files below a data root.
+    """The images of a source in one size, `options.size`, kept in files below a data root."""
 
-    The scale of deep images is `given_range`, or found from all of them.
-    """
-
-    def __init__(
-        self,
-        source: FolderSource | LsunSource,
-        root: Path,
-        size: Size,
-        grey: bool,
-        given_range: Range = AUTOMATIC,
-        alpha: bool = False,
-    ):
-        self.source, self.size, self.grey, self.alpha = source, size, grey, alpha
-        self.given_range = None if given_range == AUTOMATIC else tuple(given_range)
-        self.scale = self.given_range
-        self.ranges: dict[ImageFile, Range | None] = {}  # of deep images
-        self.shape = (4 if alpha else 1 if grey else 3, *size)
+    def __init__(self, source: FolderSource | LsunSource, root: Path, options: ImageOptions):
+        self.source, self.options = source, options
+        self.shape = options.shape((3,))
         self.row_bytes = math.prod(self.shape)
         path, self.shape_text = source.path.resolve(), "x".join(map(str, self.shape))
-        key = f"{path}\0{self.shape_text}\0{self.given_range}\0{source.is_output}"
+        key = f"{path}\0{self.shape_text}\0{options.range}\0{source.is_output}"
         digest = hashlib.sha256(encode(key)).hexdigest()
         self.folder = root / "prepared" / f"{path.name[:40]}-{self.shape_text}-{digest[:12]}"
         self.stopped = threading.Event()
-        self.known: dict[ImageFile, tuple[Path, int] | Failure] = {}  # in outdated buckets
+        self.stored: list[StoredBucket] = []
+        self.ranges: dict[ImageFile, Range | None] = {}  # of deep images; None: no values
+        self.scale: Range | None = None  # of deep images, if there are any
+        self.rows: dict[ImageFile, int] = {}  # of images in `outdated`
+        self.outdated = RowReader.from_files([], [], self.shape)
 
     def load(self) -> Images:
         """Prepare new and changed images, and return all of them.
 
-        If the cache cannot be written, the images are decoded into memory. Raises ValueError,
-        with what to do, if the disk or the memory is too small.
+        Raises ValueError, with what to do, if the disk is too small or cannot be written.
         """
         buckets = group(self.source.list())
-        found, _ = self.find(buckets)
-        if len(found) == len(buckets):  # neither the lock nor write access is needed
-            return self.in_files(found)
+        self.read_stored(buckets)
+        current = self.find_current(buckets)
+        if len(current) == len(buckets):  # neither the lock nor write access is needed
+            return self.to_images(current)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             message = f"waiting for another process to prepare {self.source.path}"
             with wait_for_lock(self.folder / "lock", message):
-                return self.in_files(self.update())
+                return self.to_images(self.update(buckets))
         except KeyboardInterrupt:
             message = "stopped preparing images; run the same command to continue"
             print(message, file=sys.stderr)
             raise
         except OSError as error:
-            if error.errno in NO_SPACE:
-                raise ValueError(
-                    f"the disk is full: preparing {self.source.path} in {self.folder} stopped "
-                    f"({error}). {ADVICE}, and run the same command to continue"
-                ) from error
-            print(
-                f"cannot cache the images of {self.source.path} for the next start, decoding them "
-                f"into memory: {error}",
-                file=sys.stderr,
-            )
-            return self.in_memory(buckets)
-
-    def update(self) -> dict[int, Bucket]:
-        """Prepare missing and outdated buckets, and remove the files that are not needed."""
-        buckets = group(self.source.list())  # again, as waiting for the lock may take long
-        found, outdated = self.find(buckets)
-        changed = len(found) < len(buckets)
-        while missing := {n: buckets[n] for n in buckets if n not in found}:
-            self.known = self.known_images(outdated)
-            self.check_disk(missing, count_images(buckets))
-            try:
-                found |= self.in_threads(self.write_bucket, missing, count_images(buckets))
-            except UnknownRange:
-                self.measure(missing)
-                found, outdated = self.find(buckets)
-        if changed:
-            needed = {bucket.path for bucket in found.values()} | {self.folder / "lock"}
-            for path in set(self.folder.iterdir()) - needed:
-                with suppress(OSError):  # Windows does not remove a file that is being read
-                    path.unlink()
-        return found
-
-    def find(self, buckets: dict[int, list[ImageFile]]) -> tuple[dict[int, Bucket], list[Bucket]]:
-        """The buckets whose files are up to date, by number, and the intact but outdated ones. This
-        decides the scale of deep images."""
-        intact = self.read_buckets()
-        self.ranges |= {
-            image: bucket.ranges[image.name]
-            for _, bucket in intact
-            if bucket.ranges
-            for image in bucket.images
-            if image.name in bucket.ranges
-        }
-        self.set_scale(buckets)
-        found, outdated = {}, []
-        for number, bucket in intact:
-            current = buckets.get(number) == bucket.images and self.has_scale(bucket)
-            if current and not self.can_read_more(bucket):
-                found[number] = bucket
-            else:
-                outdated.append(bucket)
-        return found, outdated
-
-    def read_buckets(self) -> list[tuple[int, Bucket]]:
-        """The numbers and contents of all intact files."""
-        intact = []
-        for path in self.folder.glob("*.rows"):
-            with suppress(
-                ValueError, OSError, OverflowError, LookupError, TypeError, AttributeError
-            ):
-                intact.append(self.read_bucket(path))
-        return intact
-
-    def has_scale(self, bucket: Bucket) -> bool:
-        """Whether deep images of the bucket, if there are any, have today's scale."""
-        return not bucket.ranges or bucket.scale == self.scale
-
-    def set_scale(self, buckets: dict[int, list[ImageFile]]) -> None:
-        """Decide the scale of deep images from the ranges that are known so far."""
-        if self.given_range is None:
-            files = (image for images in buckets.values() for image in images)
-            known = list(filter(None, map(self.ranges.get, files))) if self.ranges else []
-            lows, highs = zip(*known, strict=True) if known else ([0.0], [0.0])
-            self.scale = (min(lows), max(highs))
-
-    def measure(self, buckets: dict[int, list[ImageFile]]) -> None:
-        """Find the ranges of deep images, except of those in outdated buckets."""
-        message = "found images of more than 8 bits: measuring their values, then starting again"
-        print(message, file=sys.stderr)
-
-        def measure_bucket(number: int, images: list[ImageFile]) -> None:
-            for image in images:
-                if self.stopped.is_set():
-                    raise CancelledError
-                if image not in self.known and image not in self.ranges:
-                    with suppress(Exception), self.source.open(image.name) as opened:
-                        if is_deep(opened):
-                            self.ranges[image] = value_range(opened)
-
-        self.in_threads(measure_bucket, buckets, count_images(buckets), "measuring images")
-
-    def known_images(self, outdated: list[Bucket]) -> dict[ImageFile, tuple[Path, int] | Failure]:
-        """Where the rows of images are in outdated buckets, and why others cannot be read."""
-        known: dict[ImageFile, tuple[Path, int] | Failure] = {}
-        for bucket in outdated:
-            row = 0
-            for image in bucket.images:
-                failure = bucket.failures.get(image.name)
-                if failure is None:
-                    if image.name not in bucket.ranges or bucket.scale == self.scale:
-                        known[image] = (bucket.path, row)
-                    row += 1
-                elif not failure.transient:
-                    known[image] = failure
-        return known
-
-    def can_read_more(self, bucket: Bucket) -> bool:
-        """Whether an image that could not be read for a transient reason can be read now."""
-        failed = {name for name, failure in bucket.failures.items() if failure.transient}
-        results = map(self.decode, (image for image in bucket.images if image.name in failed))
-        return not all(isinstance(result, Failure) and result.transient for result in results)
-
-    def check_disk(self, missing: dict[int, list[ImageFile]], count: int) -> None:
-        """Print how much will be written; ValueError if the disk is too small for it."""
-        needed = count_images(missing) * self.row_bytes
-        free = shutil.disk_usage(self.folder).free
-        new = sum(image not in self.known for images in missing.values() for image in images)
-        some = f"{new:,} new of " if new < count else ""
-        print(
-            f"preparing {some}{count:,} images of {self.source.path} as {self.shape_text}: "
-            f"{format_size(needed)} in {self.folder}, {format_size(free)} free",
-            file=sys.stderr,
-        )
-        if needed > free:
+            full = error.errno in NO_SPACE
+            advice = f"the disk is full. {ADVICE}" if full else "Use another --data-root"
             raise ValueError(
-                f"the images need {format_size(needed)} of disk in {self.folder}, and only "
-                f"{format_size(free)} are free. {ADVICE}"
-            )
+                f"the images of {self.source.path} cannot be prepared in {self.folder} ({error}): "
+                f"{advice}, and run the same command to continue"
+            ) from error
 
-    def write_bucket(self, number: int, images: list[ImageFile]) -> Bucket:
-        """Decode a bucket's images into its file, row by row."""
-        temporary = self.folder / f"{number:04}.{os.getpid()}.tmp"
-        try:
-            with open(temporary, "wb") as file:
-                failures = self.decode_all(images, file.write)
-                ranges = self.ranges_of(images)
-                content = {"bucket": number, "images": images, "failures": failures}
-                content |= {"version": VERSION, "shape": self.shape}
-                content |= {"ranges": ranges, "scale": self.scale if ranges else None}
-                manifest = json.dumps(content).encode()
-                digest = hashlib.sha256(manifest)
-                file.write(manifest + FOOTER.pack(len(manifest), digest.digest()))
-                file.flush()
-                os.fsync(file.fileno())
-            path = self.folder / f"{number:04}-{digest.hexdigest()[:12]}.rows"
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        return Bucket(images, failures, ranges, self.scale, path)
+    def update(self, buckets: Buckets) -> dict[int, StoredBucket]:
+        """Write missing and outdated buckets, and remove the files that are not needed."""
+        self.read_stored(buckets)  # again, as another process may have prepared images
+        self.measure(buckets)
+        current = self.find_current(buckets)
+        self.find_rows(current)
+        if missing := {n: buckets[n] for n in buckets if n not in current}:
+            self.check_disk(missing, count_images(buckets))
+            current |= self.in_threads(self.write_bucket, missing, count_images(buckets))
+        needed = {bucket.path for bucket in current.values()}
+        for path in set(self.folder.iterdir()) - needed - {self.folder / "lock", self.ranges_file}:
+            with suppress(OSError):  # Windows does not remove a file that is being read
+                path.unlink()
+        return current
 
-    def ranges_of(self, images: list[ImageFile]) -> dict[str, Range | None]:
-        return {image.name: self.ranges[image] for image in images if image in self.ranges}
+    # ------------------------------------------------------------ what is stored
 
-    def read_bucket(self, path: Path) -> tuple[int, Bucket]:
-        """A bucket's number and content; ValueError if the file is corrupt or of another version.
+    @property
+    def ranges_file(self) -> Path:
+        return self.folder / f"ranges-{VERSION}.json"
+
+    def read_stored(self, buckets: Buckets) -> None:
+        """Read the intact buckets, and the values of those deep images that have not changed."""
+        self.stored, self.ranges = [], {}
+        for path in self.folder.glob("*.rows"):
+            with suppress(*CORRUPT):
+                self.stored.append(self.read_bucket(path))
+        with suppress(*CORRUPT):
+            images = set(chain(*buckets.values()))
+            for image, values in json.loads(self.ranges_file.read_bytes()):
+                if (file := ImageFile(*image)) in images:
+                    self.ranges[file] = values and tuple(values)
+
+    def find_current(self, buckets: Buckets) -> dict[int, StoredBucket]:
+        """Decide the scale; returns the stored buckets that are up to date, by number."""
+        ranges = [*filter(None, self.ranges.values())] or [(0.0, 0.0)]
+        scale = min(low for low, _ in ranges), max(high for _, high in ranges)
+        self.scale = scale if self.ranges else None
+        return {
+            bucket.number: bucket
+            for bucket in self.stored
+            if buckets.get(bucket.number) == bucket.images
+            and (not bucket.deep or bucket.scale == self.scale)
+            and not (INSTALL_HEIF in bucket.failures.values() and reads_heic())
+        }
+
+    def read_bucket(self, path: Path) -> StoredBucket:
+        """A bucket's content; ValueError if the file is corrupt or of another version.
 
         Only the end of the file is read: bytes of a row that have changed are not noticed.
         """
@@ -316,59 +199,132 @@ class FolderCache:
         if hashlib.sha256(manifest).digest() != digest:
             raise ValueError(f"{path} is corrupt")
         content = json.loads(manifest)
-        if (content["version"], tuple(content["shape"])) != (VERSION, self.shape):
+        if (content.pop("version"), tuple(content.pop("shape"))) != (VERSION, self.shape):
             raise ValueError(f"{path} is of another version")
-        images = [ImageFile(*image) for image in content["images"]]
-        failures = {name: Failure(*failure) for name, failure in content["failures"].items()}
-        ranges = {name: found and tuple(found) for name, found in content["ranges"].items()}
-        scale = content["scale"] and tuple(content["scale"])
-        bucket = Bucket(images, failures, ranges, scale, path)
-        if start != len(bucket.names) * self.row_bytes:
+        content["images"] = [ImageFile(*image) for image in content["images"]]
+        content["scale"] = content["scale"] and tuple(content["scale"])
+        bucket = StoredBucket(path, **content | {"deep": set(content["deep"])})
+        if start != len(bucket.readable) * self.row_bytes:
             raise ValueError(f"{path} is corrupt")
-        return content["bucket"], bucket
+        return bucket
 
-    def in_files(self, buckets: dict[int, Bucket]) -> Images:
-        ordered = [buckets[number] for number in sorted(buckets)]
-        counts = [len(bucket.names) for bucket in ordered]
-        files = [bucket.path for bucket in ordered]
-        return to_images(RowReader.from_files(files, counts, self.shape), ordered)
+    def find_rows(self, current: dict[int, StoredBucket]) -> None:
+        """Find the rows in outdated buckets that can be copied."""
+        outdated = [bucket for bucket in self.stored if current.get(bucket.number) is not bucket]
+        readable = [image for bucket in outdated for image in bucket.readable]
+        other_scale = {
+            image
+            for bucket in outdated
+            for image in bucket.images
+            if image.name in bucket.deep and bucket.scale != self.scale
+        }
+        self.rows = {image: row for row, image in enumerate(readable) if image not in other_scale}
+        paths, counts = [b.path for b in outdated], [len(b.readable) for b in outdated]
+        self.outdated = RowReader.from_files(paths, counts, self.shape)
 
-    def in_memory(self, buckets: dict[int, list[ImageFile]]) -> Images:
-        """Decode all images without a cache, in the same order."""
+    # ------------------------------------------------------------ preparing images
+
+    def measure(self, buckets: Buckets) -> None:
+        """Find and store the values of new deep images; other files are only opened."""
+        known = self.ranges.keys() | {
+            image
+            for bucket in self.stored
+            for image in bucket.images
+            if image.name not in bucket.deep
+        }
+        new = {n: [image for image in buckets[n] if image not in known] for n in buckets}
+
+        def measure_bucket(number: int, images: list[ImageFile]) -> dict[ImageFile, Range | None]:
+            ranges = {}
+            for image in images:
+                if self.stopped.is_set():
+                    raise CancelledError
+                with suppress(Exception), self.source.open(image.name) as opened:
+                    if is_deep(opened):
+                        ranges[image] = self.options.range or value_range(opened)
+            return ranges
+
+        measured = self.in_threads(measure_bucket, new, count_images(new), "measuring images")
+        self.ranges |= ChainMap(*measured.values())
+        write_whole(self.ranges_file, json.dumps([*self.ranges.items()]).encode())
+
+    def check_disk(self, missing: Buckets, count: int) -> None:
+        """Print how much will be written; ValueError if the disk is too small for it."""
+        needed = count_images(missing) * self.row_bytes
+        free = shutil.disk_usage(self.folder).free
+        new = sum(image not in self.rows for images in missing.values() for image in images)
+        print(
+            f"preparing {f'{new:,} new of ' if new < count else ''}{count:,} images of "
+            f"{self.source.path} as {self.shape_text}: {format_size(needed)} in {self.folder}, "
+            f"{format_size(free)} free",
+            file=sys.stderr,
+        )
+        if needed > free:
+            raise ValueError(
+                f"the images need {format_size(needed)} of disk in {self.folder}, and only "
+                f"{format_size(free)} are free. {ADVICE}"
+            )
+
+    def write_bucket(self, number: int, images: list[ImageFile]) -> StoredBucket:
+        """Write a bucket's file, row by row."""
+        temporary = self.folder / f"{number:04}.{os.getpid()}.tmp"
         try:
-            return self.decode_into_memory(buckets)
-        except UnknownRange:
-            self.measure(buckets)
-            self.set_scale(buckets)
-            self.known = {}  # they may have another scale
-            return self.decode_into_memory(buckets)
+            with open(temporary, "wb") as file:
+                failures = self.write_rows(images, file.write)
+                deep = [image.name for image in images if image in self.ranges]
+                content = {"number": number, "images": images, "failures": failures, "deep": deep}
+                content |= {"scale": self.scale, "version": VERSION, "shape": self.shape}
+                manifest = json.dumps(content).encode()
+                digest = hashlib.sha256(manifest)
+                file.write(manifest + FOOTER.pack(len(manifest), digest.digest()))
+                file.flush()
+                os.fsync(file.fileno())
+            path = self.folder / f"{number:04}-{digest.hexdigest()[:12]}.rows"
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return self.read_bucket(path)
 
-    def decode_into_memory(self, buckets: dict[int, list[ImageFile]]) -> Images:
-        count = count_images(buckets)
-        samples = empty_bytes((count, *self.shape))
-        ends = np.cumsum([len(images) for images in buckets.values()])
-        rows = dict(zip(buckets, np.split(samples, ends[:-1]), strict=True))  # views
+    def write_rows(
+        self, images: list[ImageFile], write: Callable[[np.ndarray], object]
+    ) -> dict[str, str]:
+        """Copy or decode images in order, and write those that can be read; returns by name why
+        others cannot."""
+        failures = {}
+        for image in images:
+            if self.stopped.is_set():
+                raise CancelledError
+            if image in self.rows:
+                write(self.outdated.read([self.rows[image]]).numpy())
+                continue
+            try:
+                row = self.decode(image)
+            except Exception as error:  # decoders raise all kinds of exceptions for broken files
+                unidentified = isinstance(error, UnidentifiedImageError)
+                prefix = "" if unidentified else f"{type(error).__name__}: "
+                failures[image.name] = f"{prefix}{error}"
+            else:
+                write(row)
+        return failures
 
-        def decode_bucket(number: int, images: list[ImageFile]) -> Bucket:
-            free = iter(rows[number])
-            failures = self.decode_all(images, lambda row: np.copyto(next(free), row))
-            return Bucket(images, failures, self.ranges_of(images), self.scale)
-
-        decoded = self.in_threads(decode_bucket, buckets, count)
-        end = 0
-        for number, bucket in decoded.items():  # close the gaps that unreadable images left
-            start, end = end, end + len(bucket.names)
-            samples[start:end] = rows[number][: end - start]
-        return to_images(RowReader.from_array(samples[:end]), decoded.values())
+    def decode(self, file: ImageFile) -> np.ndarray:
+        """The bytes of an image; an error if it cannot be read."""
+        with self.source.open(file.name) as image:
+            if is_drawn_here(image) and not self.source.is_output:
+                raise UnidentifiedImageError("drawn by this project")
+            if is_deep(image) and file not in self.ranges:
+                raise UnidentifiedImageError("changed while it was read")
+            return image_to_bytes(image, self.options, self.scale)
 
     def in_threads(
         self,
-        function: Callable[[int, list[ImageFile]], Bucket | None],
-        buckets: dict[int, list[ImageFile]],
+        function: Callable[[int, list[ImageFile]], object],
+        buckets: Buckets,
         count: int,
         title: str = "preparing images",
     ) -> dict:
-        """Call `function(number, images)` for each bucket, with a progress bar of `count` images.
+        """Call `function(number, images)` for each bucket, with a progress bar of `count` images;
+        returns the results by number.
 
         Threads suffice, because Pillow releases the interpreter lock.
         """
@@ -392,87 +348,36 @@ class FolderCache:
                 pool.shutdown(cancel_futures=True)
         return results
 
-    def decode_all(
-        self, images: list[ImageFile], write: Callable[[np.ndarray], object]
-    ) -> dict[str, Failure]:
-        """Decode images in order, and write those that can be read; returns the failures.
-
-        Raises UnknownRange for a deep image whose range is unknown.
-        """
-        failures: dict[str, Failure] = {}
-        for image in images:
-            if self.stopped.is_set():
-                raise CancelledError
-            result = self.copy(image)
-            if result is None:
-                result = self.decode(image)
-            if result is None:
-                raise UnknownRange
-            if isinstance(result, Failure):
-                failures[image.name] = result
-            else:
-                write(result)
-        return failures
-
-    def copy(self, image: ImageFile) -> "np.ndarray | Failure | None":
-        """The bytes of an image in an outdated bucket, or why it is unreadable; None if unknown."""
-        known = self.known.get(image)
-        if known is None or isinstance(known, Failure):
-            return known
-        path, row = known
-        try:
-            offset = row * self.row_bytes
-            return np.fromfile(path, np.uint8, self.row_bytes, offset=offset).reshape(self.shape)
-        except (OSError, ValueError):  # removed or cut short since it was found
-            return None
-
-    def decode(self, file: ImageFile) -> np.ndarray | Failure | None:
-        """The bytes of an image, or why it cannot be read; None if it is deep and its range is
-        unknown."""
-        try:
-            with self.source.open(file.name) as image:
-                if is_drawn_here(image) and not self.source.is_output:
-                    return Failure("drawn by this project", transient=False)
-                if is_deep(image) and file not in self.ranges:
-                    if self.given_range is None:
-                        return None
-                    self.ranges[file] = None
-                return image_to_bytes(image, self.size, self.grey, self.scale, self.alpha)
-        except UnidentifiedImageError as error:
-            return Failure(str(error), transient=str(error) == INSTALL_HEIF)
-        except Exception as error:  # decoders raise all kinds of exceptions for broken files
-            # Decoders also raise OSError, but only the operating system's have a number.
-            transient = isinstance(error, MemoryError) or getattr(error, "errno", None) is not None
-            return Failure(f"{type(error).__name__}: {error}", transient)
+    def to_images(self, buckets: dict[int, StoredBucket]) -> Images:
+        ordered = [buckets[number] for number in sorted(buckets)]
+        paths, counts = [b.path for b in ordered], [len(b.readable) for b in ordered]
+        digest = hashlib.sha256()
+        for bucket in ordered:
+            digest.update(json.dumps([image[:2] for image in bucket.readable]).encode())
+        return Images(
+            RowReader.from_files(paths, counts, self.shape),
+            [image.name for bucket in ordered for image in bucket.readable],
+            dict(sorted(failure for b in ordered for failure in b.failures.items())),
+            digest.hexdigest(),
+            self.scale,
+        )
 
 
-def group(images: list[ImageFile]) -> dict[int, list[ImageFile]]:
+def group(images: list[ImageFile]) -> Buckets:
     """The images of each bucket that is not empty, by its number and in order.
 
     The number of buckets is a power of two, so that it rarely changes with the number of images.
     """
     exponent = round(math.log2(max(1, len(images)) / IMAGES_PER_BUCKET))
     count = min(2 ** max(0, exponent), MAX_BUCKETS)
-    buckets: dict[int, list[ImageFile]] = {}
+    buckets: Buckets = {}
     for image in images:
         buckets.setdefault(zlib.crc32(encode(image.name)) % count, []).append(image)
     return dict(sorted(buckets.items()))
 
 
-def count_images(buckets: dict[int, list[ImageFile]]) -> int:
-    return sum(len(images) for images in buckets.values())
-
-
-def to_images(samples: RowReader, buckets: Collection[Bucket]) -> Images:
-    names = [name for bucket in buckets for name in bucket.names]
-    digest = hashlib.sha256()
-    for bucket in buckets:
-        readable = [image[:2] for image in bucket.images if image.name not in bucket.failures]
-        digest.update(json.dumps(readable).encode())
-    failures = sorted(failure for bucket in buckets for failure in bucket.failures.items())
-    unreadable = {name: failure.reason for name, failure in failures}
-    scale = next((bucket.scale for bucket in buckets if bucket.ranges), None)
-    return Images(samples, names, unreadable, digest.hexdigest(), scale)
+def count_images(buckets: Buckets) -> int:
+    return sum(map(len, buckets.values()))
 
 
 def thread_count() -> int:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from wgan.data.batches import Dataset
+from wgan.data.dataset import Dataset
 from wgan.errors import one_line
 
 NO_CLASS = -1  # the label of an image in no class folder

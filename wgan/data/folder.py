@@ -1,16 +1,18 @@
 """Data sets that are folders of images, or LSUN's database: their images, classes and warnings."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from wgan.data.batches import Dataset
 from wgan.data.cache import FolderCache, Images
 from wgan.data.classes import find_classes
+from wgan.data.dataset import Dataset
 from wgan.data.downloads import fetch_celeba, find_lsun
-from wgan.data.images import AUTOMATIC, Range, Size, check_transparency
+from wgan.data.image_options import ImageOptions
+from wgan.data.pixels import check_transparency
 from wgan.data.sources import FolderSource, LsunSource
 
 DEFAULT_SIZE = (64, 64)
@@ -18,23 +20,14 @@ CELEBA_COUNT = 202_599
 CHECKED_IMAGES, FEW_LEVELS, DARK = 16, 32, 128  # how grey levels are counted, and what is reported
 
 
-def load_folder(
-    folder: Path,
-    root: Path,
-    size: Size | None,
-    grey: bool,
-    given_range: Range = AUTOMATIC,
-    alpha: bool = False,
-) -> Dataset:
+def load_folder(folder: Path, root: Path, options: ImageOptions) -> Dataset:
     """Load all images below a folder, with the classes that `find_classes` finds, and print these.
 
-    Files that are not images are skipped with a warning. Raises ValueError if no image is left.
-    `given_range` are the values of deep images that become black and white. With `alpha`, images
-    have four channels; ValueError if none is transparent.
+    Files that are not images are skipped with a warning. Raises ValueError if no image is left, or
+    if none is transparent with `options.alpha`.
     """
-    source = FolderSource(folder, leave_out=root / "prepared")
-    images = load_images(source, root, size, grey, given_range, alpha)
-    if alpha:
+    images = load_images(FolderSource(folder, leave_out=root / "prepared"), root, options)
+    if options.alpha:
         check_transparency(images.samples, folder)
     labels, class_names, line = find_classes(images.names)
     if line:
@@ -42,67 +35,60 @@ def load_folder(
     return Dataset(images.samples, labels, images.digest, class_names)
 
 
-def load_celeba(root: Path, size: Size | None, grey: bool) -> Dataset:
+def load_celeba(root: Path, options: ImageOptions) -> Dataset:
     """CelebA's 202,599 aligned faces, without their attributes."""
     folder = fetch_celeba(root)
-    dataset = load_folder(folder, root, size, grey)
+    dataset = load_folder(folder, root, options)
     if len(dataset) != CELEBA_COUNT:
         print(f"{folder} contains {len(dataset):,} of {CELEBA_COUNT:,} faces", file=sys.stderr)
     return replace(dataset, labels=None, class_names=())
 
 
-def load_lsun(root: Path, size: Size | None, grey: bool) -> Dataset:
+def load_lsun(root: Path, options: ImageOptions) -> Dataset:
     """LSUN's bedrooms. Reading its database needs the package lmdb."""
-    images = load_images(LsunSource(find_lsun(root)), root, size, grey)
+    images = load_images(LsunSource(find_lsun(root)), root, options)
     return Dataset(images.samples, files_digest=images.digest)
 
 
-def load_images(
-    source: FolderSource | LsunSource,
-    root: Path,
-    size: Size | None,
-    grey: bool,
-    given_range: Range = AUTOMATIC,
-    alpha: bool = False,
-) -> Images:
+def load_images(source: FolderSource | LsunSource, root: Path, options: ImageOptions) -> Images:
     """Load all images of a source, with a warning about unreadable ones; ValueError if none is."""
-    images = FolderCache(source, root, size or DEFAULT_SIZE, grey, given_range, alpha).load()
+    options = replace(options, size=options.size or DEFAULT_SIZE)
+    images = FolderCache(source, root, options).load()
     skipped = images.unreadable
     if source.left_out:
-        names = ", ".join(source.left_out[:3]) + (", ..." if len(source.left_out) > 3 else "")
         print(
             f"{source.path}: left out {len(source.left_out)} of its folders, which contain runs or "
-            f"generated images ({names})",
+            f"generated images ({first_few(source.left_out, ', ')})",
             file=sys.stderr,
         )
     count = len(images.names) + len(skipped)
     if not count:
         raise ValueError(f"the folder {source.path} contains no files: put images there")
     if skipped:
-        names = "; ".join(f"{name!r}: {reason}" for name, reason in list(skipped.items())[:3])
-        more = "; ..." if len(skipped) > 3 else ""
+        reasons = [f"{name!r}: {reason}" for name, reason in skipped.items()]
         print(
             f"{source.path}: skipped {len(skipped)} of {count} files that cannot be used "
-            f"({names}{more})",
+            f"({first_few(reasons, '; ')})",
             file=sys.stderr,
         )
     if not images.names:
         arrays = any(name.lower().endswith((".npy", ".npz")) for name in skipped)
         advice = ": name a .npz or .npy file, or a folder of .npy files only" if arrays else ""
         raise ValueError(f"none of the {count} files in {source.path} is a readable image{advice}")
-    if given_range != AUTOMATIC and images.scale is None:
+    if options.range and images.scale is None:
         print(f"--range has no effect: all images of {source.path} have 8 bits", file=sys.stderr)
     report_few_levels(images, source.path)
     return images
 
 
+def first_few(texts: Sequence[str], separator: str) -> str:
+    return separator.join([*texts[:3], *(["..."] if len(texts) > 3 else [])])
+
+
 def report_few_levels(images: Images, path: Path) -> None:
     """Print a warning if the images, as bytes, use few of the 256 grey levels."""
-    some = np.linspace(0, len(images.names) - 1, CHECKED_IMAGES).astype(int)
-    used = np.zeros(256, bool)
-    for index in some:
-        used[images.samples.read([index]).numpy()] = True
-    levels = np.flatnonzero(used)
+    indices = np.linspace(0, len(images.names) - 1, CHECKED_IMAGES).astype(int)
+    levels = np.unique(images.samples.read(indices).numpy())
     if len(levels) >= FEW_LEVELS or (images.scale is None and levels[-1] >= DARK):
         return
     advice = "convert the images so that white is 255"

@@ -10,8 +10,10 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from tqdm import tqdm
 
-from wgan.data.batches import Dataset, RowReader
-from wgan.data.images import Size, fit_images
+from wgan.data.dataset import Dataset
+from wgan.data.image_options import ImageOptions
+from wgan.data.pixels import fit_images
+from wgan.data.rows import RowReader
 from wgan.files import write_whole
 
 GLYPH_COUNT = 50_000
@@ -45,7 +47,7 @@ BOLD = (
 STROKES = dict.fromkeys(THIN, range(4)) | dict.fromkeys(BOLD, range(1))  # pixels to thicken by
 
 
-def load_glyphs(root: Path, size: Size | None, grey: bool) -> Dataset:
+def load_glyphs(root: Path, options: ImageOptions) -> Dataset:
     """50,000 digits of 28x28, drawn once and cached in `<root>/glyphs.npz`."""
     cache = root / "glyphs.npz"
     cached = read_cache(cache)
@@ -53,14 +55,14 @@ def load_glyphs(root: Path, size: Size | None, grey: bool) -> Dataset:
         cached = draw_glyphs(GLYPH_COUNT, GLYPH_SEED)
         write_cache(cache, *cached)
     images, labels = cached
-    samples = RowReader.from_array(fit_images(images, size, grey))
+    samples = RowReader.from_array(fit_images(images, options))
     return Dataset(samples, labels, class_names=tuple("0123456789"))
 
 
 def read_cache(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
     """Images and labels from the cache; None if it is missing, corrupt or of another version."""
     try:
-        with np.load(path) as arrays:  # a zip file, whose checksums reveal damage
+        with np.load(path) as arrays:  # a zip file, whose checksums reveal corruption
             if arrays["version"] != GLYPH_VERSION:
                 return None
             return arrays["samples"], arrays["labels"]

@@ -4,20 +4,21 @@ from pathlib import Path
 
 import numpy as np
 
-from wgan.data.batches import Dataset, RowReader
-from wgan.data.images import Size
+from wgan.data.dataset import Dataset
+from wgan.data.image_options import ImageOptions
+from wgan.data.rows import RowReader
 
 POINT_COUNT = 100_000
 POINT_SEED = 2017
 
 
-def load_ring(root: Path, size: Size | None, grey: bool) -> Dataset:
+def load_ring(root: Path, options: ImageOptions) -> Dataset:
     """8 Gaussians on a circle."""
     angles = np.arange(8) * np.pi / 4
     return gaussians(np.stack([np.cos(angles), np.sin(angles)], 1) * 2**0.5, 0.02 / 2**0.5)
 
 
-def load_grid(root: Path, size: Size | None, grey: bool) -> Dataset:
+def load_grid(root: Path, options: ImageOptions) -> Dataset:
     """25 Gaussians on a square grid."""
     side = np.arange(-2, 3) / 2**0.5
     return gaussians(np.stack(np.meshgrid(side, side), -1).reshape(25, 2), 0.05 / 8**0.5)
@@ -31,7 +32,7 @@ def gaussians(centres: np.ndarray, deviation: float) -> Dataset:
     return Dataset(RowReader.from_array(points.astype(np.float32)), modes=modes)
 
 
-def load_swissroll(root: Path, size: Size | None, grey: bool) -> Dataset:
+def load_swissroll(root: Path, options: ImageOptions) -> Dataset:
     """A spiral with noise."""
     random = np.random.default_rng(POINT_SEED)
     angle = 1.5 * np.pi * (1 + 2 * random.random(POINT_COUNT))

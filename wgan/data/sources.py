@@ -45,7 +45,7 @@ class FolderSource:
 
     def list(self) -> list[ImageFile]:
         """The files sorted by name, which is the path relative to the folder, with "/"."""
-        found: list[ImageFile] = []
+        files: list[ImageFile] = []
         self.left_out.clear()
         # Links are followed, and each folder is entered once, so that a loop of links ends.
         entered = {os.path.realpath(self.leave_out)} if self.leave_out else set()
@@ -63,8 +63,8 @@ class FolderSource:
             prefix = "" if relative == "." else relative.replace(os.sep, "/") + "/"
             for name in names:
                 if not name.startswith("."):
-                    found += stat_file(f"{path}/{name}", prefix + name)
-        return sorted(found, key=attrgetter("name"))
+                    files += stat_file(f"{path}/{name}", prefix + name)
+        return sorted(files, key=attrgetter("name"))
 
     def report(self, error: OSError) -> None:
         if error.filename == str(self.path):

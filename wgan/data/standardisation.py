@@ -34,7 +34,7 @@ class Standardisation:
 
     @classmethod
     def from_checkpoint(cls, checkpoint: dict) -> "Standardisation | None":
-        """That of the data that a checkpoint was trained on, if they are standardised."""
+        """That of the data that a checkpoint was trained on, if it is standardised."""
         stored = (checkpoint.get("data") or {}).get("standardisation")
         return stored and cls(*(np.array(stored[key], float) for key in ("mean", "deviation")))
 
@@ -44,7 +44,7 @@ class Moments:
 
     def __init__(self, columns: int):
         self.count, self.mean, self.squares = 0, np.zeros(columns), np.zeros(columns)
-        self.low, self.high = np.full(columns, np.inf), np.full(columns, -np.inf)
+        self.minimum, self.maximum = np.full(columns, np.inf), np.full(columns, -np.inf)
 
     def add(self, vectors: np.ndarray) -> None:
         """Count vectors `(N, D)` float64."""
@@ -55,17 +55,15 @@ class Moments:
         self.squares += difference**2 * (self.count * count / total)
         self.mean += difference * (count / total)
         self.count = total
-        self.low = np.minimum(self.low, vectors.min(0))
-        self.high = np.maximum(self.high, vectors.max(0))
+        self.minimum = np.minimum(self.minimum, vectors.min(0))
+        self.maximum = np.maximum(self.maximum, vectors.max(0))
 
     def standardisation(self) -> Standardisation:
         """Both are rounded to a thousandth of the deviation, because sums differ in the last digits
         between machines, on which the data must be recognised as the same."""
         deviation = np.sqrt(self.squares / self.count)
-        spread = self.high - self.low
-        deviation = np.where(deviation > 0, deviation, spread)  # values whose squares vanish
         deviation = np.array([float(f"{value:.4g}") for value in deviation])
-        deviation[self.low == self.high] = 0  # and not what rounding leaves
+        deviation[self.minimum == self.maximum] = 0  # and not what rounding leaves
         divisor = np.where(deviation > 0, deviation, 1)
-        mean = np.where(deviation > 0, np.round(self.mean / divisor, 3) * divisor, self.low)
+        mean = np.where(deviation > 0, np.round(self.mean / divisor, 3) * divisor, self.minimum)
         return Standardisation(mean, deviation)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wgan.data import Dataset, load_dataset
+from wgan.data import Dataset, ImageOptions, load_dataset
 from wgan.data.arrays import ARRAY_SUFFIXES
 from wgan.data.classes import match_classes
 from wgan.data.folder import load_folder
@@ -82,9 +82,10 @@ def read_dataset(source: str, data_root: str, shape: tuple[int, ...] | None = No
             raise ValueError(f"{source} contains vectors: comparing needs images")
         return dataset
     if not Path(source).is_dir():
-        return load_dataset(source, data_root, "x".join(map(str, shape[1:])) if shape else "")
+        return load_dataset(source, data_root, ImageOptions(shape[1:] if shape else None))
     channels, *size = shape or first_shape(Path(source))
-    return load_folder(Path(source), Path(data_root), tuple(size), channels == 1)
+    options = ImageOptions(tuple(size), grey=channels == 1)
+    return load_folder(Path(source), Path(data_root), options)
 
 
 def is_array(source: str) -> bool:

@@ -6,15 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from wgan.data.batches import (
-    Batches,
-    Dataset,
-    RowReader,
-    fits,
-    flip_where,
-    to_byte_images,
-    to_float_images,
-)
+from wgan.data import Batches, Dataset, RowReader, flip_where, to_byte_images, to_float_images
+from wgan.data.batches import fits
 
 
 def numbered(count):

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,13 +17,13 @@ from conftest import ROOT
 from filelock import FileLock
 from PIL import Image
 
+from wgan.data import ImageOptions, load_dataset
 from wgan.data import cache as cache_module
 from wgan.data.cache import FOOTER, FolderCache, Images, group
 from wgan.data.images import image_to_bytes, open_image
 from wgan.data.sources import FolderSource, ImageFile
-from wgan.data.table import load_dataset
 
-SIZE = (8, 8)
+OPTIONS = ImageOptions((8, 8))
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX signals and names")
 
 
@@ -43,8 +44,8 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def decoded(monkeypatch):
-    """The names of all images that are opened in this process."""
+def opened(monkeypatch):
+    """The names of all files that are opened in this process, in order."""
     names = []
 
     def open_and_note(self, name):
@@ -55,8 +56,8 @@ def decoded(monkeypatch):
     return names
 
 
-def load(folder, root=None, size=SIZE, grey=False) -> Images:
-    return FolderCache(FolderSource(folder), root or folder.parent, size, grey).load()
+def load(folder, root=None, options=OPTIONS) -> Images:
+    return FolderCache(FolderSource(folder), root or folder.parent, options).load()
 
 
 def pixels(images: Images) -> np.ndarray:
@@ -76,7 +77,7 @@ def assert_right(images: Images, folder):
     """The bytes are those of the files, in the order of a fresh start, and no file is left over."""
     for name, sample in zip(images.names, pixels(images), strict=True):
         with open_image(folder / name) as image:
-            assert np.array_equal(sample, image_to_bytes(image, SIZE, False)), name
+            assert np.array_equal(sample, image_to_bytes(image, OPTIONS)), name
     assert set(images.names) == {path.name for path in folder.iterdir() if path.suffix == ".png"}
     fresh = load(folder, folder.parent / f"fresh-{time.time_ns()}")
     assert (images.names, images.unreadable) == (fresh.names, fresh.unreadable)
@@ -84,10 +85,10 @@ def assert_right(images: Images, folder):
     assert len(files_of(folder)) == len(buckets_of(folder))
 
 
-def assert_only_decoded(decoded, buckets, folder):
-    """Just the images of these buckets were decoded, and not all images."""
-    expected = [image.name for number in buckets for image in buckets_of(folder)[number]]
-    assert sorted(decoded) == sorted(expected)
+def assert_only_opened(opened, buckets, folder):
+    """Just the images of these buckets were opened, and not all images."""
+    expected = {image.name for number in buckets for image in buckets_of(folder)[number]}
+    assert set(opened) == expected
     assert len(expected) < len(FolderSource(folder).list())
 
 
@@ -97,7 +98,9 @@ def assert_only_decoded(decoded, buckets, folder):
 def test_the_files_begin_with_the_bytes_of_the_images(folder):
     images = load(folder)
     assert_right(images, folder)
-    assert images.unreadable == dict.fromkeys(("03.txt", "10.txt", "99.txt"), "not an image")
+    assert images.unreadable == dict.fromkeys(
+        ("03.txt", "10.txt", "99.txt"), "not an image that Pillow reads"
+    )
     rows = b""
     for file, bucket in zip(files_of(folder), buckets_of(folder).values(), strict=True):
         count = sum(image.name in images.names for image in bucket)
@@ -105,39 +108,38 @@ def test_the_files_begin_with_the_bytes_of_the_images(folder):
     assert rows == pixels(images).tobytes()
 
 
-def test_a_second_start_decodes_nothing(folder, decoded, capsys):
+def test_a_second_start_opens_nothing(folder, opened, capsys):
     first = load(folder)
     assert "preparing 23 images" in capsys.readouterr().err
-    assert len(decoded) == 23
+    assert len(opened) == 2 * 23  # to look for more than 8 bits, and to decode
     second = load(folder)
-    assert len(decoded) == 23
+    assert len(opened) == 2 * 23
     assert np.array_equal(pixels(first), pixels(second))
     assert (first.names, first.unreadable) == (second.names, second.unreadable)
     assert capsys.readouterr().err == ""
 
 
-def test_only_new_and_changed_files_are_decoded(folder, decoded, capsys):
+def test_only_new_and_changed_images_are_opened(folder, opened, capsys):
     load(folder)
     save(folder / "new.png", 100)  # added
     (folder / "05a.png").unlink()  # removed
     save(folder / "07a.png", 102)  # changed, of the same size
     os.utime(folder / "07a.png", ns=(1, 1))
-    (folder / "10.txt").write_text("changed, and still not an image")
     (folder / "11a.png").rename(folder / "11b.png")
-    decoded.clear()
+    opened.clear()
     images = load(folder)
-    assert sorted(decoded) == ["07a.png", "10.txt", "11b.png", "new.png"]
-    assert "preparing 4 new of 23 images" in capsys.readouterr().err
+    assert {name for name in opened if name.endswith("png")} == {"07a.png", "11b.png", "new.png"}
+    assert re.search("preparing [3-6] new of 23 images", capsys.readouterr().err)
     assert_right(images, folder)
 
 
-def test_more_buckets_take_over_the_images_of_fewer(folder, decoded):
+def test_more_buckets_take_over_the_images_of_fewer(folder, opened):
     load(folder)
     for index in range(20, 60):
         save(folder / f"{index:02}a.png", index)
-    decoded.clear()
+    opened.clear()
     images = load(folder)
-    assert len(decoded) == 40
+    assert sum(name.endswith("png") for name in opened) == 2 * 40
     assert_right(images, folder)
 
 
@@ -163,7 +165,7 @@ def test_random_changes_always_give_what_a_fresh_start_gives(folder, random):
 
 def test_sizes_and_colours_have_caches_of_their_own(folder):
     shapes = [
-        load(folder, size=size, grey=grey).samples.sample_shape
+        load(folder, options=ImageOptions(size, grey)).samples.sample_shape
         for size in ((8, 8), (8, 16))
         for grey in (False, True)
     ]
@@ -171,10 +173,10 @@ def test_sizes_and_colours_have_caches_of_their_own(folder):
     assert len(list((folder.parent / "prepared").iterdir())) == 4
 
 
-def test_a_data_root_among_the_images_is_left_out(folder, decoded):
+def test_a_data_root_among_the_images_is_left_out(folder, opened):
     for _ in range(2):
-        assert len(load_dataset(str(folder.parent), folder.parent, "8")) == 20
-    assert len(decoded) == 23
+        assert len(load_dataset(str(folder.parent), folder.parent, OPTIONS)) == 20
+    assert len(set(opened)) == 23
 
 
 @posix
@@ -188,13 +190,13 @@ def test_names_of_every_kind_are_kept(folder):
     assert load(folder).names == first.names
 
 
-def test_that_no_image_is_readable_is_cached_too(tmp_path, decoded):
+def test_that_no_image_is_readable_is_cached_too(tmp_path, opened):
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "a.txt").write_text("x")
     for _ in range(2):
         with pytest.raises(ValueError, match="none of the 1 files"):
             load_dataset(str(tmp_path / "p"), tmp_path)
-    assert decoded == ["a.txt"]
+    assert opened == ["a.txt"] * 2
 
 
 # ---------------------------------------------------------------- deep images
@@ -211,23 +213,21 @@ def assert_as_fresh(images, folder):
     assert np.array_equal(pixels(images), pixels(fresh))
 
 
-def test_images_of_8_bits_are_opened_once_and_deep_ones_once_more(folder, decoded, capsys):
-    images = load(folder)
-    assert images.scale is None
-    assert len(decoded) == 23
+def test_deep_images_may_be_added_to_others(folder, opened):
+    assert load(folder).scale is None
     for index in range(4):
         save_deep(folder / f"{index}.tif", 0, 1000 + index)
-    decoded.clear()
+    opened.clear()
     images = load(folder)
     assert images.scale == (0, 1003)
-    assert {name[-4:] for name in decoded} == {".tif"}
+    assert not any(name.endswith(".png") for name in opened)
     assert_as_fresh(images, folder)
-    decoded.clear()
+    opened.clear()
     assert load(folder).scale == (0, 1003)
-    assert decoded == []
+    assert opened == []
 
 
-def test_deep_images_are_decoded_again_if_their_range_changes(folder, decoded):
+def test_deep_images_are_decoded_again_if_their_range_changes(folder, opened):
     for index in range(6):
         save_deep(folder / f"{index}.tif", 0, 1000)
     load(folder)
@@ -241,15 +241,26 @@ def test_deep_images_are_decoded_again_if_their_range_changes(folder, decoded):
         (lambda: (folder / "in.tif").unlink(), None),
     ):
         change()
-        decoded.clear()
+        opened.clear()
         images = load(folder)
-        names = set(decoded)
-        assert not any(name.endswith((".png", ".txt")) for name in names)
+        names = {name for name in opened if not name.endswith(".txt")}
         deep = {name for name in images.names if name.endswith(".tif")}
         assert names == deep if scale else names <= {"in.tif"}
         assert scale in (None, images.scale)
         assert_as_fresh(images, folder)
         assert len(files_of(folder)) == len(buckets_of(folder))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"[[1]]", b"[]", b"not JSON"])
+def test_lost_or_corrupt_ranges_are_measured_again(content, folder):
+    for index in range(6):
+        save_deep(folder / f"{index}.tif", 0, 1000 + index)
+    load(folder)
+    (ranges,) = files_of(folder)[0].parent.glob("ranges-*.json")
+    ranges.unlink() if content is None else ranges.write_bytes(content)
+    images = load(folder)
+    assert images.scale == (0, 1005)
+    assert_as_fresh(images, folder)
 
 
 def test_an_interruption_while_measuring_leaves_no_wrong_scale(folder, monkeypatch):
@@ -270,16 +281,6 @@ def test_an_interruption_while_measuring_leaves_no_wrong_scale(folder, monkeypat
     assert_as_fresh(load(folder), folder)
 
 
-def test_deep_images_without_a_cache_have_the_same_scale(folder, capsys):
-    for index in range(6):
-        save_deep(folder / f"{index}.tif", 0, 1000 + index)
-    (folder.parent / "file").write_text("in the way")
-    in_memory = load(folder, folder.parent / "file")
-    assert in_memory.samples.in_memory
-    assert in_memory.scale == (0, 1005)
-    assert_as_fresh(in_memory, folder)
-
-
 # ---------------------------------------------------------------- unusual folders
 
 
@@ -293,7 +294,7 @@ def test_a_loop_of_links_ends(folder):
 def test_links_to_nothing_are_counted_and_named(folder, capsys):
     (folder / "gone.png").symlink_to(folder / "nowhere.png")
     (folder / "circle.png").symlink_to(folder / "circle.png")
-    assert len(load_dataset(str(folder), folder.parent, "8")) == 20
+    assert len(load_dataset(str(folder), folder.parent, OPTIONS)) == 20
     printed = capsys.readouterr().err
     assert "skipped 5 of 25 files" in printed
     assert load(folder).unreadable["gone.png"].startswith("FileNotFoundError")
@@ -306,35 +307,13 @@ def test_links_to_nothing_are_counted_and_named(folder, capsys):
 # ---------------------------------------------------------------- unreadable images
 
 
-def test_what_the_system_refused_is_tried_again(folder, monkeypatch):
-    refused, opened = {"04a.png", "19a.png"}, []
-
-    def open_or_refuse(self, name):
-        opened.append(name)
-        if name in refused:
-            raise PermissionError(errno.EACCES, "Permission denied", name)
-        return open_image(self.path / name)
-
-    monkeypatch.setattr(FolderSource, "open", open_or_refuse)
-    assert len(load(folder).names) == 18
-    before = [file.stat().st_mtime_ns for file in files_of(folder)]
-    opened.clear()
-    assert len(load(folder).names) == 18
-    assert sorted(opened) == ["04a.png", "19a.png"]
-    assert [file.stat().st_mtime_ns for file in files_of(folder)] == before  # nothing was written
-    refused.remove("19a.png")
-    assert len(load(folder).names) == 19
-    refused.clear()
-    assert_right(load(folder), folder)
-
-
-def test_a_broken_image_is_not_tried_again(folder, decoded):
+def test_an_unreadable_image_is_tried_again_when_it_has_changed(folder, opened):
     content = (folder / "00a.png").read_bytes()
     (folder / "half.png").write_bytes(content[:40])
     assert "half.png" in load(folder).unreadable
-    decoded.clear()
+    opened.clear()
     load(folder)
-    assert decoded == []
+    assert opened == []
     (folder / "half.png").write_bytes(content)
     assert_right(load(folder), folder)
 
@@ -343,7 +322,7 @@ def test_a_broken_image_is_not_tried_again(folder, decoded):
 
 
 @pytest.mark.parametrize("fault", ["short", "missing", "row", "flipped", "empty", "text", "huge"])
-def test_a_damaged_file_is_made_again(fault, folder, decoded):
+def test_a_corrupt_file_is_made_again(fault, folder, opened):
     load(folder)
     number, file = list(buckets_of(folder))[3], files_of(folder)[3]
     content = bytearray(file.read_bytes())
@@ -356,19 +335,19 @@ def test_a_damaged_file_is_made_again(fault, folder, decoded):
         changed |= {"text": b"not a cache", "huge": content[:-40] + b"\xff" * 40}
         file.write_bytes(changed[fault])
     (file.parent / "0001.12345.tmp").write_bytes(b"left by a process that was killed")
-    decoded.clear()
+    opened.clear()
     images = load(folder)
-    assert_only_decoded(decoded, [number], folder)
+    assert_only_opened(opened, [number], folder)
     assert_right(images, folder)
-    assert len(list(file.parent.iterdir())) == len(files_of(folder)) + 1  # and the lock
+    assert len(list(file.parent.iterdir())) == len(files_of(folder)) + 2  # the lock and the ranges
 
 
-def test_files_of_another_version_are_made_again(folder, decoded, monkeypatch):
+def test_files_of_another_version_are_made_again(folder, opened, monkeypatch):
     load(folder)
     monkeypatch.setattr(cache_module, "VERSION", cache_module.VERSION + 1)
-    decoded.clear()
+    opened.clear()
     images = load(folder)
-    assert len(decoded) == 23
+    assert len(set(opened)) == 23
     assert_right(images, folder)
 
 
@@ -404,33 +383,30 @@ def test_a_reader_of_outdated_files_still_finds_its_images(folder):
     assert not np.array_equal(pixels(changed), expected)
 
 
-def test_an_interruption_costs_at_most_the_buckets_in_progress(
-    folder, decoded, monkeypatch, capsys
-):
+def test_an_interruption_costs_at_most_the_buckets_in_progress(folder, opened, monkeypatch, capsys):
     monkeypatch.setattr(cache_module, "thread_count", lambda: 1)  # one bucket is in progress
     load(folder)
     for index in range(14):
         save(folder / f"{index:02}a.png", index + 50)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        opened = []
+        decoded = []
 
-        def open_or_stop(self, name):
-            opened.append(name)
-            if len(opened) == 9:
+        def decode_or_stop(self, file):
+            decoded.append(file.name)
+            if len(decoded) == 9:
                 raise KeyboardInterrupt
-            return open_image(self.path / name)
+            return decode(self, file)
 
-        patch.setattr(FolderSource, "open", open_or_stop)
+        decode = FolderCache.decode
+        patch.setattr(FolderCache, "decode", decode_or_stop)
         load(folder)
     assert "run the same command to continue" in capsys.readouterr().err
-    assert 9 <= len(opened) < 14  # the thread may open more before it is told to stop
-    cache = FolderCache(FolderSource(folder), folder.parent, SIZE, False)
-    finished, _ = cache.find(buckets_of(folder))
-    kept = {image.name for number in finished for image in buckets_of(folder)[number]}
-    assert len(set(opened) & kept) >= 8 - max(map(len, buckets_of(folder).values()))
-    decoded.clear()
+    opened.clear()
     images = load(folder)
-    assert set(decoded) == {f"{index:02}a.png" for index in range(14)} - kept
+    changed = {f"{index:02}a.png" for index in range(14)}
+    repeated = set(decoded) & set(opened) & changed
+    assert len(repeated) <= 2 * max(map(len, buckets_of(folder).values()))
+    assert {name for name in opened if name.endswith("png")} <= changed
     assert_right(images, folder)
 
 
@@ -439,15 +415,15 @@ import pathlib, sys, time
 sys.path.insert(0, sys.argv[1])
 from wgan.data import cache
 cache.IMAGES_PER_BUCKET, cache.thread_count = 1.5, lambda: 1
-open_image = cache.FolderSource.open
-def slowly(self, name):
+decode = cache.FolderCache.decode
+def slowly(self, file):
     time.sleep(0.02)
-    sys.stdout.write("opened\\n")
+    sys.stdout.write("decoded\\n")
     sys.stdout.flush()
-    return open_image(self, name)
-cache.FolderSource.open = slowly
-path = pathlib.Path(sys.argv[2])
-images = cache.FolderCache(cache.FolderSource(path), path.parent, (8, 8), False).load()
+    return decode(self, file)
+cache.FolderCache.decode = slowly
+path, options = pathlib.Path(sys.argv[2]), cache.ImageOptions((8, 8))
+images = cache.FolderCache(cache.FolderSource(path), path.parent, options).load()
 print(len(images.names))
 """
 
@@ -464,7 +440,7 @@ def start(folder):
 @posix
 @pytest.mark.slow
 def test_a_kill_costs_at_most_the_buckets_in_progress(folder):
-    opened = []
+    decoded = []
     for kill_after in (8, 8, 1000):
         process = start(folder)
         lines = []
@@ -473,17 +449,17 @@ def test_a_kill_costs_at_most_the_buckets_in_progress(folder):
             if len(lines) == kill_after:
                 process.kill()
         errors = process.communicate()[1]
-        opened.append(lines.count("opened\n"))
+        decoded.append(lines.count("decoded\n"))
     assert process.returncode == 0, errors
-    assert opened[0] >= 8 and opened[1] >= 8
+    assert decoded[0] >= 8 and decoded[1] >= 8
     most = max(len(images) for images in buckets_of(folder).values())
-    assert sum(opened) <= 23 + 2 * most
+    assert sum(decoded) <= 23 + 2 * most
     assert_right(load(folder), folder)
 
 
 @pytest.mark.slow
 def test_two_processes_at_once_prepare_once(folder):
-    cache = FolderCache(FolderSource(folder), folder.parent, SIZE, False).folder
+    cache = FolderCache(FolderSource(folder), folder.parent, OPTIONS).folder
     cache.mkdir(parents=True)
     with FileLock(cache / "lock"):
         started = [start(folder), start(folder)]
@@ -491,8 +467,8 @@ def test_two_processes_at_once_prepare_once(folder):
             assert "waiting for another process to prepare" in process.stderr.readline()
     ended = [process.communicate(timeout=60) for process in started]
     output, errors = ("".join(texts) for texts in zip(*ended, strict=True))
-    assert output.count("opened") == 23
-    assert output.replace("opened\n", "").split() == ["20", "20"]
+    assert output.count("decoded") == 23
+    assert output.replace("decoded\n", "").split() == ["20", "20"]
     assert errors.count("preparing 23 images") == 1
 
 
@@ -536,46 +512,41 @@ def test_a_disk_too_small_is_refused_with_advice(folder, monkeypatch, capsys):
 
 
 def test_a_disk_that_becomes_full_is_an_error_and_the_next_start_continues(
-    folder, monkeypatch, decoded
+    folder, monkeypatch, opened
 ):
     fsync, calls = os.fsync, []
 
     def fill(descriptor):
         calls.append(descriptor)
-        if len(calls) > 6:
+        if len(calls) > 7:  # the ranges and six buckets
             raise OSError(errno.ENOSPC, "No space left on device")
         fsync(descriptor)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fill)
-        with pytest.raises(ValueError, match=r"disk is full.*No space left.*--data-root.*continue"):
+        with pytest.raises(ValueError, match=r"No space left.*disk is full.*--data-root.*continue"):
             load(folder)
     finished = {int(file.name[:4]) for file in files_of(folder)}
     assert len(finished) == 6
-    assert len(list(files_of(folder)[0].parent.iterdir())) == 7  # and the lock
-    decoded.clear()
+    assert len(list(files_of(folder)[0].parent.iterdir())) == 8  # and the lock and the ranges
+    opened.clear()
     images = load(folder)
-    assert_only_decoded(decoded, buckets_of(folder).keys() - finished, folder)
+    assert_only_opened(opened, buckets_of(folder).keys() - finished, folder)
     assert_right(images, folder)
 
 
 @pytest.mark.parametrize("fault", ["folder", "lock", "file"])
-def test_a_root_that_cannot_be_written_costs_only_the_cache(fault, folder, monkeypatch, capsys):
-    cached, root = load(folder), folder.parent / "other"
-
+def test_a_root_that_cannot_be_written_is_an_error_with_advice(fault, folder, monkeypatch):
     def refuse(*arguments, **options):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     if fault == "folder":
-        root.write_text("in the way")
+        (folder.parent / "other").write_text("in the way")
     else:
         where = (cache_module, "acquire_lock") if fault == "lock" else (os, "replace")
         monkeypatch.setattr(*where, refuse)
-    in_memory = load(folder, root)
-    assert "cannot cache the images" in capsys.readouterr().err
-    assert in_memory.samples.in_memory and not cached.samples.in_memory
-    assert np.array_equal(pixels(cached), pixels(in_memory))
-    assert (cached.names, cached.unreadable) == (in_memory.names, in_memory.unreadable)
+    with pytest.raises(ValueError, match=r"cannot be prepared in .* another --data-root"):
+        load(folder, folder.parent / "other")
 
 
 def test_a_current_cache_needs_neither_lock_nor_write_access(folder, monkeypatch, capsys):

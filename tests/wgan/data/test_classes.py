@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wgan.data.batches import Dataset, RowReader
+from wgan.data import Dataset, ImageOptions, RowReader, load_dataset
 from wgan.data.classes import (
     NO_CLASS,
     class_numbers,
@@ -14,7 +14,6 @@ from wgan.data.classes import (
     find_classes,
     match_classes,
 )
-from wgan.data.table import load_dataset
 
 
 def names_in(**folders):
@@ -147,7 +146,7 @@ def test_a_folder_is_loaded_with_its_classes_and_says_so(tmp_path, capsys):
         file = tmp_path / "p" / path
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (8, 8), value).save(file)
-    dataset = load_dataset(str(tmp_path / "p"), tmp_path, "8")
+    dataset = load_dataset(str(tmp_path / "p"), tmp_path, ImageOptions((8, 8)))
     values = dataset.read(np.arange(3))[:, 0, 0, 0]
     assert dataset.labels.tolist() == [[0, 1, 0][value] for value in values]
     line = "p: 2 classes (merged over test, train): cats 2, dogs 1\n"

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wgan.data import cache
-from wgan.data.table import load_dataset
+from wgan.data import ImageOptions, cache, load_dataset
 
 
 def save(path, value):
@@ -22,12 +21,12 @@ def test_classes_follow_the_images(tmp_path, monkeypatch):
         for index in range(3):
             save(tmp_path / "p" / kind / "deeper" / f"{index}.png", value)
     (tmp_path / "p" / "cats" / "0.txt").write_text("x")
-    dataset = load_dataset(str(tmp_path / "p"), tmp_path, "8")
+    dataset = load_dataset(str(tmp_path / "p"), tmp_path, ImageOptions((8, 8)))
     values = dataset.read(np.arange(9))[:, 0, 0, 0]
     assert dataset.labels.tolist() == [[0, 2, 1][value] for value in values]
     assert sorted(dataset.labels) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     save(tmp_path / "p" / "stray.png", 0)  # in no subfolder
-    assert load_dataset(str(tmp_path / "p"), tmp_path, "8").labels is None
+    assert load_dataset(str(tmp_path / "p"), tmp_path, ImageOptions((8, 8))).labels is None
 
 
 def test_celeba_is_read_from_its_unpacked_folder(tmp_path, capsys):
@@ -57,11 +56,13 @@ def test_lsun_is_read_from_its_database(tmp_path, capsys):
     (folder / "data.mdb").unlink()
     put(a=1, b=0, c=3)
     for _ in range(2):
-        dataset = load_dataset("lsun", tmp_path, "8")
+        dataset = load_dataset("lsun", tmp_path, ImageOptions((8, 8)))
         assert dataset.read(np.arange(2))[:, 0, 0, 0].tolist() == [1, 3]
     assert capsys.readouterr().err.count("preparing") == 1
     put(aa=5)
-    assert load_dataset("lsun", tmp_path, "8").read(np.arange(3))[:, 0, 0, 0].tolist() == [1, 5, 3]
+    assert load_dataset("lsun", tmp_path, ImageOptions((8, 8))).read(np.arange(3))[
+        :, 0, 0, 0
+    ].tolist() == [1, 5, 3]
 
 
 def test_lsun_names_the_missing_package(tmp_path, monkeypatch):

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
-from wgan.data.images import NO_DATA, fit_images, open_image, parse_image_size, register_formats
-from wgan.data.table import load_dataset
+from wgan.data import ImageOptions, load_dataset, parse_image_size
+from wgan.data.images import NO_DATA, register_formats
+from wgan.data.pixels import fit_images
 
 RED, GREY = (200, 50, 0), 100
 
 
-def load(folder, size, grey=False, **options) -> np.ndarray:
-    dataset = load_dataset(str(folder), folder.parent / "root", size, grey, **options)
+def load(folder, side, grey=False, **options) -> np.ndarray:
+    options = ImageOptions((side, side), grey, **options)
+    dataset = load_dataset(str(folder), folder.parent / "root", options)
     return dataset.read(np.arange(len(dataset))).numpy()
 
 
@@ -45,7 +47,7 @@ def save_mixed_images(folder):
 
 def test_every_kind_of_image_becomes_its_colour(tmp_path):
     expected = save_mixed_images(tmp_path / "p")
-    samples = load(tmp_path / "p", "16", given_range=(0, 65535))
+    samples = load(tmp_path / "p", 16, range=(0, 65535))
     assert samples.shape == (len(expected), 3, 16, 16)
     for sample, name in zip(samples, sorted(expected), strict=True):
         # JPEG and WebP round colours, CMYK a little more.
@@ -54,8 +56,8 @@ def test_every_kind_of_image_becomes_its_colour(tmp_path):
 
 def test_grey_has_one_channel(tmp_path):
     save_mixed_images(tmp_path / "p")
-    samples = load(tmp_path / "p", "16x24", grey=True)
-    assert samples.shape[1:] == (1, 16, 24)
+    samples = load(tmp_path / "p", 16, grey=True)
+    assert samples.shape[1:] == (1, 16, 16)
 
 
 # ---------------------------------------------------------------- more than 8 bits
@@ -90,7 +92,7 @@ def save_tiff(path, array, sample_format, bands=1):
 @pytest.mark.parametrize("top", [1023, 4095, 65535])
 def test_the_brightest_integer_of_a_set_becomes_white(top, suffix, tmp_path):
     arrays = [(RAMP * value).astype(np.uint16) for value in (top, top // 2)]
-    first, second = load(save_all(tmp_path / "p", *arrays, suffix=suffix), "32", True)[:, 0]
+    first, second = load(save_all(tmp_path / "p", *arrays, suffix=suffix), 32, True)[:, 0]
     assert first[0, 0] == second[0, 0] == 0
     assert first[0, -1] == 255
     assert second[0, -1] == 127  # scaled like the whole set
@@ -109,14 +111,14 @@ def test_the_brightest_integer_of_a_set_becomes_white(top, suffix, tmp_path):
 )
 def test_signed_and_large_values_keep_their_order(array, sample_format, tmp_path):
     save_tiff(tmp_path / "p" / "a.tif", array, sample_format)
-    sample = load(tmp_path / "p", "32", True)[0, 0]
+    sample = load(tmp_path / "p", 32, True)[0, 0]
     assert np.abs(sample - 255 * RAMP).max() <= 2
 
 
 def test_integers_start_at_zero_and_floats_at_their_smallest(tmp_path):
     for kind, darkest in ((np.uint16, 128), (np.float32, 0)):
         array = (1000 + 1000 * RAMP).astype(kind)
-        sample = load(save_all(tmp_path / kind.__name__, array), "32", True)[0, 0]
+        sample = load(save_all(tmp_path / kind.__name__, array), 32, True)[0, 0]
         assert (sample[0, 0], sample[0, -1]) == (darkest, 255)
 
 
@@ -126,7 +128,7 @@ def test_pixels_without_a_value_are_black_and_do_not_count(no_data, tmp_path):
     array[0, 20:24] = np.nan, np.inf, -np.inf, float(no_data)
     tags = TiffImagePlugin.ImageFileDirectory_v2()
     tags[NO_DATA] = no_data
-    sample = load(save_all(tmp_path / "p", array, tiffinfo=tags), "32", True)[0, 0]
+    sample = load(save_all(tmp_path / "p", array, tiffinfo=tags), 32, True)[0, 0]
     assert sample[0, 20:24].tolist() == [0] * 4
     assert np.abs(sample[1] - 255 * RAMP[1]).max() <= 1
 
@@ -134,15 +136,15 @@ def test_pixels_without_a_value_are_black_and_do_not_count(no_data, tmp_path):
 def test_a_given_range_is_kept_and_has_a_cache_of_its_own(tmp_path, capsys):
     folder = save_all(tmp_path / "p", (RAMP * 100 + 50).astype(np.float32))
     for _ in range(2):
-        assert load(folder, "32", True, given_range=(0, 300))[0, 0, 0, -1] == 128  # of 150
-        assert load(folder, "32", True, given_range=(60, 100))[0, 0, 0, [0, -1]].tolist() == [
+        assert load(folder, 32, True, range=(0, 300))[0, 0, 0, -1] == 128  # of 150
+        assert load(folder, 32, True, range=(60, 100))[0, 0, 0, [0, -1]].tolist() == [
             0,
             255,
         ]
-        assert load(folder, "32", True)[0, 0, 0, [0, -1]].tolist() == [0, 255]
+        assert load(folder, 32, True)[0, 0, 0, [0, -1]].tolist() == [0, 255]
     assert "has no effect" not in capsys.readouterr().err
     bytes_only = save_all(tmp_path / "q", (RAMP * 255).astype(np.uint8))
-    load(bytes_only, "32", given_range=(0, 300))
+    load(bytes_only, 32, range=(0, 300))
     assert "--range has no effect: all images" in capsys.readouterr().err
 
 
@@ -154,7 +156,7 @@ def test_few_grey_levels_are_reported(tmp_path, capsys):
     expected = {"outlier": (outlier, "from 0 to 60000"), "dark": (dark, "up to 15: convert")}
     expected |= {"two_tone": (two_tone, None), "photo": (photo.astype(np.uint8), None)}
     for name, (array, text) in expected.items():
-        load(save_all(tmp_path / name, array), "32")
+        load(save_all(tmp_path / name, array), 32)
         printed = capsys.readouterr().err
         assert ("of 256 grey levels" in printed) == (text is not None), name
         assert (text or "") in printed
@@ -163,30 +165,7 @@ def test_few_grey_levels_are_reported(tmp_path, capsys):
 # ---------------------------------------------------------------- what Pillow does not read
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-def test_files_that_pillow_does_not_read_are_named_for_what_they_are(tmp_path):
-    save_tiff(tmp_path / "doubles.tif", RAMP, 3)
-    save_tiff(tmp_path / "halves.tif", RAMP.astype(np.float16), 3)
-    save_tiff(tmp_path / "bands.tif", np.zeros((9, 9, 7), np.uint16), 1, bands=7)
-    save_tiff(tmp_path / "odd.tif", RAMP.astype(np.uint8), 3)
-    (tmp_path / "phone.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
-    (tmp_path / "broken.tif").write_bytes(b"II*\0garbage")
-    (tmp_path / "text.tif").write_bytes(b"II, she said, is not an image")
-    expected = {
-        "doubles.tif": "64-bit floats, which Pillow does not read: convert to 32 bits",
-        "halves.tif": "16-bit floats, which Pillow does not read",
-        "bands.tif": "16-bit integers in 7 bands, which Pillow does not read",
-        "phone.jpg": "HEIC: install pillow-heif",
-        "odd.tif": "not an image",
-        "broken.tif": "not an image",
-        "text.tif": "not an image",
-    }
-    for name, text in expected.items():
-        with pytest.raises(OSError, match=f"^{text}"):
-            open_image(tmp_path / name)
-
-
-def test_heic_is_read_once_pillow_heif_is_installed(tmp_path, monkeypatch):
+def test_heic_is_read_once_pillow_heif_is_installed(tmp_path, monkeypatch, capsys):
     """A stand-in for the package, which reads every HEIC file as a red square."""
 
     class Opener(Image.Image):
@@ -207,11 +186,12 @@ def test_heic_is_read_once_pillow_heif_is_installed(tmp_path, monkeypatch):
     (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     register_formats.cache_clear()
-    assert len(load(folder, "8")) == 1
+    assert len(load(folder, 8)) == 1
+    assert "'phone.heic': HEIC: install pillow-heif" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "pillow_heif", package)
     register_formats.cache_clear()
     try:
-        assert load(folder, "8")[:, :, 4, 4].tolist() == [[255, 255, 255], [255, 0, 0]]
+        assert load(folder, 8)[:, :, 4, 4].tolist() == [[255, 255, 255], [255, 0, 0]]
     finally:
         register_formats.cache_clear()
 
@@ -227,28 +207,25 @@ def test_broken_or_large_metadata_does_not_drop_an_image(tmp_path):
         for suffix in ("png", "webp", "jpg"):
             image.save(folder / f"{name}.{suffix}", exif=content)
     large = PngImagePlugin.PngInfo()
-    large.add_text("k", "x" * (PngImagePlugin.MAX_TEXT_CHUNK + 1), zip=True)
+    large.add_text("k", "x" * (2**20 + 1), zip=True)  # more than Pillow accepts by default
     image.save(folder / "text.png", pnginfo=large)
-    image.save(folder / "profile.png", icc_profile=bytes(2 * PngImagePlugin.MAX_TEXT_CHUNK))
+    image.save(folder / "profile.png", icc_profile=bytes(2**21))
     content = (folder / "text.png").read_bytes()
     chunk = content[content.index(b"zTXt") - 4 : content.index(b"IDAT") - 4]
     (folder / "end.png").write_bytes(content.replace(chunk, b"")[:-12] + chunk + content[-12:])
-    (folder / "checksum.png").write_bytes(content.replace(chunk, chunk[:-4] + bytes(4)))
-    samples = load(folder, "8")
-    assert len(samples) == len(list(folder.iterdir())) == 13
+    samples = load(folder, 8)
+    assert len(samples) == len(list(folder.iterdir())) == 12
     assert np.abs(samples - np.array(RED)[:, None, None]).max() <= 4
 
 
 def test_pixels_are_not_made_up_where_a_png_file_is_broken(tmp_path, random):
-    folder = save_all(tmp_path / "p", random.integers(0, 256, (20, 20, 3)).astype(np.uint8))
-    large = PngImagePlugin.PngInfo()
-    large.add_text("k", "x" * (PngImagePlugin.MAX_TEXT_CHUNK + 1), zip=True)
-    Image.open(folder / "0.tif").save(folder / "1.png", pnginfo=large)
-    content = (folder / "1.png").read_bytes()
+    pixels = random.integers(0, 256, (20, 20, 3)).astype(np.uint8)
+    folder = save_all(tmp_path / "p", pixels, suffix="png")
+    content = (folder / "0.png").read_bytes()
     (folder / "cut.png").write_bytes(content[:-100])
     middle = content.index(b"IDAT") + 50
     (folder / "flip.png").write_bytes(content[:middle] + b"\0\1" + content[middle + 2 :])
-    assert len(load(folder, "8")) == 2
+    assert len(load(folder, 8)) == 1
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
@@ -264,14 +241,14 @@ def test_exif_rotation_is_undone(orientation, suffix, tmp_path):
     image = Image.fromarray(stored[orientation](pixels).copy())
     (tmp_path / "p").mkdir()
     image.save(tmp_path / "p" / f"a.{suffix}", exif=exif, quality=95)
-    difference = load(tmp_path / "p", "32")[0].transpose(1, 2, 0).astype(int) - pixels
+    difference = load(tmp_path / "p", 32)[0].transpose(1, 2, 0).astype(int) - pixels
     assert np.abs(difference).mean() < 12  # of JPEG and WebP at edges
 
 
 def test_an_animation_gives_its_first_frame(tmp_path):
     frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "lime", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    sample = load(tmp_path, "8")[0]
+    sample = load(tmp_path, 8)[0]
     assert sample[:, 4, 4].tolist() == [255, 0, 0]
 
 
@@ -279,7 +256,7 @@ def test_the_shorter_side_is_resized_and_the_centre_cropped(tmp_path):
     pixels = np.zeros((32, 96, 3), np.uint8)
     pixels[:, 32:64] = 255  # the middle third
     Image.fromarray(pixels).save(tmp_path / "wide.png")
-    sample = load(tmp_path, "16")[0]
+    sample = load(tmp_path, 16)[0]
     assert sample[:, :, 1:-1].min() > 250
 
 
@@ -289,7 +266,7 @@ def test_broken_files_are_skipped_counted_and_named(tmp_path, capsys):
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "half.png").write_bytes((tmp_path / "rgb.png").read_bytes()[:60])
     (tmp_path / ".hidden").write_text("not even looked at")
-    assert len(load(tmp_path, "8")) == 13
+    assert len(load(tmp_path, 8)) == 13
     printed = capsys.readouterr().err
     assert "3 of 16 files" in printed
     assert "'empty.png'" in printed and "'half.png'" in printed and "'notes.txt'" in printed
@@ -315,9 +292,9 @@ def test_arrays_are_resized_cropped_and_greyed_as_files_are(tmp_path, random):
     smooth = Image.fromarray(random.integers(0, 256, (6, 9, 3)).astype(np.uint8)).resize((96, 64))
     smooth.save(tmp_path / "a.png")
     pixels = np.array(smooth).transpose(2, 0, 1)[None]
-    for size, grey in (("32", False), ("16x32", True)):
-        from_file = load(tmp_path, size, grey)
-        from_array = fit_images(pixels, parse_image_size(size), grey)
+    for options in (ImageOptions((32, 32)), ImageOptions((16, 32), grey=True)):
+        from_file = load_dataset(str(tmp_path), tmp_path / "root", options).read([0]).numpy()
+        from_array = fit_images(pixels, options)
         assert from_array.shape == from_file.shape
         assert np.abs(from_array.astype(int) - from_file).max() <= 2  # of rounding
 
@@ -329,7 +306,7 @@ def test_zero_is_white_in_tiff_files_that_say_so(tmp_path):
         content = path.read_bytes()
         entry = struct.pack("<HHII", 262, 3, 1, 1)
         path.write_bytes(content.replace(entry, struct.pack("<HHII", 262, 3, 1, photometric)))
-    black, white = (load(tmp_path / name, "32", True)[0] for name in ("black", "white"))
+    black, white = (load(tmp_path / name, 32, True)[0] for name in ("black", "white"))
     assert np.abs(black[0] - 255 * RAMP).max() <= 1
     assert np.array_equal(white, 255 - black)
 
@@ -345,11 +322,11 @@ def test_alpha_is_a_fourth_channel_of_every_kind_of_file(tmp_path):
     palette.paste(0, (0, 0, 4, 8))
     palette.save(tmp_path / "p" / "b.png", transparency=0)
     Image.new("RGB", (8, 8), RED).save(tmp_path / "p" / "c.png")
-    samples = load(tmp_path / "p", "8", alpha=True)
+    samples = load(tmp_path / "p", 8, alpha=True)
     solid = [*RED, 255]
     assert samples[:, :, 4, 6].tolist() == [solid] * 3
     assert samples[:, :, 4, 1].tolist() == [[255, 255, 255, 0]] * 2 + [solid]
     for name in ("a.png", "b.png"):
         (tmp_path / "p" / name).unlink()
     with pytest.raises(ValueError, match="is transparent: remove --alpha"):
-        load(tmp_path / "p", "8", alpha=True)
+        load(tmp_path / "p", 8, alpha=True)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from wgan.data import ImageOptions
 from wgan.data.points import load_grid, load_ring, load_swissroll
 
 
@@ -15,7 +16,7 @@ def points(dataset) -> np.ndarray:
     ("load", "modes", "deviation"), [(load_ring, 8, 0.0141), (load_grid, 25, 0.0177)]
 )
 def test_gaussians_are_where_the_paper_has_them(load, modes, deviation, tmp_path):
-    dataset = load(tmp_path, None, False)
+    dataset = load(tmp_path, ImageOptions())
     samples = points(dataset)
     assert samples.dtype == np.float32
     centres = np.stack([samples[dataset.modes == m].mean(0) for m in range(modes)])
@@ -28,7 +29,7 @@ def test_gaussians_are_where_the_paper_has_them(load, modes, deviation, tmp_path
 
 
 def test_the_swiss_roll_winds_one_and_a_half_times(tmp_path):
-    samples = points(load_swissroll(tmp_path, None, False))
+    samples = points(load_swissroll(tmp_path, ImageOptions()))
     radius = np.hypot(*samples.T) * 7.5
     # Its radius is its angle, from 1.5 pi to 4.5 pi, except for noise of deviation 0.25.
     assert radius.min() == pytest.approx(1.5 * np.pi, abs=1.2)

@@ -6,7 +6,7 @@ from helpers import SMALL, run_main
 from PIL import Image
 
 import generate
-from wgan.data import load_dataset
+from wgan.data import ImageOptions, load_dataset
 from wgan.data.sources import FolderSource
 from wgan.plots import image_grid, png, save_gif
 from wgan.run_folder import move_aside
@@ -26,7 +26,7 @@ def folder(tmp_path, random):
 
 
 def count(folder, root):
-    return len(load_dataset(str(folder), root, "16"))
+    return len(load_dataset(str(folder), root, ImageOptions((16, 16))))
 
 
 def test_runs_and_generated_images_are_left_out_unless_they_are_named(folder, tmp_path, capsys):

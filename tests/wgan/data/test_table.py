@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wgan.data.table import DATASETS, load_dataset, sample_shape
+from wgan.data import DATASETS, ImageOptions, load_dataset, sample_shape
 
 
 @pytest.mark.parametrize(
@@ -35,15 +35,15 @@ def test_shapes_are_known_before_anything_is_loaded(tmp_path):
     assert sample_shape(folder) == (3, 64, 64)
     Image.new("L", (9, 9)).save(tmp_path / "a.png")
     for name, options in (
-        (folder, {}),
-        (folder, {"image_size": "16x24", "grey": True}),
-        ("ring", {"image_size": "16", "grey": True}),
+        (folder, ImageOptions()),
+        (folder, ImageOptions((16, 24), grey=True)),
+        ("ring", ImageOptions((16, 16), grey=True)),
     ):
-        loaded = load_dataset(name, tmp_path / "root", **options)
-        assert loaded.sample_shape == sample_shape(name, **options)
+        loaded = load_dataset(name, tmp_path / "root", options)
+        assert loaded.sample_shape == sample_shape(name, options)
         assert loaded.read(np.array([0])).shape[1:] == loaded.sample_shape
-    assert sample_shape("cifar10", grey=True) == (1, 32, 32)
-    assert sample_shape("mnist", "32") == (1, 32, 32)
+    assert sample_shape("cifar10", ImageOptions(grey=True)) == (1, 32, 32)
+    assert sample_shape("mnist", ImageOptions((32, 32))) == (1, 32, 32)
 
 
 def test_every_entry_has_a_help_and_a_shape():

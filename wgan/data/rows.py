@@ -1,0 +1,151 @@
+"""Samples by index, from memory or from files."""
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+COPIED_BYTES = 2**25  # at a time, from files to the device
+
+
+class RowReader:
+    """N samples of one shape, read by index, from memory or from files."""
+
+    def __init__(self, sample_shape: tuple[int, ...], dtype: torch.dtype, count: int):
+        self.sample_shape, self.dtype, self.count = sample_shape, dtype, count
+        self.row_bytes = math.prod(sample_shape) * dtype.itemsize
+        self.tensor: Tensor | None = None
+        self.files: list[BinaryIO] = []
+        self.ends = np.zeros(0, np.int64)  # of each file, the index after its last sample
+        self.starts: Sequence[int] = []  # of each file, where its first sample is, in bytes
+
+    @classmethod
+    def from_array(cls, array: np.ndarray) -> "RowReader":
+        """Samples `(N, ...)` in memory, uint8 or float32."""
+        tensor = torch.from_numpy(array)
+        reader = cls(array.shape[1:], tensor.dtype, len(array))
+        reader.tensor = tensor
+        return reader
+
+    @classmethod
+    def from_files(
+        cls,
+        files: Sequence[Path],
+        counts: Sequence[int],
+        sample_shape: tuple[int, ...],
+        starts: Sequence[int] | None = None,
+    ) -> "RowReader":
+        """Samples in files, `counts[i]` of them in `files[i]`, as raw uint8, from byte `starts[i]`
+        on (default: 0).
+
+        The files are kept open, so that they can be read even after they were replaced. They are
+        not mapped, because pages of a map count as the process's memory.
+        """
+        reader = cls(tuple(sample_shape), torch.uint8, sum(counts))
+        allow_open_files(len(files))
+        reader.files = [open(file, "rb", buffering=0) for file in files]
+        reader.ends = np.cumsum(counts, dtype=np.int64)
+        reader.starts = starts or [0] * len(files)
+        return reader
+
+    def __len__(self) -> int:
+        return self.count
+
+    @property
+    def nbytes(self) -> int:
+        return self.count * self.row_bytes
+
+    @property
+    def in_memory(self) -> bool:
+        return self.tensor is not None
+
+    def read(self, indices: Tensor | np.ndarray, pin_memory: bool = False) -> Tensor:
+        """Copy samples to a new tensor `(len(indices), ...)`, page-locked if `pin_memory`.
+
+        Raises IndexError for an index outside the samples, OSError if a file cannot be read or
+        has become shorter.
+        """
+        indices = torch.as_tensor(indices)
+        shape = (len(indices), *self.sample_shape)
+        copy = torch.empty(shape, dtype=self.dtype, pin_memory=pin_memory)
+        if self.tensor is not None:
+            return torch.index_select(self.tensor, 0, indices, out=copy)
+        numbers = indices.numpy()
+        if ((numbers < 0) | (numbers >= self.count)).any():
+            raise IndexError(f"an index is outside the {self.count} samples")
+        places = np.searchsorted(self.ends, numbers, side="right")
+        starts = np.append(0, self.ends)[places]
+        offsets = (numbers - starts) * self.row_bytes
+        for row, place, offset in zip(copy.numpy(), places, offsets.tolist(), strict=True):
+            read_at(self.files[place], self.starts[place] + offset, row)
+        return copy
+
+    def to_device(self, device: torch.device) -> Tensor:
+        """All samples on the device. Samples in files are copied there part by part."""
+        if self.tensor is not None:
+            return self.tensor.to(device)
+        copy = torch.empty((self.count, *self.sample_shape), dtype=self.dtype, device=device)
+        for part in torch.arange(self.count).split(max(1, COPIED_BYTES // self.row_bytes)):
+            copy[part[0] : part[-1] + 1] = self.read(part)
+        return copy
+
+
+class ConvertedReader(RowReader):
+    """Samples that a function computes whenever they are read, `at_once` of them at a time.
+
+    `compute` maps indices `(K,)` to samples `(K, *sample_shape)` of type `dtype`.
+    """
+
+    def __init__(
+        self,
+        compute: Callable[[Tensor], Tensor],
+        sample_shape: tuple[int, ...],
+        dtype: torch.dtype,
+        count: int,
+        at_once: int,
+    ):
+        super().__init__(sample_shape, dtype, count)
+        self.compute, self.at_once = compute, at_once
+
+    def read(self, indices: Tensor | np.ndarray, pin_memory: bool = False) -> Tensor:
+        indices = torch.as_tensor(indices)
+        shape = (len(indices), *self.sample_shape)
+        copy = torch.empty(shape, dtype=self.dtype, pin_memory=pin_memory)
+        for part, rows in zip(indices.split(self.at_once), copy.split(self.at_once), strict=True):
+            rows.copy_(self.compute(part))
+        return copy
+
+
+def read_at(file: BinaryIO, offset: int, row: np.ndarray) -> None:
+    """Fill `row` with the bytes at that offset of a file; several threads may read at once."""
+    if hasattr(os, "preadv"):
+        count = os.preadv(file.fileno(), [row], offset)
+    else:  # Windows
+        with SEEKING:
+            file.seek(offset)
+            count = file.readinto(row)
+    if count < row.nbytes:
+        raise OSError(f"{file.name} became shorter while it was in use: run the command again")
+
+
+SEEKING = Lock()  # between moving a file's position and reading there
+
+
+def allow_open_files(count: int) -> None:
+    """Raise this process's limit of open files if it is too low: 1,024 files are usual on Linux,
+    256 on macOS, and a folder of images alone has up to 1,024 buckets."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = 2 * count + 256  # data sets may be loaded more than once
+    needed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
