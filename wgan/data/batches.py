@@ -47,7 +47,7 @@ class Batches:
         else:
             self.thread = ThreadPoolExecutor(1, "batches")
         labels = np.zeros(len(samples), np.int64) if labels is None else labels
-        self.all_labels = torch.from_numpy(labels).to(device if resident else "cpu")
+        self.all_labels = torch.from_numpy(labels).to(device)
         self.prefetched: dict[tuple[int, int], Future] = {}  # by number and count
         self.orders: dict[int, Tensor] = {}  # by epoch
 
@@ -62,7 +62,7 @@ class Batches:
 
     def labels(self, number: int, count: int = 1) -> Tensor:
         """The classes of the samples of these batches, `(count * B,)` int64."""
-        return self.all_labels[self.indices(number, count)].to(self.device)
+        return self.all_labels[self.indices(number, count).to(self.device)]
 
     def gather(self, number: int, count: int) -> Tensor:
         """Batches on the host. CUDA copies from page-locked memory without blocking."""
