@@ -123,17 +123,13 @@ LOG = {name: np.arange(50) + 1.0 for name in LOG_COLUMNS}
         ({"frechet_distance": UNMEASURED}, 3),
         ({"frechet_distance": UNMEASURED, "penalty": np.zeros(50)}, 2),  # a method without one
         ({"wasserstein": np.zeros(50), "gradient_norm": np.zeros(50)}, 4),
+        ({name: np.array([3.0]) for name in LOG_COLUMNS}, 4),  # a single value can be seen
     ],
 )
 def test_curves_have_a_panel_with_a_line_for_each_column_that_was_measured(columns, panels):
     image = curves(LOG | columns)
     assert image.size == (400 * panels, 380)
     assert all(len(rows_of(image, BLUE, panel)) for panel in range(panels))
-
-
-def test_a_single_value_can_be_seen():
-    image = curves({name: np.array([3.0]) for name in LOG_COLUMNS})
-    assert all(len(rows_of(image, BLUE, panel)) for panel in range(4))
 
 
 def test_norms_far_below_1_fill_their_panel():
