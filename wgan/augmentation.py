@@ -24,19 +24,15 @@ def adjust_color(
 
     With s = 2 * saturation, c = contrast + 0.5 and b = brightness - 0.5, a pixel x becomes
     c s x + c (1 - s) m + (1 - c) M + b, where m is the mean of its channels and M that of the
-    image. One channel has no saturation, and the last of 2 or 4 channels is opacity, which stays.
+    image. One channel has no saturation: s = 1. The last of 2 or 4 channels is opacity, and stays.
     """
     colors = images.shape[1] - (images.shape[1] in (2, 4))
-    x = images[:, :colors]
-    s, c, b = (
-        values.view(-1, 1, 1, 1) for values in (2 * saturation, contrast + 0.5, brightness - 0.5)
-    )
+    x, opacity = images[:, :colors], images[:, colors:]
+    saturation = 2 * saturation if colors > 1 else torch.ones_like(saturation)
+    s, c, b = (v.view(-1, 1, 1, 1) for v in (saturation, contrast + 0.5, brightness - 0.5))
     shift = (1 - c) * x.mean((1, 2, 3), keepdim=True) + b
-    if colors == 1:
-        changed = c * x + shift
-    else:
-        changed = c * s * x + (c * (1 - s) * x.mean(1, keepdim=True) + shift)
-    return torch.cat([changed, images[:, colors:]], 1) if colors < images.shape[1] else changed
+    changed = c * s * x + (c * (1 - s) * x.mean(1, keepdim=True) + shift)
+    return torch.cat([changed, opacity], 1)
 
 
 def translate(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
@@ -55,8 +51,8 @@ def translate(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
 
 def source_positions(uniforms: Tensor, side: int) -> Tensor:
     """The position that each of `side` pixels is taken from, `(B, side)`."""
-    most = int(side * SHIFT + 0.5)
-    moved_by = (uniforms * (2 * most + 1)).long() - most
+    maximum = int(side * SHIFT + 0.5)
+    moved_by = (uniforms * (2 * maximum + 1)).long() - maximum
     return torch.arange(side, device=uniforms.device) - moved_by[:, None]
 
 
@@ -89,14 +85,15 @@ POLICIES = {
 
 
 class Augmentation:
-    """The changes that `--augment` names, one after the other; "none" changes nothing."""
+    """The changes that `--augment` names, such as "color,translation", one after the other; "none"
+    changes nothing."""
 
     def __init__(self, names: str = "none"):
         self.policies = [POLICIES[name] for name in names.split(",") if name != "none"]
         self.numbers = sum(policy.numbers for policy in self.policies)
 
     def __call__(self, images: Tensor, uniforms: Tensor | None) -> Tensor:
-        """Change images `(B, C, H, W)` as `(B, numbers)` random numbers in [0, 1) say."""
+        """Change images `(B, C, H, W)` by random numbers `(B, numbers)`, uniform in [0, 1)."""
         if not self.policies:
             return images
         parts = uniforms.split([policy.numbers for policy in self.policies], 1)

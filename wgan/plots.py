@@ -18,51 +18,39 @@ TIMELAPSE_FRAMES = 60
 TIMELAPSE_SIDE = 820  # pixels; together with the number of frames it bounds the file size
 GAP = 2  # pixels between the images of a grid, before it is enlarged
 LABEL_SIZE, LABEL_WIDTH = 14, 120  # pixels; the height of letters, the longest label of a row
-NEAREST = "the real images nearest to it, most similar first"
 LEVELS = 20  # of a critic's surface, about
 LINES = 30  # vectors in a plot
 GRID_WIDTH = 600  # pixels, so that small images can be seen in a browser
 
 
 def image_grid(
-    images: np.ndarray,
-    columns: int = 8,
-    gap: int = GAP,
-    least_width: int = GRID_WIDTH,
-    row_labels: list[str] | None = None,
+    images: np.ndarray, columns: int = 8, row_labels: list[str] | None = None
 ) -> Image.Image:
     """Images `(N, C, H, W)` uint8 side by side, up to `columns` in a row, on black.
 
     The grid is enlarged by a whole factor, so that `columns` images along their longer side have
-    at least `least_width` pixels. Transparent images have a white background. torchvision's
+    `GRID_WIDTH` pixels or more. Transparent images have a white background. torchvision's
     `make_grid` does not enlarge, and importing torchvision takes two seconds. `row_labels`, one per
-    row, are written in a margin on the left; ValueError if their number is not that of the rows.
+    row, are written in a margin on the left.
     """
-    factor = enlargement(images.shape, columns, gap, least_width)
-    grid = tile(images, columns, gap, factor)
-    if not row_labels:
-        return grid
-    if len(row_labels) != (rows := ceil(len(images) / columns)):
-        raise ValueError(f"{len(row_labels)} labels for {rows} rows of images")
-    return label_rows(grid, row_labels)
+    grid = tile(images, columns, enlargement(images.shape, columns))
+    return label_rows(grid, row_labels) if row_labels else grid
 
 
-def enlargement(shape: tuple[int, ...], columns: int, gap: int, least_width: int) -> int:
-    """The factor that gives `columns` images of a shape `(N, C, H, W)` the least width."""
-    return max(1, ceil(least_width / (columns * (max(shape[2:]) + gap) + gap)))
+def enlargement(shape: tuple[int, ...], columns: int) -> int:
+    """The factor by which `columns` images of a shape `(N, C, H, W)` fill `GRID_WIDTH`."""
+    return ceil(GRID_WIDTH / (columns * (max(shape[2:]) + GAP) + GAP))
 
 
-def tile(images: np.ndarray, columns: int, gap: int, factor: int) -> Image.Image:
+def tile(images: np.ndarray, columns: int, factor: int) -> Image.Image:
+    """Images `(N, C, H, W)` uint8 side by side, enlarged by a whole factor."""
     images = opaque(images)
     count, channels, height, width = images.shape
     columns = min(columns, count)
-    rows = ceil(count / columns)
-    canvas = np.zeros(
-        (rows * (height + gap) + gap, columns * (width + gap) + gap, channels), np.uint8
-    )
+    rows, pitch = ceil(count / columns), (height + GAP, width + GAP)
+    canvas = np.zeros((rows * pitch[0] + GAP, columns * pitch[1] + GAP, channels), np.uint8)
     for index, image in enumerate(images):
-        top = gap + index // columns * (height + gap)
-        left = gap + index % columns * (width + gap)
+        top, left = GAP + index // columns * pitch[0], GAP + index % columns * pitch[1]
         canvas[top : top + height, left : left + width] = image.transpose(1, 2, 0)
     return Image.fromarray(canvas.repeat(factor, 0).repeat(factor, 1).squeeze())
 
@@ -86,9 +74,9 @@ def neighbour_grid(samples: np.ndarray, neighbours: np.ndarray) -> Image.Image:
     """Samples `(N, C, H, W)` uint8 in a column, and right of a line, in the same row, the real
     images nearest to each, `(N, K, C, H, W)`. Headings say which are which."""
     count = neighbours.shape[1]
-    factor = enlargement(samples.shape, 1 + count, GAP, GRID_WIDTH)
-    left = tile(samples, 1, GAP, factor)
-    right = tile(neighbours.reshape(-1, *samples.shape[1:]), count, GAP, factor)
+    factor = enlargement(samples.shape, 1 + count)
+    left = tile(samples, 1, factor)
+    right = tile(neighbours.reshape(-1, *samples.shape[1:]), count, factor)
     font = label_font(LABEL_SIZE)
     heading, width = 2 * LABEL_SIZE, max(left.width, ceil(font.getlength("sample")) + 8)
     start = width + LABEL_SIZE
@@ -97,13 +85,14 @@ def neighbour_grid(samples: np.ndarray, neighbours: np.ndarray) -> Image.Image:
     grid.paste(right, (start, heading))
     draw, middle = ImageDraw.Draw(grid), width + LABEL_SIZE // 2
     draw.line((middle, 0, middle, grid.height), "white", 2)
-    for x, text in ((0, "sample"), (start, shorten(NEAREST, font, right.width - 8))):
+    nearest = shorten("the real images nearest to it, most similar first", font, right.width - 8)
+    for x, text in ((0, "sample"), (start, nearest)):
         draw.text((x + 4, heading // 2), text, "white", font, anchor="lm")  # left, middle
     return grid
 
 
 def shorten(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """A text that is at most `width` pixels wide; "…" replaces the end of a longer one."""
+    """The text if it is up to `width` pixels wide, else its start and "…"."""
     short = text
     while short and font.getlength(short) > width:
         text = text[:-1]
@@ -131,9 +120,10 @@ def scatter(
     axes have a fixed place, so that all frames of a timelapse match. Vectors `(N, D)` of another
     dimension are drawn as lines.
     """
-    if (fake if real is None else real).shape[1] != 2:
+    points = fake if real is None else real
+    if points.shape[1] != 2:
         return lines(real, fake)
-    reach = extent(fake if real is None else real)
+    reach = extent(points)
     width, height, side = 5.05 if scores is None else 6.0, 5.2, 4.45  # inches
     figure = new_figure(width, height)
     axes = figure.add_axes((0.5 / width, 0.35 / height, side / width, side / height))
@@ -175,9 +165,9 @@ def lines(real: np.ndarray | None = None, fake: np.ndarray | None = None) -> Ima
     return to_image(figure)
 
 
-def extent(real: np.ndarray) -> float:
+def extent(points: np.ndarray) -> float:
     """Half the side of the square that a scatter plot shows: the data and a margin."""
-    return 1.25 * float(np.abs(real).max())
+    return 1.25 * float(np.abs(points).max())
 
 
 PANELS = {  # title and unit of a column of the log; the critic's score has no unit
@@ -186,7 +176,7 @@ PANELS = {  # title and unit of a column of the log; the critic's score has no u
     "gradient_norm": ("gradient norm at interpolates", "score per unit of distance"),
     "frechet_distance": ("Fréchet distance", "squared distance of features"),
 }
-MARKED = 40  # values at most, each with a marker, as a single value is no line
+MARKED = 40  # values in a panel, up to which each has a marker: a single value is no line
 
 
 def curves(log: dict[str, np.ndarray]) -> Image.Image:
@@ -200,8 +190,9 @@ def curves(log: dict[str, np.ndarray]) -> Image.Image:
     figure = new_figure(width * len(panels), 3.8)
     for index, name in enumerate(panels):
         # Placed by hand, as matplotlib's layout engines take half of the time.
-        place = (index + left / width) / len(panels), (width - left - 0.2) / width / len(panels)
-        axes = figure.add_axes((place[0], bottom, place[1], 0.91 - bottom))
+        start = (index + left / width) / len(panels)
+        share = (width - left - 0.2) / width / len(panels)
+        axes = figure.add_axes((start, bottom, share, 0.91 - bottom))
         measured = np.isfinite(log[name])
         draw_panel(axes, name, log["step"][measured], log[name][measured])
     legend = {}
@@ -220,7 +211,7 @@ def has_panel(name: str, values: np.ndarray) -> bool:
 def draw_panel(axes, name: str, steps: np.ndarray, values: np.ndarray) -> None:
     marker = "." if len(values) <= MARKED else ""
     axes.plot(steps, values, color="silver", linewidth=0.8, label="logged value")
-    mean = {"color": "tab:blue", "marker": marker, "label": "running mean over 5 % of the values"}
+    mean = {"color": "tab:blue", "marker": marker, "label": "running mean over 5% of the values"}
     axes.plot(steps, running_mean(values), **mean)
     title, unit = PANELS[name]
     axes.set(title=title, xlabel="generator updates", ylabel=unit)
@@ -255,7 +246,7 @@ def timelapse(frames: list[Path], target: BinaryIO) -> None:
             with Image.open(frame) as image:
                 image = image.convert("L" if image.mode == "L" else "RGB")
         except (OSError, SyntaxError) as error:  # SyntaxError: Pillow's, for a broken PNG
-            raise OSError(f"{frame} is damaged ({error}): remove it") from error
+            raise OSError(f"{frame} is corrupt ({error}): remove it") from error
         # By a whole factor, as grids are enlarged by one.
         images.append(image.reduce(ceil(max(image.size) / TIMELAPSE_SIDE)))
     durations = [100] * (len(images) - 1) + [2000]  # milliseconds; longer for the last frame
@@ -264,15 +255,13 @@ def timelapse(frames: list[Path], target: BinaryIO) -> None:
 
 def save_gif(frames: Iterable[Image.Image], durations: int | list[int], target: BinaryIO) -> None:
     """Write an endless animation of frames, which last that many milliseconds."""
-    first, *others = map(with_palette, frames)
+    # Colours as a palette, by the one of Pillow's methods that takes milliseconds per frame.
+    first, *others = (
+        frame if frame.mode == "L" else frame.quantize(256, Image.Quantize.FASTOCTREE)
+        for frame in frames
+    )
     options = {"save_all": True, "duration": durations, "loop": 0, "comment": MARK}
     first.save(target, "GIF", append_images=others, **options)
-
-
-def with_palette(frame: Image.Image) -> Image.Image:
-    """A grey frame as it is; a colour frame in 256 colours, by the one of Pillow's methods that
-    takes milliseconds instead of tenths of a second."""
-    return frame if frame.mode == "L" else frame.quantize(256, Image.Quantize.FASTOCTREE)
 
 
 def new_figure(width: float, height: float):
