@@ -52,6 +52,7 @@ def test_a_recipe_trains_with_its_time_limit(tmp_path):
     assert (config.device, config.data_root) == ("cpu", str(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_recipe_whose_training_fails_has_no_distance(tmp_path, capfd):
     """The learning rates of this recipe take longer than a second to warm up."""
     options = options_for(tmp_path, marks=[1])
