@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ import torch
 from torch import nn
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 # Networks this small lose more to a second thread than they gain, in child processes too.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
