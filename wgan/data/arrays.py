@@ -235,13 +235,11 @@ def find_layout(array: StoredArray) -> str:
         raise ValueError(
             f"{array} has the type {array.dtype}: samples are real numbers (objects are not loaded)"
         )
-    if count not in (2, 3, 4):
+    if count not in (2, 3, 4) or 0 in shape:
         raise ValueError(
             f"{array} has the shape {shape}: samples are vectors (N, D), or images (N, H, W), "
-            "(N, H, W, C) or (N, C, H, W)"
+            "(N, H, W, C) or (N, C, H, W), and no number is 0"
         )
-    if 0 in shape:
-        raise ValueError(f"{array} has the shape {shape}: it contains no values")
     if count == 3 and shape[2] in CHANNELS:
         raise ValueError(
             f"{array} has the shape {shape}, which looks like one image: put all images into one "
@@ -412,21 +410,17 @@ def value_range(arrays: Arrays, rows: Rows) -> Range:
 
 
 def finite_rows(arrays: Arrays, rows: Rows) -> Iterator[np.ndarray]:
-    """All samples as float64, part by part; at the end a ValueError if values are not finite."""
-    count, first = 0, ()
+    """All samples as float64, part by part; ValueError if values are not finite."""
     bar = tqdm(total=len(arrays), desc="reading arrays", delay=2, leave=False, disable=None)
     with bar:
         for indices in torch.arange(len(arrays)).split(arrays.at_once()):
             values = rows(indices).astype(np.float64)
-            finite = np.isfinite(values)
-            if not finite.all():
-                places = np.argwhere(~finite)
-                places[:, 0] += int(indices[0])
-                count, first = count + len(places), first or tuple(places[0].tolist())
+            places = np.argwhere(~np.isfinite(values))
+            if len(places):
+                first = (int(places[0, 0] + indices[0]), *places[0, 1:].tolist())
+                raise ValueError(
+                    f"{arrays.path} contains values that are NaN or infinite, the first at index "
+                    f"{first}: replace them, or remove their samples"
+                )
             yield values
             bar.update(len(indices))
-    if count:
-        raise ValueError(
-            f"{arrays.path} contains {count:,} values that are NaN or infinite, the first at index "
-            f"{first}: replace them, or remove their samples"
-        )

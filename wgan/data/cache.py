@@ -148,7 +148,7 @@ class FolderCache:
         self.find_rows(current)
         if missing := {n: buckets[n] for n in buckets if n not in current}:
             self.check_disk(missing, count_images(buckets))
-            current |= self.in_threads(self.write_bucket, missing, count_images(buckets))
+            current |= self.in_threads(self.write_bucket, missing, "preparing images")
         needed = {bucket.path for bucket in current.values()}
         for path in set(self.folder.iterdir()) - needed - {self.folder / "lock", self.ranges_file}:
             with suppress(OSError):  # Windows does not remove a file that is being read
@@ -244,7 +244,7 @@ class FolderCache:
                         ranges[image] = self.options.range or value_range(opened)
             return ranges
 
-        measured = self.in_threads(measure_bucket, new, count_images(new), "measuring images")
+        measured = self.in_threads(measure_bucket, new, "measuring images")
         self.ranges |= ChainMap(*measured.values())
         write_whole(self.ranges_file, json.dumps([*self.ranges.items()]).encode())
 
@@ -313,27 +313,22 @@ class FolderCache:
             if is_drawn_here(image) and not self.source.is_output:
                 raise UnidentifiedImageError("drawn by this project")
             if is_deep(image) and file not in self.ranges:
+                image.load()  # an error if it is corrupt
                 raise UnidentifiedImageError("changed while it was read")
             return image_to_bytes(image, self.options, self.scale)
 
     def in_threads(
-        self,
-        function: Callable[[int, list[ImageFile]], object],
-        buckets: Buckets,
-        count: int,
-        title: str = "preparing images",
+        self, function: Callable[[int, list[ImageFile]], object], buckets: Buckets, title: str
     ) -> dict:
-        """Call `function(number, images)` for each bucket, with a progress bar of `count` images;
-        returns the results by number.
+        """The results of `function(number, images)` for each bucket, by number.
 
         Threads suffice, because Pillow releases the interpreter lock.
         """
         options = {"unit": "image", "delay": 2, "leave": False, "disable": None}
-        done = count - count_images(buckets)
         results = {}
         self.stopped.clear()
         with (
-            tqdm(desc=title, total=count, initial=done, **options) as bar,
+            tqdm(desc=title, total=count_images(buckets), **options) as bar,
             # Pillow warns of much that it then reads well; failures are reported by name.
             warnings.catch_warnings(action="ignore"),
             ThreadPoolExecutor(thread_count(), "images") as pool,

@@ -17,9 +17,8 @@ from wgan.errors import one_line
 
 NO_CLASS = -1  # the label of an image in no class folder
 NO_CLASS_NAME = "no class"  # of the class that these images form in conditional training
-MOST_STRAYS = 0.05  # of all images; if more are in no class folder, the subfolders are no classes
+MAX_STRAYS = 0.05  # of all images; if more are in no class folder, the subfolders are no classes
 SHOWN_CLASSES, SHOWN_NAMES = 10, 3
-HANDFUL = 5  # samples
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev"}
 SHARD = re.compile(r"(part|shard|chunk|batch|split|fold)[-_ ]?\d+", re.IGNORECASE)
 PADDED = re.compile(r"\d{4,}")
@@ -30,55 +29,45 @@ def find_classes(names: list[str]) -> tuple[np.ndarray | None, tuple[str, ...], 
     and one line that says what was found; it is empty if the images' names, which are relative
     paths with "/", tell nothing.
     """
-    rests, passed_over = names, []
+    paths, passed_over = names, []  # below the levels that are passed over
     while True:
-        folders = [rest.partition("/")[0] if "/" in rest else "" for rest in rests]
+        folders = [path.partition("/")[0] if "/" in path else "" for path in paths]
         counts = Counter(folders)
         strays = counts.pop("", 0)
         note = describe_level(counts)
         if note is None or not counts:
             break
         passed_over += [note] if note else []
-        rests = [rest.partition("/")[2] for rest in rests]
+        paths = [path.partition("/")[2] for path in paths]
     reason = "; ".join(passed_over)
     if not counts:
         return None, (), f"no classes ({reason})" if reason else ""
-    some = ", ".join(
-        [name for name, folder in zip(names, folders, strict=True) if not folder][:SHOWN_NAMES]
-    )
-    some += ", ..." if strays > SHOWN_NAMES else ""
-    if strays > MOST_STRAYS * len(names):
-        reason = f"{strays:,} of {len(names):,} images are in no class folder: {some}"
+    stray_names = [name for name, folder in zip(names, folders, strict=True) if not folder]
+    listed = ", ".join(stray_names[:SHOWN_NAMES]) + (", ..." if strays > SHOWN_NAMES else "")
+    if strays > MAX_STRAYS * len(names):
+        reason = f"{strays:,} of {len(names):,} images are in no class folder: {listed}"
         return None, (), f"no classes ({'; '.join([*passed_over, reason])})"
     numbers = {name: number for number, name in enumerate(sorted(counts))}
     labels = np.array([numbers.get(folder, NO_CLASS) for folder in folders], np.int64)
     line = f"{len(counts):,} classes{f' ({reason})' if reason else ''}: {list_classes(counts)}"
     if strays:
-        line += f"; {strays:,} images in no class folder are used without a class: {some}"
+        line += f"; {strays:,} images in no class folder are used without a class: {listed}"
     return labels, tuple(numbers), one_line(line)
 
 
 def classes_to_generate(dataset: Dataset) -> tuple[np.ndarray, tuple[str, ...]]:
     """Labels `(N,)` and names of the classes for conditional training, in which images in no class
-    folder form a class of their own. ValueError if there are no classes; a warning for rare ones.
+    folder form a class of their own. ValueError if there are no classes.
     """
     labels, names = dataset.labels, dataset.class_names
     if labels is None or not names:
         raise ValueError(
-            "--conditional needs classes, and these data have none: use a folder with a subfolder "
+            "--conditional needs classes, and this data has none: use a folder with a subfolder "
             "per class, a data set with classes, or leave --conditional out"
         )
     if (labels < 0).any():
         names = names if NO_CLASS_NAME in names else (*names, NO_CLASS_NAME)
         labels = np.where(labels < 0, names.index(NO_CLASS_NAME), labels)
-    counts = np.bincount(labels, minlength=len(names))
-    rare = [f"{name} ({n})" for name, n in zip(names, counts, strict=True) if n < HANDFUL]
-    if rare:
-        print(
-            f"{len(rare):,} of {len(names):,} classes have fewer than {HANDFUL} samples, too few "
-            f"to learn from: {list_names(rare)}",
-            file=sys.stderr,
-        )
     return labels, names
 
 
@@ -94,9 +83,9 @@ def class_numbers(names: Sequence[str]) -> list[int]:
 
 def are_numbers(names: Sequence[str]) -> bool:
     """Whether all names are numbers as Python writes them: 7, but not 007."""
-    known = [name for name in names if name != NO_CLASS_NAME]
-    return bool(known) and all(
-        name.isdecimal() and str(int(name)) == name and int(name) < 2**63 for name in known
+    names = [name for name in names if name != NO_CLASS_NAME]
+    return bool(names) and all(
+        name.isdecimal() and str(int(name)) == name and int(name) < 2**63 for name in names
     )
 
 
@@ -121,11 +110,13 @@ def match_classes(names: Sequence[str], reference: Sequence[str]) -> np.ndarray:
 
 def describe_other_classes(before: Sequence[str], now: Sequence[str]) -> str:
     """How the classes of the data differ from those of a checkpoint."""
-    found = f"the checkpoint has {len(before)} classes, and the data {len(now)}"
-    for one, other, text in ((before, now, "only in the checkpoint"), (now, before, "new")):
+    if set(before) == set(now):
+        return "the classes have another order"
+    text = f"the checkpoint has {len(before)} classes, and the data {len(now)}"
+    for one, other, where in ((before, now, "only in the checkpoint"), (now, before, "new")):
         if names := [name for name in one if name not in other]:
-            found += f"; {text}: {list_names(names)}"
-    return found if set(before) != set(now) else "the classes have another order"
+            text += f"; {where}: {list_names(names)}"
+    return text
 
 
 def list_names(names: Sequence[str]) -> str:
@@ -161,6 +152,6 @@ def are_numbered_shards(counts: Counter[str]) -> bool:
 
 def list_classes(counts: Counter[str]) -> str:
     """The classes and their numbers of images; of many, the first ones."""
-    shown = [f"{name} {counts[name]:,}" for name in sorted(counts)[:SHOWN_CLASSES]]
-    more = len(counts) - len(shown)
-    return ", ".join(shown) + (f" and {more:,} more" if more else "")
+    first = [f"{name} {counts[name]:,}" for name in sorted(counts)[:SHOWN_CLASSES]]
+    more = len(counts) - len(first)
+    return ", ".join(first) + (f" and {more:,} more" if more else "")

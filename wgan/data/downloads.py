@@ -4,6 +4,7 @@ import gzip
 import sys
 import zlib
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,16 +21,8 @@ CLOTHES = (
 )  # fmt: skip
 
 
-def load_mnist(root: Path, options: ImageOptions, train: bool = True) -> Dataset:
-    return load_idx("MNIST", root, options, DIGITS, train)
-
-
-def load_fashion_mnist(root: Path, options: ImageOptions, train: bool = True) -> Dataset:
-    return load_idx("FashionMNIST", root, options, CLOTHES, train)
-
-
 def load_idx(
-    name: str, root: Path, options: ImageOptions, class_names: tuple[str, ...], train: bool
+    name: str, class_names: tuple[str, ...], root: Path, options: ImageOptions, train: bool = True
 ) -> Dataset:
     """A training or test set of torchvision's in `<root>/<name>/raw`."""
     folder = root / name / "raw"
@@ -46,6 +39,10 @@ def load_idx(
     source = download(name, files, folder, root=str(root), train=train)
     samples = RowReader.from_array(fit_images(source.data[:, None].numpy(), options))
     return Dataset(samples, source.targets.numpy(), class_names=class_names)
+
+
+load_mnist = partial(load_idx, "MNIST", DIGITS)
+load_fashion_mnist = partial(load_idx, "FashionMNIST", CLOTHES)
 
 
 def load_cifar10(root: Path, options: ImageOptions, train: bool = True) -> Dataset:
@@ -81,12 +78,6 @@ def download(name: str, files: list[str], folder: Path, **arguments):
 def fetch_celeba(root: Path) -> Path:
     """The folder of CelebA's aligned faces, downloaded if it is missing."""
     folder = root / "celeba" / "img_align_celeba"
-    archive = folder.with_suffix(".zip")
-    if not folder.is_dir() and archive.exists():
-        raise ValueError(
-            f"{archive} is not unpacked: unpack it in {archive.parent}; if that fails, it is "
-            "corrupt: remove it, and download it again"
-        )
     if not folder.is_dir():
         files = ["img_align_celeba.zip (unpacked to img_align_celeba/)"]
         download("CelebA", files, root / "celeba", root=str(root), split="all")

@@ -16,7 +16,6 @@ from wgan.data.pixels import check_transparency
 from wgan.data.sources import FolderSource, LsunSource
 
 DEFAULT_SIZE = (64, 64)
-CELEBA_COUNT = 202_599
 CHECKED_IMAGES, FEW_LEVELS, DARK = 16, 32, 128  # how grey levels are counted, and what is reported
 
 
@@ -37,11 +36,7 @@ def load_folder(folder: Path, root: Path, options: ImageOptions) -> Dataset:
 
 def load_celeba(root: Path, options: ImageOptions) -> Dataset:
     """CelebA's 202,599 aligned faces, without their attributes."""
-    folder = fetch_celeba(root)
-    dataset = load_folder(folder, root, options)
-    if len(dataset) != CELEBA_COUNT:
-        print(f"{folder} contains {len(dataset):,} of {CELEBA_COUNT:,} faces", file=sys.stderr)
-    return replace(dataset, labels=None, class_names=())
+    return load_folder(fetch_celeba(root), root, options)
 
 
 def load_lsun(root: Path, options: ImageOptions) -> Dataset:

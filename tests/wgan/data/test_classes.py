@@ -172,14 +172,6 @@ def test_images_in_no_class_folder_are_a_class_of_their_own(capsys):
     assert labels.tolist() == [0, 1] * 5 + [1] * 5 and names == ("a", "no class")
 
 
-def test_classes_with_few_samples_are_named(capsys):
-    labels, names = classes_to_generate(labelled([0] * 9 + [1] * 4, ("many", "few")))
-    assert names == ("many", "few") and labels.sum() == 4
-    assert "1 of 2 classes have fewer than 5 samples, too few to learn from: few (4)" in (
-        capsys.readouterr().err
-    )
-
-
 def test_data_without_class_names_have_no_classes():
     with pytest.raises(ValueError, match="--conditional needs classes"):
         classes_to_generate(labelled([0, 1], ()))

@@ -29,13 +29,12 @@ def test_classes_follow_the_images(tmp_path, monkeypatch):
     assert load_dataset(str(tmp_path / "p"), tmp_path, ImageOptions((8, 8))).labels is None
 
 
-def test_celeba_is_read_from_its_unpacked_folder(tmp_path, capsys):
+def test_celeba_is_read_from_its_unpacked_folder(tmp_path):
     for index in range(3):
         save(tmp_path / "celeba" / "img_align_celeba" / f"{index:06d}.png", index)
     faces = load_dataset("celeba", tmp_path)
     assert faces.sample_shape == (3, 64, 64)
     assert faces.read(np.arange(3))[:, 0, 5, 5].tolist() == [0, 1, 2]
-    assert "3 of 202,599 faces" in capsys.readouterr().err
 
 
 def test_lsun_is_read_from_its_database(tmp_path, capsys):
