@@ -18,6 +18,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from wgan.output import run_script
+
 from wgan.checkpoints import describe_other_data, read_any_checkpoint
 from wgan.config import Config, stored_config
 from wgan.data import Dataset, load_dataset, load_test_set
@@ -36,7 +38,6 @@ from wgan.evaluation.samples import (
     sample_run,
 )
 from wgan.files import check_output, write_whole
-from wgan.output import run_script
 from wgan.sampling import generator_of
 from wgan_gp import choose_device
 

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from wgan.output import run_script
 
 from wgan.errors import Parser, refuse_unused
-from wgan.output import run_script
 from wgan.sample_files import check_size, check_target, write_animation, write_samples
 from wgan.sampling import (
     draw_labels,

@@ -19,11 +19,10 @@ from utils import METHODS
 from wgan import distributed
 from wgan.acceleration import accelerate, prepare_device
 from wgan.budget import Budget
+from wgan.command import Parser, run_script
 from wgan.config import Config
 from wgan.data import Batches, RowReader, parse_image_size
-from wgan.errors import Parser
 from wgan.layers import resolve
-from wgan.output import run_script
 from wgan.state import TrainState, build_state, set_class_shares
 from wgan_gp import MODELS
 

@@ -32,7 +32,7 @@ from benchmarks.textbook import (
     Textbook,
     from_loader,
 )
-from wgan.budget import seconds_since_start, start_clock
+from wgan.budget import seconds_since_start
 from wgan.config import RECIPES, read_toml
 from wgan.data import load_dataset, to_byte_images
 from wgan.evaluation.evaluator import Evaluator
@@ -104,7 +104,7 @@ def samples_of_recipe(
 
 
 def measure_plain_script(options: argparse.Namespace, seed: int) -> dict[int, float]:
-    """Distances by mark; in a process of its own, whose time starts at zero."""
+    """Distances by mark; in a process of its own, whose time starts with its imports."""
     command = ["-m", "benchmarks.quality", "--plain-script", "--marks", options.marks]
     command += ["--seed", seed, "--device", options.device, "--workers", options.workers]
     output = run_python(*command, "--data-root", options.data_root, output=True)
@@ -114,7 +114,6 @@ def measure_plain_script(options: argparse.Namespace, seed: int) -> dict[int, fl
 def run_plain_script(options: argparse.Namespace) -> None:
     """Train the dense script and print its distances as JSON; the time of measuring is not
     counted. This is the process that `measure_plain_script` starts."""
-    start_clock(with_process=True)
     device = choose_device(options.device)
     dataset = load_dataset(DATASET, options.data_root)
     config = resolve(PLAIN_DENSE | {"dataset": DATASET}).config

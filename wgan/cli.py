@@ -2,27 +2,18 @@
 
 import argparse
 import shutil
-import sys
 import textwrap
 from collections.abc import Callable
 
 from utils import METHODS
 from wgan import distributed
 from wgan.budget import start_clock
+from wgan.command import Parser, run_script
 from wgan.config import FIELDS, RECIPES, SHORTHANDS, read_toml, validated
 from wgan.data import DATASETS
-from wgan.errors import (
-    BadInput,
-    CommandError,
-    Parser,
-    PeerFailed,
-    TrainingFailed,
-    explain_out_of_memory,
-    one_line,
-)
+from wgan.errors import BadInput, TrainingFailed, explain_out_of_memory
 from wgan.layers import Layer, Resolved, resolve, unused_recipe
 from wgan.monitor import try_to_write
-from wgan.output import safe_output
 from wgan.setup import Run, set_up
 from wgan_gp import MODELS
 
@@ -49,20 +40,17 @@ OTHER_NAMES["--num-workers"] = OTHER_NAMES["--workers"]
 
 def run_training(argv: list[str] | None, train: Callable[[Run], int]) -> int:
     """`python train.py`; the exit code: 0 done, 1 training failed, 2 bad input, 128 + signal if
-    stopped by a signal. Without `argv`, training is what this process was started for, so that a
-    limit in time includes the imports."""
-    start_clock(with_process=argv is None)
-    with safe_output():
-        return parse_and_train(argv, train)
+    stopped by a signal."""
+    if argv is not None:
+        start_clock()  # a call in a notebook, whose process may be older than the limit in time
+    return run_script(lambda: parse_and_train(argv, train), bad_input=())
 
 
 def parse_and_train(argv: list[str] | None, train: Callable[[Run], int]) -> int:
     try:
         (config, sources), options = parse_command_line(make_parser(), argv)
-    except ValueError as error:
-        if distributed.is_first():  # all ranks have the same command line
-            print(f"error: {one_line(error)}", file=sys.stderr)
-        return BadInput.exit_code
+    except ValueError as error:  # all ranks have the same command line
+        distributed.fail(str(error), BadInput)
     if options.dry_run:
         if distributed.is_first():
             print(config.to_toml(sources), end="")
@@ -72,31 +60,21 @@ def parse_and_train(argv: list[str] | None, train: Callable[[Run], int]) -> int:
         f"{2 * config.accumulate}, or lower one of them or --image-size (a run that has a "
         "checkpoint needs --fresh for that)"
     )
-    try:
-        with distributed.process_group(), explain_out_of_memory(advice):
-            if not options.config and (line := unused_recipe(config)):
-                print(line)
-            with set_up(config, options.fresh) as run:
-                if run.is_finished():
-                    try_to_write("curves and timelapse", run.folder.save_missing_plots)
-                    print(run.describe_finished())
-                    return 0
-                for difference in run.differences:
-                    print(difference)
-                print(run.describe(), flush=True)
-                try:
-                    return train(run)
-                except OSError as error:  # reading the data
-                    raise TrainingFailed(f"{error}. The last checkpoint is untouched.") from error
-    except PeerFailed as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    except CommandError as error:
-        rank = "" if distributed.is_first() else f" on rank {distributed.rank()}"
-        print(f"error{rank}: {one_line(error)}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:  # before training, or the second one during training
-        return 130
+    with distributed.process_group(), explain_out_of_memory(advice):
+        if not options.config and (line := unused_recipe(config)):
+            print(line)
+        with set_up(config, options.fresh) as run:
+            if run.is_finished():
+                try_to_write("curves and timelapse", run.folder.save_missing_plots)
+                print(run.describe_finished())
+                return 0
+            for difference in run.differences:
+                print(difference)
+            print(run.describe(), flush=True)
+            try:
+                return train(run)
+            except OSError as error:  # reading the data
+                raise TrainingFailed(f"{error}. The last checkpoint is untouched.") from error
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):

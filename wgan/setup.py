@@ -101,6 +101,7 @@ def set_up(config: Config, fresh: bool) -> Run:
             dataset = load_data(config)
             state, labels = build_state_for(config, dataset, device)
         check_same_data(dataset, config)
+        fresh = fresh and not distributed.restarted()  # a restart resumes
         folder, differences = open_folder(config, state, fresh)
         if state.step == 0 and distributed.is_first():
             suggest_augmentation(config, dataset)
@@ -208,7 +209,6 @@ def open_folder(
     differences from an uninterrupted run are returned."""
     if not distributed.is_first():
         return NullRunFolder(config), []
-    fresh = fresh and not distributed.restarted()  # a restart resumes
     if config.init_from and (fresh or not find_checkpoints(Path(config.run))):
         load_initial_weights(config, state, fresh)
     if fresh and (target := move_aside(Path(config.run))):
