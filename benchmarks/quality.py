@@ -1,8 +1,8 @@
 """How good are samples after how long?
 
 Measures Fréchet distances on Fashion-MNIST after some seconds of wall-clock time, counted from
-the start of a process and including everything: for the dense script of common tutorials
-("plain", benchmarks/textbook.py) and for recipes in configs/.
+the end of a process's imports and including everything else: for the dense script of common
+tutorials ("plain", benchmarks/textbook.py) and for recipes in configs/.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from benchmarks.textbook import (
 from wgan.budget import seconds_since_start
 from wgan.config import RECIPES, read_toml
 from wgan.data import load_dataset, to_byte_images
-from wgan.evaluation.evaluator import Evaluator
+from wgan.evaluation.evaluator import Evaluator, choose_features
 from wgan.files import write_whole
 from wgan.layers import Layer, resolve
 from wgan.plots import new_figure, png, to_image
@@ -77,7 +77,7 @@ def measure(options: argparse.Namespace) -> dict:
 def build_evaluator(options: argparse.Namespace) -> Evaluator:
     dataset = load_dataset(DATASET, options.data_root)
     device = choose_device(options.device)
-    return Evaluator(dataset, options.data_root, device, features="classifier")
+    return Evaluator(dataset, choose_features("classifier", dataset, options.data_root, device))
 
 
 def measure_recipe(
@@ -104,7 +104,7 @@ def samples_of_recipe(
 
 
 def measure_plain_script(options: argparse.Namespace, seed: int) -> dict[int, float]:
-    """Distances by mark; in a process of its own, whose time starts with its imports."""
+    """Distances by mark; in a process of its own, whose clock starts after the imports."""
     command = ["-m", "benchmarks.quality", "--plain-script", "--marks", options.marks]
     command += ["--seed", seed, "--device", options.device, "--workers", options.workers]
     output = run_python(*command, "--data-root", options.data_root, output=True)

@@ -46,10 +46,21 @@ def is_first() -> bool:
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Join the ranks that torchrun started: NCCL on CUDA, Gloo for tensors on the CPU."""
+    """Join the ranks that torchrun started: NCCL on CUDA, Gloo for tensors on the CPU.
+
+    BadInput if torchrun would restart them with the same store.
+    """
     if not dist.is_torchelastic_launched() or int(os.environ["WORLD_SIZE"]) == 1:
         yield
         return
+    shared_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if shared_store and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
+        # A rank may read the address of a killed one from it (pytorch/pytorch#135712).
+        fail(
+            "with --max-restarts, torchrun needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its "
+            "environment: otherwise a restart may wait forever",
+            BadInput,
+        )
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
     with ExitStack() as stack:
@@ -210,26 +221,23 @@ def broadcast_from_first(make: Callable[[], dict]) -> dict:
 
 @contextmanager
 def first_rank_first() -> Iterator[None]:
-    """Run the block on the first rank, then on one rank of each other machine, then on the rest,
-    so that later ranks find the files of earlier ones. A rank that fails ends the others' wait."""
+    """Run the block on the first rank, then on one rank of each other machine, then on the others,
+    so that later ranks find the files of earlier ones. A rank that fails ends the others' wait.
+
+    The last ranks print no warnings, because the first rank of their machine has the same ones.
+    """
     if world_size() == 1:
         yield
         return
     turn = 0 if is_first() else 1 if os.environ["LOCAL_RANK"] == "0" else 2
     for _ in range(turn):
         all_max(0)
-    yield
-    for _ in range(turn, 2):
-        all_max(0)
-
-
-@contextmanager
-def one_rank_per_machine_prints() -> Iterator[None]:
-    """Discard the warnings of all ranks but one on each machine; all have the same ones."""
     with ExitStack() as stack:
-        if world_size() > 1 and os.environ["LOCAL_RANK"] != "0":
+        if turn == 2:
             stack.enter_context(redirect_stderr(stack.enter_context(open(os.devnull, "w"))))
         yield
+    for _ in range(turn, 2):
+        all_max(0)
 
 
 def restarted() -> bool:

@@ -19,7 +19,7 @@ from wgan import distributed
 from wgan.budget import Budget, StepStatus, seconds_since_start
 from wgan.config import Config
 from wgan.data import seeded_generator
-from wgan.evaluation.evaluator import Evaluator
+from wgan.evaluation.evaluator import Evaluator, choose_features
 from wgan.losses import critic_of_classes
 from wgan.run_folder import NullRunFolder, RunFolder
 from wgan.sample_grid import SampleGrid
@@ -242,9 +242,9 @@ class Evaluation:
     """Measures the samples of the moving average, and keeps the best checkpoint as best.pt."""
 
     def __init__(self, run: Run):
-        self.evaluator = Evaluator(
-            run.dataset, run.config.data_root, run.state.device, features="classifier"
-        )
+        data_root, device = run.config.data_root, run.state.device
+        features = choose_features("classifier", run.dataset, data_root, device)
+        self.evaluator = Evaluator(run.dataset, features)
         self.state, self.folder = run.state, run.folder
         self.best = run.folder.best_distance()
 

@@ -160,8 +160,7 @@ def check_before_loading(config: Config, device: torch.device) -> None:
 
 
 def load_data(config: Config) -> Dataset:
-    with distributed.one_rank_per_machine_prints():
-        dataset = load_dataset(*config.data_arguments())
+    dataset = load_dataset(*config.data_arguments())
     check_batch_size(config.batch_size, dataset.samples)
     if config.eval_every and (dataset.labels is None or len(dataset) < 8):
         raise ValueError("--eval-every needs a data set of at least 8 images with classes")
