@@ -18,8 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from wgan.errors import Parser, refuse_unused
-from wgan.output import run_script
+from wgan.command import Parser, add_sampling_options, integer, refuse_unused, run_script
 from wgan.sample_files import check_size, check_target, write_animation, write_samples
 from wgan.sampling import (
     TrainedGenerator,
@@ -32,7 +31,7 @@ from wgan.sampling import (
 )
 
 IMAGES, POINTS, WALKS = 64, 1000, 16  # the defaults of --count
-WALK_DEFAULTS = {"stops": 5, "frames": 16, "fps": 12.5}
+STOPS, FRAMES, FPS = 5, 16, 12.5
 
 
 def make_parser() -> Parser:
@@ -51,79 +50,65 @@ def make_parser() -> Parser:
         f"number of samples (default: {IMAGES}; points: {POINTS}), or with --interpolate of walks "
         f"side by side (default: {WALKS})"
     )
-    add("--count", metavar="N", type=int, help=count_help)
-    add("--seed", metavar="N", type=int, default=0, help="random seed of the noise (default: 0)")
-    weights_help = "weights of the moving average, or of the last step (default: ema)"
-    add("--from", dest="weights", choices=("ema", "raw"), default="ema", help=weights_help)
-    add("--device", metavar="NAME", default="auto", help="auto, cpu, cuda, mps (default: auto)")
+    add("--count", metavar="N", type=integer(1), help=count_help)
+    add_sampling_options(parser)
+    parser.set_defaults(seed=0, weights="ema")
     add = parser.add_argument_group("classes, after training with --conditional").add_argument
     class_help = "names or numbers of classes (default: all, as frequent as in the data)"
     add("--class", dest="classes", metavar="NAME,...", help=class_help)
-    add("--per-class", metavar="N", type=int, help="samples per class, a row each in a grid")
+    per_class_help = "samples per class, a row each in a grid"
+    add("--per-class", metavar="N", type=integer(1), help=per_class_help)
     add = parser.add_argument_group("interpolation").add_argument
     add("--interpolate", action="store_true", help="interpolate between samples, as a GIF")
     through_help = "walk through the samples with these numbers (000003.png in a folder: 3)"
-    add("--through", metavar="N", type=int, nargs="+", help=through_help)
-    for name, kind, text in (
-        ("stops", int, "samples of each walk, without --through"),
-        ("frames", int, "frames from one sample to the next"),
-        ("fps", float, "frames per second; a GIF rounds to 1/100 s per frame"),
-    ):
-        text = f"{text} (default: {WALK_DEFAULTS[name]})"
-        add(f"--{name}", metavar="N", type=kind, help=text)
+    add("--through", metavar="N", type=integer(0), nargs="+", help=through_help)
+    stops_help = f"samples of each walk, without --through (default: {STOPS})"
+    add("--stops", metavar="N", type=integer(2), help=stops_help)
+    frames_help = f"frames from one sample to the next (default: {FRAMES})"
+    add("--frames", metavar="N", type=integer(1), help=frames_help)
+    fps_help = f"frames per second; a GIF rounds to 1/100 s per frame (default: {FPS})"
+    add("--fps", metavar="N", type=float, help=fps_help)
     return parser
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The options, without a default of --count; ValueError for a bad one or one without effect."""
+    """The options; ValueError for an invalid one or one without effect."""
     options = make_parser().parse_args(argv)
-    given = {name for name, value in vars(options).items() if value is not None}
-    least_values = {"count": 1, "per_class": 1, "seed": 0, "stops": 2, "frames": 1}
-    for name, least in least_values.items():
-        if name in given and getattr(options, name) < least:
-            flag = name.replace("_", "-")
-            raise ValueError(f"--{flag} {getattr(options, name)}: must be at least {least}")
-    if "fps" in given and not 1 <= options.fps <= 50:
+    if options.fps is not None and not 1 <= options.fps <= 50:
         raise ValueError(f"--fps {options.fps:g}: must be 1 to 50, which browsers show")
-    if options.through and (len(options.through) < 2 or min(options.through) < 0):
-        numbers = " ".join(map(str, options.through))
-        raise ValueError(f"--through {numbers}: give at least two numbers, from 0")
-    for names, without in (
-        (("through", *WALK_DEFAULTS), "" if options.interpolate else "without --interpolate"),
-        (("stops", "count"), "with --through" if options.through else ""),
-        (("count",), "with --per-class" if options.per_class else ""),
-        (("per_class",), "with --interpolate" if options.interpolate else ""),
-    ):
-        if without:
-            refuse_unused(options, names, without)
-    missing = {name: WALK_DEFAULTS[name] for name in WALK_DEFAULTS.keys() - given}
-    return argparse.Namespace(**vars(options) | missing)
+    if options.through and len(options.through) < 2:
+        raise ValueError(f"--through {options.through[0]}: give at least two numbers")
+    walk = {f"--{name}": getattr(options, name) for name in ("through", "stops", "frames", "fps")}
+    if not options.interpolate:
+        refuse_unused(walk, "without --interpolate")
+    else:
+        refuse_unused({"--per-class": options.per_class}, "with --interpolate")
+    if options.through:
+        refuse_unused({"--stops": options.stops, "--count": options.count}, "with --through")
+    if options.per_class:
+        refuse_unused({"--count": options.count}, "with --per-class")
+    return options
+
+
+def choose_classes(generator: TrainedGenerator, options: argparse.Namespace) -> list[int]:
+    """The numbers of the classes of `--class`, or of all; ValueError if there are none."""
+    names, text = generator.class_names, options.classes
+    if not names and (text is not None or options.per_class):
+        raise ValueError(f"{options.source} generates no classes: train with --conditional")
+    if text is None:
+        return list(range(len(names)))
+    return [find_class(generator, name.strip()) for name in text.split(",")]
 
 
 def choose_labels(generator: TrainedGenerator, options: argparse.Namespace, count: int) -> Tensor:
-    """The classes of the samples, `(N,)`: `--per-class` of each, otherwise `count` in all, in turn
-    from `--class`, or as frequent as in the data; zeros without classes."""
-    if not generator.class_names:
-        if options.classes is not None or options.per_class:
-            raise ValueError(
-                f"{options.source} generates no classes: train with --conditional, or remove "
-                "--class and --per-class"
-            )
-        return torch.zeros(count, dtype=torch.int64)
-    if options.classes is None and not options.per_class:
-        return draw_labels(generator, count, options.seed)
-    wanted = range(len(generator.class_names))
-    if options.classes is not None:
-        wanted = [find_class(generator, name) for name in split_names(generator, options.classes)]
-    wanted = torch.tensor(wanted)
+    """The classes of `count` samples, `(count,)` int64: with `--per-class` one after the other,
+    with `--class` in turn, otherwise as frequent as in the data; zeros without classes."""
+    classes = torch.tensor(choose_classes(generator, options))
     if options.per_class:
-        return wanted.repeat_interleave(options.per_class)
-    return wanted[torch.arange(count) % len(wanted)]
-
-
-def split_names(generator: TrainedGenerator, text: str) -> list[str]:
-    """The names in a list; a class whose own name contains a comma can be named alone."""
-    return [text] if text in generator.class_names else [name.strip() for name in text.split(",")]
+        return classes.repeat_interleave(options.per_class)
+    if options.classes is not None:
+        return classes[torch.arange(count) % len(classes)]
+    return draw_labels(generator, count, options.seed)
 
 
 def interpolate(generator: TrainedGenerator, options: argparse.Namespace, target: Path) -> None:
@@ -131,13 +116,13 @@ def interpolate(generator: TrainedGenerator, options: argparse.Namespace, target
     that the first frame shows the same samples as a grid of that count. A walk keeps the class of
     its first sample."""
     walks = 1 if options.through else options.count or WALKS
-    numbers = options.through or range(options.stops * walks)
-    frames = options.frames * len(numbers) // walks
-    check_size(target, walks, generator.sample_shape, frames)
+    numbers = options.through or range((options.stops or STOPS) * walks)
+    frames = options.frames or FRAMES
+    check_size(target, walks, generator.sample_shape, frames * len(numbers) // walks)
     labels = choose_labels(generator, options, max(numbers) + 1)[list(numbers[:walks])]
     stops = noise_of(generator, numbers, options.seed).unflatten(0, (-1, walks))
-    frames = interpolation_frames(generator, stops, labels, options.frames)
-    write_animation(frames, options.fps, target)
+    walk = interpolation_frames(generator, stops, labels, frames)
+    write_animation(walk, options.fps or FPS, target)
 
 
 def run(argv: list[str] | None) -> None:
@@ -149,17 +134,16 @@ def run(argv: list[str] | None) -> None:
     target = check_target(options.out or str(default), options.interpolate, is_points)
     if options.interpolate:
         interpolate(generator, options, target)
-        what = "an animation"
-    else:
-        count = options.count or (POINTS if is_points else IMAGES)
-        if not options.per_class:
-            check_size(target, count, generator.sample_shape)
-        labels = choose_labels(generator, options, count)
-        check_size(target, len(labels), generator.sample_shape)  # of all classes
-        what = f"{len(labels):,} samples"
-        samples = generate(generator, len(labels), options.seed, labels)
-        write_samples(samples, labels, generator.class_names, options.per_class or 0, target)
-    print(f"wrote {what} to {target}")
+        print(f"wrote an animation to {target}")
+        return
+    count = options.count or (POINTS if is_points else IMAGES)
+    if options.per_class:
+        count = options.per_class * len(choose_classes(generator, options))
+    check_size(target, count, generator.sample_shape)
+    labels = choose_labels(generator, options, count)
+    samples = generate(generator, count, options.seed, labels)
+    write_samples(samples, labels, generator.class_names, options.per_class or 0, target)
+    print(f"wrote {count:,} samples to {target}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from wgan.errors import Parser
+from wgan.command import Parser
 
 ROOT = Path(__file__).parent.parent
 

@@ -28,13 +28,13 @@ from benchmarks.textbook import (
     from_loader,
 )
 from wgan.budget import seconds_since_start
+from wgan.command import run_script
 from wgan.config import RECIPES
 from wgan.data import Dataset, load_dataset, to_byte_images
-from wgan.evaluation.evaluator import Evaluator
+from wgan.evaluation.evaluator import Evaluator, choose_features
 from wgan.files import write_whole
-from wgan.layers import resolve
-from wgan.output import run_script
 from wgan.plots import new_figure, png, to_image
+from wgan.recipes import resolve
 from wgan.sampling import generate, load_generator
 from wgan_gp import choose_device
 
@@ -66,7 +66,7 @@ def measure(options: argparse.Namespace, loops: dict[str, Callable[[int], Distan
 
 def build_evaluator(dataset: Dataset, options: argparse.Namespace) -> Evaluator:
     device = choose_device(options.device)
-    return Evaluator(dataset, options.data_root, device, features="classifier")
+    return Evaluator(dataset, choose_features("classifier", dataset, options.data_root, device))
 
 
 def measure_recipe(

@@ -17,15 +17,16 @@ from torch.utils.flop_counter import flop_registry
 
 from benchmarks.common import check_writable, describe_machine, make_parser, write_json
 from benchmarks.textbook import Textbook, from_loader, from_memory
-from train import all_updates, sample_inputs, train_step
+from train import all_updates, train_step
 from utils import METHODS
 from wgan.acceleration import accelerate, prepare_device
 from wgan.budget import Budget
+from wgan.command import run_script
 from wgan.config import Config
 from wgan.data import Batches, RowReader
 from wgan.errors import Parser
-from wgan.layers import resolve
-from wgan.output import run_script
+from wgan.inputs import sample_inputs
+from wgan.recipes import resolve
 from wgan.state import TrainState, build_state
 from wgan_gp import MODELS, choose_device
 
@@ -183,7 +184,7 @@ def build_training(
     reader = RowReader.from_array(images)
     state = build_state(config, reader.sample_shape, device)
     batches = Batches(reader, config.batch_size, config.seed, device)
-    inputs = sample_inputs(state, config, batches)
+    inputs = sample_inputs(state.step, config, batches)
     batches.wait()
     accelerate(state, config, Budget(steps=10**6, max_seconds=0), inputs, all_updates)
     return state, batches

@@ -73,6 +73,13 @@ class ShiftGenerator(nn.Module):
         return noise + self.shift
 
 
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """An empty folder of downloaded weights, as on a machine without Inception's."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
 @pytest.fixture(scope="session")
 def image_folder(tmp_path_factory):
     """40 small colour images, red at the top and blue at the bottom."""
@@ -86,3 +93,13 @@ def image_folder(tmp_path_factory):
         pixels[8:, :, 2] += 200
         Image.fromarray(pixels).save(folder / f"{index}.png")
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained_run(image_folder, tmp_path_factory):
+    """A run of four steps on the image folder."""
+    from helpers import run_main
+
+    run = tmp_path_factory.mktemp("trained") / "run"
+    assert run_main(image_folder, run, "--steps", 4) == 0
+    return run

@@ -26,8 +26,8 @@ from wgan.data import ImageOptions, load_dataset
 from wgan.data.glyphs import read_cache
 from wgan.data.pixels import fit_images
 from wgan.data.sources import FolderSource, ImageFile
-from wgan.run_folder import RunFolder
 from wgan.recipes import resolve
+from wgan.run_folder import RunFolder
 from wgan.state import build_state
 
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX signals and limits")
@@ -285,7 +285,7 @@ def test_no_forged_checkpoint_crashes(image_folder, tmp_path):
     content = (tmp_path / "r" / "checkpoint.pt").read_bytes()
     archive = content[: -DIGEST_LENGTH - 2] + b"\0\0"
     generator = python_random.Random(2)
-    config = stored_config(read_checkpoint(tmp_path / "r" / "checkpoint.pt")["config"])
+    config = config_of(read_checkpoint(tmp_path / "r" / "checkpoint.pt"))
     forged = tmp_path / "forged.pt"
     state = build_state(config, (3, 16, 16), torch.device("cpu"))
     forged.write_bytes(add_digest(archive))

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import SMALL, run_main
+from helpers import SMALL
 from PIL import Image, ImageSequence
 
 from generate import main
@@ -14,18 +14,17 @@ from train import main as train_main
 from wgan import generate, load_generator
 
 
-@pytest.fixture(scope="module")
-def run(image_folder, tmp_path_factory):
-    run = tmp_path_factory.mktemp("trained") / "run"
-    assert run_main(image_folder, run, "--steps", 4) == 0
-    return run
+def samples_of(run, count, seed, weights="ema"):
+    """What the command should generate: `(N, H, W, C)`."""
+    generator = load_generator(run, weights, device="cpu")
+    return generate(generator, count, seed).permute(0, 2, 3, 1).numpy()
 
 
-def test_every_format_contains_the_same_samples(run, tmp_path):
-    expected = generate(load_generator(run, device="cpu"), 10, seed=3).permute(0, 2, 3, 1).numpy()
+def test_every_format_contains_the_same_samples(trained_run, tmp_path):
     for out in ("a.npy", "a.npz", "a.png", "folder"):
-        arguments = [str(run), "--count", "10", "--seed", "3", "--out", str(tmp_path / out)]
-        assert main([*arguments, "--device", "cpu"]) == 0
+        arguments = [str(trained_run), "--count", "10", "--seed", "3"]
+        assert main([*arguments, "--out", str(tmp_path / out), "--device", "cpu"]) == 0
+    expected = samples_of(trained_run, 10, 3)
     assert np.array_equal(np.load(tmp_path / "a.npy"), expected)
     assert np.array_equal(np.load(tmp_path / "a.npz")["samples"], expected)
     assert (tmp_path / "folder" / ".generated").exists()
@@ -37,14 +36,12 @@ def test_every_format_contains_the_same_samples(run, tmp_path):
     assert np.array_equal(grid[20:36, 2:18], expected[8])
 
 
-def test_weights_of_the_last_step_give_other_samples(run, tmp_path):
-    for weights in ("ema", "raw"):
-        out = str(tmp_path / f"{weights}.npy")
-        assert main([str(run), "--from", weights, "--out", out, "--device", "cpu"]) == 0
-        generator = load_generator(run, weights, device="cpu")
-        expected = generate(generator, 64).permute(0, 2, 3, 1).numpy()
-        assert np.array_equal(np.load(out), expected)
-    assert not np.array_equal(np.load(tmp_path / "ema.npy"), np.load(tmp_path / "raw.npy"))
+def test_weights_of_the_last_step_give_other_samples(trained_run, tmp_path):
+    arguments = [str(trained_run), "--from", "raw", "--out", str(tmp_path / "raw.npy")]
+    assert main([*arguments, "--device", "cpu"]) == 0
+    samples = np.load(tmp_path / "raw.npy")
+    assert np.array_equal(samples, samples_of(trained_run, 64, 0, "raw"))
+    assert not np.array_equal(samples, samples_of(trained_run, 64, 0))
 
 
 def frames_of(path):
@@ -53,41 +50,32 @@ def frames_of(path):
         return frames, animation.info["duration"]
 
 
-def test_an_interpolation_has_the_stops_frames_and_speed_that_were_asked_for(run, tmp_path):
-    arguments = [str(run), "--interpolate", "--device", "cpu", "--out", str(tmp_path / "walk.gif")]
+def test_an_interpolation_has_the_requested_stops_frames_and_speed(trained_run, tmp_path):
+    out = tmp_path / "walk.gif"
+    arguments = [str(trained_run), "--interpolate", "--device", "cpu", "--out", str(out)]
     assert main(arguments) == 0
-    assert len(frames_of(tmp_path / "walk.gif")[0]) == 5 * 16
+    assert len(frames_of(out)[0]) == 5 * 16
     more = ["--stops", "3", "--frames", "4", "--fps", "20", "--count", "1"]
     assert main([*arguments, *more]) == 0
-    frames, milliseconds = frames_of(tmp_path / "walk.gif")
+    frames, milliseconds = frames_of(out)
     assert (len(frames), milliseconds) == (3 * 4, 50)
     assert not np.array_equal(frames[0], frames[4])
 
 
-def test_an_interpolation_goes_through_the_samples_that_were_named(run, tmp_path):
-    arguments = [
-        str(run),
-        "--interpolate",
-        "--through",
-        "7",
-        "2",
-        "7",
-        "--frames",
-        "3",
-        "--seed",
-        "1",
-    ]
-    assert main([*arguments, "--device", "cpu", "--out", str(tmp_path / "walk.gif")]) == 0
+def test_an_interpolation_passes_through_the_named_samples(trained_run, tmp_path):
+    arguments = [str(trained_run), "--interpolate", "--out", str(tmp_path / "walk.gif")]
+    arguments += ["--frames", "3", "--seed", "1", "--device", "cpu"]
+    assert main([*arguments, "--through", "7", "2", "7"]) == 0
     frames, _ = frames_of(tmp_path / "walk.gif")
-    samples = generate(load_generator(run, device="cpu"), 8, seed=1).permute(0, 2, 3, 1).numpy()
+    samples = samples_of(trained_run, 8, 1)
     for frame, number in ((0, 7), (3, 2), (6, 7)):
         image = frames[frame][62:-62:30, 62:-62:30].astype(int)  # it is enlarged 30 times
         assert np.abs(image - samples[number]).mean() < 4  # a GIF has 256 colours
 
 
 @pytest.mark.parametrize("source", ["{run}", "{run}/checkpoint.pt"])
-def test_without_out_the_samples_go_to_the_runs_folder(source, run, tmp_path, capsys):
-    copy = shutil.copytree(run, tmp_path / "copy")
+def test_without_out_the_samples_go_to_the_runs_folder(source, trained_run, tmp_path, capsys):
+    copy = shutil.copytree(trained_run, tmp_path / "copy")
     assert main([source.format(run=copy), "--count", "2", "--device", "cpu"]) == 0
     assert capsys.readouterr().out == f"wrote 2 samples to {copy / 'generated.png'}\n"
     assert (copy / "generated.png").exists()
@@ -95,19 +83,18 @@ def test_without_out_the_samples_go_to_the_runs_folder(source, run, tmp_path, ca
     assert (copy / "interpolation.gif").exists()
 
 
-def test_a_grid_of_many_images_is_about_square(run, tmp_path):
-    assert main([str(run), "--count", "1000", "--out", str(tmp_path / "a.png")]) == 0
-    assert Image.open(tmp_path / "a.png").size == (2 * (32 * 18 + 2), 2 * (32 * 18 + 2))
-
-
 @pytest.mark.parametrize(
-    ("name", "kind"),
-    [("a.PNG", "PNG"), ("a.jpg", "JPEG"), ("a.JPEG", "JPEG"), ("a.webp", "WEBP")],
+    ("name", "kind", "count", "size"),
+    [
+        ("a.PNG", "PNG", 1000, (2 * (32 * 18 + 2), 2 * (32 * 18 + 2))),  # about square
+        ("a.jpg", "JPEG", 3, (5 * (3 * 18 + 2), 5 * (18 + 2))),  # no empty cells
+        ("a.webp", "WEBP", 3, (5 * (3 * 18 + 2), 5 * (18 + 2))),
+    ],
 )
-def test_a_grid_of_few_images_has_no_empty_cells(name, kind, run, tmp_path):
-    assert main([str(run), "--count", "3", "--out", str(tmp_path / name)]) == 0
+def test_a_grid_has_a_suitable_shape(name, kind, count, size, trained_run, tmp_path):
+    assert main([str(trained_run), "--count", str(count), "--out", str(tmp_path / name)]) == 0
     with Image.open(tmp_path / name) as grid:
-        assert (grid.format, grid.size) == (kind, (5 * (3 * 18 + 2), 5 * (18 + 2)))
+        assert (grid.format, grid.size) == (kind, size)
 
 
 def test_points_are_written_as_numbers_and_as_a_plot(tmp_path, capsys):
@@ -130,17 +117,19 @@ def test_points_are_written_as_numbers_and_as_a_plot(tmp_path, capsys):
         (["{run}/none"], "there is no checkpoint or run"),
         (["{folder}"], "contains no checkpoint"),
         (["{run}/log.csv"], "is corrupt or was not written by this project"),
-        (["{run}", "--count", "0"], "--count 0: must be at least 1"),
+        (["{run}", "--count", "0"], "--count: 0: must be at least 1"),
         (["{run}", "--count", "x"], "invalid int value"),
-        (["{run}", "--seed", "-1"], "--seed -1: must be at least 0"),
-        (["{run}", "--count", "1000000"], "one grid can hold 390625 16x16 images"),
+        (["{run}", "--seed", "-1"], "--seed: -1: must be at least 0"),
+        (["{run}", "--count", "1000000"], "can hold 390625 images of 16x16"),
+        (["{run}", "--class", "0"], "generates no classes"),
         (["{run}", "--stops", "3"], "--stops has no effect without --interpolate"),
         (["{run}", "--through", "3", "4"], "--through has no effect without --interpolate"),
-        (["{run}", "--interpolate", "--stops", "1"], "--stops 1: must be at least 2"),
-        (["{run}", "--interpolate", "--stops", "100000"], "too many for a GIF"),
+        (["{run}", "--interpolate", "--stops", "1"], "--stops: 1: must be at least 2"),
+        (["{run}", "--interpolate", "--stops", "100000"], "in 1600000 frame(s)"),
         (["{run}", "--interpolate", "--fps", "nan"], "--fps nan: must be 1 to 50"),
+        (["{run}", "--interpolate", "--per-class", "2"], "no effect with --interpolate"),
         (["{run}", "--interpolate", "--through", "3"], "at least two numbers"),
-        (["{run}", "--interpolate", "--through", "3", "-4"], "from 0"),
+        (["{run}", "--interpolate", "--through", "3", "-4"], "--through: -4: must be at least 0"),
         (["{run}", "--interpolate", "--through", "3", "4", "--count", "2"], "with --through"),
         (["{run}", "--out", "a.bmp"], "the suffix must be one of"),
         (["{run}", "--out", "a.gif"], "use the suffix .gif with --interpolate"),
@@ -154,9 +143,9 @@ def test_points_are_written_as_numbers_and_as_a_plot(tmp_path, capsys):
         ([], "required: RUN"),
     ],
 )
-def test_bad_input_is_refused(arguments, message, run, tmp_path, monkeypatch, capsys):
+def test_bad_input_is_refused(arguments, message, trained_run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    names = {"run": run, "folder": tmp_path}
+    names = {"run": trained_run, "folder": tmp_path}
     assert main([argument.format(**names) for argument in arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error
@@ -197,7 +186,7 @@ def classes_run(monkeypatch):
         (["--class", "dog, owl", "--count", "5"], [1, 2, 1, 2, 1]),
     ],
 )
-def test_samples_are_of_the_classes_asked_for(options, expected, classes_run, tmp_path):
+def test_samples_are_of_the_requested_classes(options, expected, classes_run, tmp_path):
     out = tmp_path / "samples.npz"
     assert main([classes_run, "--out", str(out), *options]) == 0
     with np.load(out) as arrays:
@@ -209,24 +198,18 @@ def test_samples_are_of_the_classes_asked_for(options, expected, classes_run, tm
 def test_a_folder_has_a_subfolder_per_class(classes_run, tmp_path):
     out = tmp_path / "samples"
     assert main([classes_run, "--out", str(out), "--per-class", "1"]) == 0
-    found = sorted(str(path.relative_to(out)) for path in out.rglob("*.png"))
-    assert found == [
-        str(Path("cat") / "000000.png"),
-        str(Path("dog") / "000001.png"),
-        str(Path("owl") / "000002.png"),
-    ]
+    paths = sorted(str(path.relative_to(out)) for path in out.rglob("*.png"))
+    names = [("cat", "000000.png"), ("dog", "000001.png"), ("owl", "000002.png")]
+    assert paths == [str(Path(*parts)) for parts in names]
 
 
-def test_a_name_with_a_comma_and_numbers_of_the_data(classes_run, tmp_path, monkeypatch):
-    for names, wanted, expected in (
-        (("red, big", "small", "no class"), "red, big", [0]),
-        (("5", "7", "no class"), "7,no class", [7, -1]),
-    ):
-        monkeypatch.setattr(ClassAsLevel, "class_names", names)
-        out = tmp_path / "samples.npz"
-        assert main([classes_run, "--out", str(out), "--class", wanted, "--per-class", "1"]) == 0
-        with np.load(out) as arrays:
-            assert arrays["labels"].tolist() == expected
+def test_classes_have_the_numbers_of_the_data(classes_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(ClassAsLevel, "class_names", ("5", "7", "no class"))
+    out = tmp_path / "samples.npz"
+    options = ["--class", "7,no class", "--per-class", "1"]
+    assert main([classes_run, "--out", str(out), *options]) == 0
+    with np.load(out) as arrays:
+        assert arrays["labels"].tolist() == [7, -1]
 
 
 @pytest.mark.parametrize(
@@ -237,7 +220,7 @@ def test_a_name_with_a_comma_and_numbers_of_the_data(classes_run, tmp_path, monk
         (["--class", ""], "there is no class ''"),
         (["--count", "1000000000000"], "1000000000000 samples are too many"),
         (["--per-class", "2000000"], "6000000 samples are too many"),
-        (["--per-class", "0"], "--per-class 0: must be at least 1"),
+        (["--per-class", "0"], "--per-class: 0: must be at least 1"),
         (["--per-class", "1", "--count", "3"], "--count has no effect with --per-class"),
     ],
 )

@@ -7,37 +7,21 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from wgan import distributed
 
 RESERVED_SECONDS = 4  # of a time limit, for the last checkpoint and images
-LONGEST_IMPORT = 600  # seconds from a process's start to this module's; more means a wrong clock
-IMPORTED = time.perf_counter()
-_start = IMPORTED  # of the time that is limited
+_start = time.perf_counter()  # of the time that is limited: this module's import, or a call
 
 
-def start_clock(with_process: bool) -> None:
-    """Count the seconds of a limit from now, or from the start of this process."""
+def start_clock() -> None:
+    """Count the seconds of a limit from now on, instead of from the import of this module."""
     global _start
-    _start = time.perf_counter() - (process_age() if with_process else 0)
+    _start = time.perf_counter()
 
 
 def seconds_since_start() -> float:
     return time.perf_counter() - _start
-
-
-def process_age() -> float:
-    """Seconds since this process started; other than on Linux, since this module was imported."""
-    imported = time.perf_counter() - IMPORTED
-    try:
-        # proc(5): field 22, which is the 20th after the name in parentheses. Both are relative to
-        # the same clock even in a container, whose /proc/uptime may be its own.
-        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError, AttributeError):
-        return imported
-    return age if imported <= age <= imported + LONGEST_IMPORT else imported
 
 
 def signals_named(*names: str) -> tuple[signal.Signals, ...]:
@@ -115,7 +99,7 @@ class StepStatus:
 
 
 class Budget:
-    """How long to train: up to a step (may be infinite), up to `max_seconds` after the process
+    """How long to train: up to a step (may be infinite), up to `max_seconds` after the clock
     started (0: no limit), or whichever comes first."""
 
     def __init__(

@@ -2,7 +2,6 @@
 
 import argparse
 import shutil
-import sys
 import textwrap
 from collections.abc import Callable
 
@@ -10,19 +9,11 @@ from utils import METHODS
 from wgan import distributed
 from wgan.acceleration import Step
 from wgan.budget import start_clock
+from wgan.command import Parser, run_script
 from wgan.config import FIELDS, RECIPES, SHORTHANDS, validated
 from wgan.data import DATASETS
-from wgan.errors import (
-    BadInput,
-    CommandError,
-    Parser,
-    PeerFailed,
-    TrainingFailed,
-    explain_out_of_memory,
-    one_line,
-)
+from wgan.errors import BadInput, TrainingFailed, explain_out_of_memory
 from wgan.files import try_to_write
-from wgan.output import safe_output
 from wgan.recipes import Resolved, resolve
 from wgan.setup import Run, set_up
 from wgan_gp import MODELS
@@ -54,18 +45,16 @@ def run_training(argv: list[str] | None, step: Step, train: Callable[[Run], int]
 
     `step` performs the updates of one step, `train` the whole training of a run.
     """
-    start_clock(with_process=argv is None)
-    with safe_output():
-        return parse_and_train(argv, step, train)
+    if argv is not None:
+        start_clock()  # a call in a notebook, whose process may be older than the limit in time
+    return run_script(lambda: parse_and_train(argv, step, train), bad_input=())
 
 
 def parse_and_train(argv: list[str] | None, step: Step, train: Callable[[Run], int]) -> int:
     try:
         resolved, options = parse_command_line(make_parser(), argv)
-    except ValueError as error:
-        if distributed.is_first():  # all ranks have the same command line
-            print(f"error: {one_line(error)}", file=sys.stderr)
-        return BadInput.exit_code
+    except ValueError as error:  # all ranks have the same command line
+        distributed.fail(str(error), BadInput)
     config = resolved.config
     if options.dry_run:
         if distributed.is_first():
@@ -76,27 +65,17 @@ def parse_and_train(argv: list[str] | None, step: Step, train: Callable[[Run], i
         f"{2 * config.accumulate}, or lower one of them or --image-size (a run that has a "
         "checkpoint needs --fresh for that)"
     )
-    try:
-        with distributed.process_group(), explain_out_of_memory(advice):
-            print(f"options: {resolved.recipe or f'the settings of {config.method}'}")
-            with set_up(config, options.fresh, step) as run:
-                if run.is_finished():
-                    try_to_write("curves and timelapse", run.folder.save_plots)
-                    print(run.describe_finished())
-                    return 0
-                try:
-                    return train(run)
-                except OSError as error:  # reading the data
-                    raise TrainingFailed(f"{error}. The last checkpoint is untouched.") from error
-    except PeerFailed as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    except CommandError as error:
-        rank = "" if distributed.is_first() else f" on rank {distributed.rank()}"
-        print(f"error{rank}: {one_line(error)}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:  # before training, or the second one during training
-        return 130
+    with distributed.process_group(), explain_out_of_memory(advice):
+        print(f"options: {resolved.recipe or f'the settings of {config.method}'}")
+        with set_up(config, options.fresh, step) as run:
+            if run.is_finished():
+                try_to_write("curves and timelapse", run.folder.save_plots)
+                print(run.describe_finished())
+                return 0
+            try:
+                return train(run)
+            except OSError as error:  # reading the data
+                raise TrainingFailed(f"{error}. The last checkpoint is untouched.") from error
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):

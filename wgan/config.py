@@ -202,7 +202,7 @@ class Config:
     max_seconds: int = option(
         TRAINING,
         0,
-        "stop after this many seconds of wall-clock time since the start, at least 10; 0: no limit",
+        "wall-clock limit in seconds, at least 10; 0: no limit",
         zero_or_at_least_10,
         resumable=True,
         metavar="SECONDS",

@@ -9,9 +9,7 @@ there is one rank, and nothing here has any effect.
 import hashlib
 import io
 import os
-import socket
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
@@ -27,7 +25,6 @@ from wgan.errors import BadInput, PeerFailed, TrainingFailed
 # The first rank may download data for hours while the others wait. A process that dies is noticed
 # at once, because its connections close; a machine that loses power, only by torchrun elsewhere.
 COLLECTIVE_TIMEOUT = timedelta(days=1)
-START_TIMEOUT = 600  # seconds between the first and the last rank's start
 
 
 # ---------------------------------------------------------------- the group
@@ -49,12 +46,23 @@ def is_first() -> bool:
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Join the ranks that torchrun started: NCCL on CUDA, Gloo for tensors on the CPU."""
+    """Join the ranks that torchrun started: NCCL on CUDA, Gloo for tensors on the CPU.
+
+    BadInput if torchrun would restart them with the same store.
+    """
     if not dist.is_torchelastic_launched() or int(os.environ["WORLD_SIZE"]) == 1:
         yield
         return
+    shared_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if shared_store and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
+        # A rank may read the address of a killed one from it (pytorch/pytorch#135712).
+        fail(
+            "with --max-restarts, torchrun needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its "
+            "environment: otherwise a restart may wait forever",
+            BadInput,
+        )
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT, **store_arguments())
+    dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
     with ExitStack() as stack:
         if not is_first():  # one rank prints for all
             devnull = stack.enter_context(open(os.devnull, "w"))
@@ -213,67 +221,27 @@ def broadcast_from_first(make: Callable[[], dict]) -> dict:
 
 @contextmanager
 def first_rank_first() -> Iterator[None]:
-    """Run the block on the first rank, then on one rank of each other machine, then on the rest,
-    so that later ranks find the files of earlier ones. A rank that fails ends the others' wait."""
+    """Run the block on the first rank, then on one rank of each other machine, then on the others,
+    so that later ranks find the files of earlier ones. A rank that fails ends the others' wait.
+
+    The last ranks print no warnings, because the first rank of their machine has the same ones.
+    """
     if world_size() == 1:
         yield
         return
     turn = 0 if is_first() else 1 if os.environ["LOCAL_RANK"] == "0" else 2
     for _ in range(turn):
         all_max(0)
-    yield
+    with ExitStack() as stack:
+        if turn == 2:
+            stack.enter_context(redirect_stderr(stack.enter_context(open(os.devnull, "w"))))
+        yield
     for _ in range(turn, 2):
         all_max(0)
 
 
-@contextmanager
-def one_rank_per_machine_prints() -> Iterator[None]:
-    """Discard the warnings of all ranks but one on each machine; all have the same ones."""
-    with ExitStack() as stack:
-        if world_size() > 1 and os.environ["LOCAL_RANK"] != "0":
-            stack.enter_context(redirect_stderr(stack.enter_context(open(os.devnull, "w"))))
-        yield
-
-
-# ---------------------------------------------------------------- restarts by torchrun
-
-_starts = 0  # of all ranks by one torchrun, counted by the first rank
-
-
 def restarted() -> bool:
-    """Whether torchrun started the same command again after a failure (--max-restarts)."""
-    return max(_starts - 1, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))) > 0
-
-
-def store_arguments() -> dict:
-    """Arguments of `init_process_group` that let ranks meet in a store of their own at each start.
-
-    torchrun's store outlives restarts, and a rank may read the address of a killed rank from it
-    (pytorch/pytorch#135712). It only passes on the port of a new store that the first rank opens;
-    an outdated port is recognised because no process answers there.
-    """
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return {}
-    host, size = os.environ["MASTER_ADDR"], int(os.environ["WORLD_SIZE"])
-    agent_store = dist.TCPStore(host, int(os.environ["MASTER_PORT"]), is_master=False)
-    if is_first():
-        global _starts
-        _starts = agent_store.add("starts", 1)
-        store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
-        agent_store.set("port", str(store.port))
-    else:
-        store = connect_to_first(host, agent_store)
-    return {"store": store, "rank": rank(), "world_size": size}
-
-
-def connect_to_first(host: str, agent_store: dist.Store) -> dist.Store:
-    deadline = time.monotonic() + START_TIMEOUT
-    while True:
-        port = int(agent_store.get("port"))
-        try:
-            socket.create_connection((host, port), timeout=2).close()
-            return dist.TCPStore(host, port, is_master=False)
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
+    """Whether torchrun started the same command again after a failure (--max-restarts); call it on
+    every rank, because only the machine of the failed rank counts the restart."""
+    (restarts,) = all_max(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)))
+    return restarts > 0

@@ -1,7 +1,6 @@
-"""The errors that end a command, their exit codes, and a parser that raises them."""
+"""The errors that end a command, their exit codes, and the text of error messages."""
 
-import argparse
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 
@@ -34,41 +33,12 @@ def one_line(error: Exception) -> str:
 
 
 def suggestion(name: str, names: Iterable[str]) -> str:
-    """The end of an error about an unknown name: the closest of the known ones, if any is close."""
+    """The end of an error about an unknown name: the closest of the existing ones, if one is
+    close."""
     # All flags resemble each other by "--".
     bare = {other.lstrip("-").lower(): other for other in names}
     close = get_close_matches(name.lstrip("-").lower(), bare, 1, cutoff=0.7)
     return f"; did you mean {bare[close[0]]!r}?" if close else ""
-
-
-class Parser(argparse.ArgumentParser):
-    """Invalid flags raise a ValueError, as invalid values do, so that one place reports both.
-
-    `hints` says what to use instead of flags of other programs.
-    """
-
-    hints: Mapping[str, str] = {}
-
-    def parse_args(self, *arguments) -> argparse.Namespace:
-        found, unknown = self.parse_known_args(*arguments)
-        if unknown:
-            name = unknown[0].split("=")[0]
-            known = [text for action in self._actions for text in action.option_strings]
-            hint = self.hints.get(name.replace("_", "-"))
-            hint = f": {hint}" if hint else suggestion(name, known)
-            raise ValueError(f"unknown argument {unknown[0]!r}{hint}")
-        return found
-
-    def error(self, message):
-        raise ValueError(message)
-
-
-def refuse_unused(options: argparse.Namespace, names: Iterable[str], case: str) -> None:
-    """ValueError for the first of these options that was given although it has no effect in this
-    case; one that was not given is None."""
-    for name in names:
-        if getattr(options, name) is not None:
-            raise ValueError(f"--{name.replace('_', '-')} has no effect {case}: remove it")
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from wgan import distributed
 from wgan.budget import StepStatus
 from wgan.data import seeded_generator
 from wgan.display import Display
-from wgan.evaluation.evaluator import Evaluator
+from wgan.evaluation.evaluator import Evaluator, choose_features
 from wgan.files import try_to_write
 from wgan.losses import critic_of_classes
 from wgan.sample_grid import SampleGrid
@@ -175,9 +175,9 @@ class Evaluation:
     """Measures the samples of the moving average, and keeps the best checkpoint as best.pt."""
 
     def __init__(self, run: Run, saver: Saver):
-        self.evaluator = Evaluator(
-            run.dataset, run.config.data_root, run.state.device, features="classifier"
-        )
+        data_root, device = run.config.data_root, run.state.device
+        features = choose_features("classifier", run.dataset, data_root, device)
+        self.evaluator = Evaluator(run.dataset, features)
         self.generator = TrainedGenerator(
             run.state.ema, run.state.class_names, run.state.class_counts
         )

@@ -43,22 +43,16 @@ def check_target(out: str, interpolate: bool, is_points: bool) -> Path:
 
 def check_size(target: Path, count: int, shape: tuple[int, ...], frames: int = 1) -> None:
     """ValueError if a grid of `count` images of this shape, or an animation, is too large."""
-    if len(shape) == 1:
+    is_grid = target.suffix.lower() in GRID_FORMATS
+    if len(shape) == 1 or not (is_grid or frames > 1):
         return  # points are drawn, not shown side by side
-    limit = MAX_ANIMATION_PIXELS if frames > 1 else MAX_GRID_PIXELS
-    most = limit // (frames * shape[-2] * shape[-1])
-    if count <= most or target.suffix.lower() not in (*GRID_FORMATS, ".gif"):
-        return
-    sizes = f"{shape[-2]}x{shape[-1]} images"
-    if frames > 1:
+    limit = MAX_GRID_PIXELS if is_grid else MAX_ANIMATION_PIXELS
+    maximum = limit // (frames * shape[-2] * shape[-1])
+    if count > maximum:
         raise ValueError(
-            f"{frames} frames of {count} {sizes} are too many for a GIF: use fewer frames, stops "
-            "or images side by side (--count)"
+            f"{count} samples are too many: {target} can hold {maximum} images of "
+            f"{shape[-2]}x{shape[-1]}, in {frames} frame(s); a folder, .npz or .npy holds more"
         )
-    raise ValueError(
-        f"{count} samples are too many: one grid can hold {most} {sizes}; to write more, give a "
-        "folder, .npz or .npy as --out"
-    )
 
 
 def write_samples(
@@ -76,7 +70,11 @@ def write_samples(
     is_images, suffix, buffer = samples.dim() == 4, target.suffix.lower(), io.BytesIO()
     if suffix in GRID_FORMATS:
         row_labels = [class_names[k] for k in labels[::per_class]] if per_class else None
-        save_grid(draw(samples.numpy(), per_class, row_labels), buffer, GRID_FORMATS[suffix])
+        grid = draw(samples.numpy(), per_class, row_labels)
+        if suffix == ".png":
+            buffer.write(plots.png(grid))  # with a mark that keeps it out of data sets
+        else:
+            grid.save(buffer, GRID_FORMATS[suffix], quality=95)
     else:
         array = samples.permute(0, 2, 3, 1).numpy() if is_images else samples.numpy()
         numbers = np.array(class_numbers(class_names), np.int64)
@@ -92,17 +90,6 @@ def draw(samples: np.ndarray, columns: int, row_labels: list[str] | None) -> Ima
         return plots.scatter(fake=samples)
     columns = columns or max(8, ceil(len(samples) ** 0.5))
     return plots.image_grid(samples, columns=columns, row_labels=row_labels)
-
-
-def save_grid(image: Image.Image, buffer: io.BytesIO, kind: str) -> None:
-    if kind == "PNG":
-        buffer.write(plots.png(image))  # with a mark that keeps it out of data sets
-        return
-    try:
-        image.save(buffer, kind, quality=95)
-    except (OSError, ValueError, KeyError) as error:  # too large, or not in this Pillow
-        size = "x".join(map(str, image.size))
-        raise ValueError(f"{kind} cannot hold {size} pixels ({error}): use .png") from error
 
 
 def write_images(images: Tensor, subfolders: list[str], folder: Path) -> None:

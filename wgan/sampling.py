@@ -70,7 +70,7 @@ def generator_of(checkpoint: dict, path: str, weights: str, device: str) -> Trai
         network = build_network(
             MODELS[config.model].generator, config, checkpoint["sample_shape"], len(class_names)
         )
-        network.load_state_dict(checkpoint["ema" if weights == "ema" else "generator"])
+        network.load_state_dict(checkpoint["generator" if weights == "raw" else "ema"])
         standardisation = Standardisation.from_checkpoint(checkpoint)
         class_counts = checkpoint["class_counts"]
     except Exception as error:  # a foreign checkpoint may contain anything

@@ -99,6 +99,7 @@ def set_up(config: Config, fresh: bool, step: Step) -> Run:
             dataset = load_data(config)
             state, labels = build_state_for(config, dataset, device)
         check_same_data(dataset, config)
+        fresh = fresh and not distributed.restarted()  # a restart resumes
         folder, config, differences = open_folder(config, state, fresh)
     except BadInput:
         raise
@@ -151,8 +152,7 @@ def check_before_loading(config: Config, device: torch.device) -> None:
 
 
 def load_data(config: Config) -> Dataset:
-    with distributed.one_rank_per_machine_prints():
-        dataset = load_dataset(config.dataset, config.data_root, config.image_options())
+    dataset = load_dataset(config.dataset, config.data_root, config.image_options())
     check_batch_size(config.batch_size, dataset.samples)
     if config.eval_every and (dataset.labels is None or len(dataset) < 8):
         raise ValueError("--eval-every needs a data set of at least 8 images with classes")
@@ -205,7 +205,6 @@ def open_folder(
     path = Path(config.run)
     if not distributed.is_first():
         return NullRunFolder(path), config, []
-    fresh = fresh and not distributed.restarted()  # a restart resumes
     if config.init_from and (fresh or not find_checkpoints(path)):
         load_initial_weights(config, state, fresh)
     if fresh and (target := move_aside(path)):

@@ -9,7 +9,7 @@ from torch import nn
 
 from benchmarks import speed
 from benchmarks.speed import Comparison, flops_of, main, time_in_turn
-from wgan.layers import resolve
+from wgan.recipes import resolve
 
 SMALL = ["--image-size", "16", "--width", "8", "--batch-size", "8", "--n-critic", "1"]
 SMALL += ["--compile", "off", "--device", "cpu", "--seconds", "0.1", "--precision", "fp32"]

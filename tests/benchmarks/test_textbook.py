@@ -10,7 +10,7 @@ from benchmarks.textbook import PENALTIES, PILImages, Textbook, from_loader, fro
 from train import critic_step, generator_step, sample_fakes
 from utils import METHODS
 from wgan.data import to_byte_images
-from wgan.layers import resolve
+from wgan.recipes import resolve
 from wgan.state import build_state
 
 SHAPE = (1, 16, 16)

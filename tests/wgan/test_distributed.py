@@ -417,7 +417,7 @@ def test_torchrun_restarts_after_a_kill_and_nothing_is_lost(processes, image_fol
     torchrun += ["--nproc-per-node=2", "--max-restarts=1", "--monitor-interval=0.1", "--"]
     child = subprocess.Popen(
         [*torchrun, str(script), *arguments],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers import run_main
 from torch import nn
 
 from wgan import generate, load_generator
@@ -15,17 +14,10 @@ from wgan.data import to_byte_images
 from wgan.sampling import TrainedGenerator, find_class, interpolation_frames, noise_of, slerp
 
 
-@pytest.fixture(scope="module")
-def run(image_folder, tmp_path_factory):
-    run = tmp_path_factory.mktemp("trained") / "run"
-    assert run_main(image_folder, run, "--steps", 4) == 0
-    return run
-
-
-def test_a_generator_has_the_requested_weights(run):
-    checkpoint = read_checkpoint(run / "checkpoint.pt")
+def test_a_generator_has_the_requested_weights(trained_run):
+    checkpoint = read_checkpoint(trained_run / "checkpoint.pt")
     for weights, key in (("ema", "ema"), ("raw", "generator")):
-        generator = load_generator(run, weights, device="cpu")
+        generator = load_generator(trained_run, weights, device="cpu")
         assert not generator.network.training
         assert generator.noise_dim == 4
         for name, value in generator.network.state_dict().items():
@@ -40,8 +32,8 @@ def test_a_checkpoint_without_a_generator_is_refused(tmp_path):
         load_generator(tmp_path / "c.pt", device="cpu")
 
 
-def test_samples_depend_on_the_seed_and_begin_alike_for_every_count(run):
-    generator = load_generator(run / "checkpoint.pt", device="cpu")
+def test_samples_depend_on_the_seed_and_begin_alike_for_every_count(trained_run):
+    generator = load_generator(trained_run / "checkpoint.pt", device="cpu")
     many = generate(generator, 130, seed=1)
     assert many.shape == (130, 3, 16, 16) and many.dtype == torch.uint8
     assert torch.equal(generate(generator, 7, seed=1), many[:7])
@@ -49,8 +41,8 @@ def test_samples_depend_on_the_seed_and_begin_alike_for_every_count(run):
     assert len(torch.unique(many.flatten(1), dim=0)) == 130
 
 
-def test_each_sample_needs_its_label(run):
-    generator = load_generator(run, device="cpu")
+def test_each_sample_needs_its_label(trained_run):
+    generator = load_generator(trained_run, device="cpu")
     with pytest.raises(ValueError, match="there are 10 labels for 64 samples"):
         generate(generator, 64, labels=torch.zeros(10, dtype=torch.int64))
 

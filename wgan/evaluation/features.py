@@ -1,15 +1,10 @@
-"""Features in which images are compared: of a small classifier, a random network, or Inception.
-
-A `Features` object maps images `(N, C, H, W)` uint8 to features `(N, D)` float32 on the CPU.
-"""
+"""Features in which images are compared: of Inception, a random network or a small classifier."""
 
 import hashlib
 import io
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,41 +15,36 @@ from tqdm import tqdm
 from wgan.checkpoints import add_digest, has_digest
 from wgan.data import Dataset, opaque, to_float_images
 from wgan.errors import one_line
+from wgan.evaluation.metrics import inception_score
+from wgan.evaluation.samples import Samples
 from wgan.files import write_whole
 
-CHOICES = ("auto", "classifier", "random", "inception")
 CLASSIFIER_VERSION = 1  # increase it if the classifier or its training changes
 INCEPTION_FILES = "weights-inception-2015-12-05*.pth"
 CHUNK = 500  # images computed at a time
 FAINT = 0.01  # magnitude of a response, in [-1, 1], below which a random feature is insensitive
 
 
-class Features(Protocol):
-    """Features of images; values computed from features of the same name are comparable."""
+class Features:
+    """Maps images `(N, C, H, W)` uint8 to features `(N, D)` float32 on the CPU.
+
+    Values computed from features of the same name are comparable.
+    """
 
     name: str
+    learned = False  # from the data set, of which few samples are then unseen
+    similar_images_are_near = True
 
-    def __call__(self, images: Tensor) -> Tensor: ...
+    def __call__(self, images: Tensor) -> Tensor:
+        raise NotImplementedError
 
+    def probabilities(self, features: Tensor) -> Tensor | None:
+        """Probabilities `(N, K)` of the data set's K classes; None if the features have none."""
+        return None
 
-def choose_features(
-    choice: str, dataset: Dataset, training: np.ndarray, data_root: str, device: torch.device
-) -> Features:
-    """The features that `choice` names.
-
-    "auto" is Inception if its weights exist on this machine, otherwise a classifier if the data
-    set has labels, otherwise "random", which needs neither. `training` are the indices of the
-    samples that a classifier may learn from. Raises ValueError if a classifier is requested and
-    there are no labels or if Inception's weights are corrupt, OSError if these cannot be read or
-    downloaded.
-    """
-    if choice == "classifier" and dataset.labels is None:
-        raise ValueError("a classifier needs a data set with labels: use --features random")
-    if choice == "inception" or (choice == "auto" and inception_files()):
-        return InceptionFeatures(device)
-    if choice == "random" or dataset.labels is None:
-        return RandomFeatures(dataset.sample_shape[0], device)
-    return cached_classifier(dataset, training, data_root, device)
+    def metrics(self, features: Tensor) -> dict[str, float]:
+        """Metrics that exist for these features alone."""
+        return {}
 
 
 @torch.no_grad()
@@ -66,10 +56,10 @@ def in_chunks(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 # ---------------------------------------------------------------- Inception
 
 
-class InceptionFeatures:
+class InceptionFeatures(Features):
     """The 2048 pooled features of the Inception network that defines FID (Heusel et al. 2017).
 
-    The weights (91 MB) are downloaded once. OSError if that fails, ValueError if they are corrupt.
+    The weights (91 MB) are downloaded once. ValueError if that fails or if they are corrupt.
     """
 
     name = "Inception"
@@ -79,16 +69,11 @@ class InceptionFeatures:
 
         try:
             network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
-        except OSError as error:
-            raise OSError(
-                f"Inception's weights cannot be read in or downloaded to {inception_folder()} "
-                f"({error}): try again, or use --features random"
-            ) from error
         except Exception as error:  # a corrupt file may contain anything
-            names = ", ".join(map(str, inception_files())) or "them"
             raise ValueError(
-                f"Inception's weights are corrupt: remove {names} to download them again, or use "
-                f"--features random ({type(error).__name__}: {error})"
+                f"Inception's weights cannot be read in or downloaded to {inception_folder()} "
+                f"({one_line(error)}): remove {INCEPTION_FILES} there if it is corrupt, or use "
+                "--features random"
             ) from error
         self.network, self.device = network.to(device).eval(), device
 
@@ -102,10 +87,11 @@ class InceptionFeatures:
 
         return in_chunks(compute, images)
 
-    def probabilities(self, features: Tensor) -> Tensor:
-        """Probabilities `(N, 1008)` of ImageNet's classes from features `(N, 2048)`, without the
-        bias, as in the original inception score."""
-        return F.linear(features, self.network.fc.weight.cpu()).softmax(1)
+    def metrics(self, features: Tensor) -> dict[str, float]:
+        """The inception score, from probabilities `(N, 1008)` of ImageNet's classes, without the
+        bias, as in the original."""
+        probabilities = F.linear(features, self.network.fc.weight.cpu()).softmax(1)
+        return {"inception_score": inception_score(probabilities)}
 
 
 def inception_folder() -> Path:
@@ -154,9 +140,11 @@ def moments(values: Tensor) -> tuple[Tensor, Tensor]:
     return values.mean((2, 3)), values.std((2, 3), correction=0)
 
 
-class RandomFeatures:
+class RandomFeatures(Features):
     """Features of a network with fixed random weights: they need no labels and no training, and
-    do not depend on the data."""
+    do not depend on the data. They change much with little noise."""
+
+    similar_images_are_near = False
 
     def __init__(self, channels: int, device: torch.device, seed: int = 0):
         with torch.random.fork_rng([]):
@@ -170,7 +158,7 @@ class RandomFeatures:
         return in_chunks(lambda part: self.network(to_float_images(part.to(self.device))), images)
 
 
-# ---------------------------------------------------------------- the classifier
+# ---------------------------------------------------------------- a classifier
 
 
 class Classifier(nn.Module):
@@ -189,8 +177,10 @@ class Classifier(nn.Module):
         return self.scores(self.features(images))
 
 
-class ClassifierFeatures:
+class ClassifierFeatures(Features):
     """The features of a trained classifier, on the device of its weights."""
+
+    learned = True
 
     def __init__(self, classifier: Classifier, name: str):
         self.classifier, self.name = classifier, name
@@ -209,28 +199,25 @@ class ClassifierFeatures:
 
 
 def train_classifier(
-    images: "Tensor | Subset",
-    labels: Tensor,
-    classes: int,
-    device: torch.device,
-    epochs: int = 4,
-    seed: int = 0,
+    dataset: Dataset, indices: np.ndarray, device: torch.device, epochs: int = 4, seed: int = 0
 ) -> Classifier:
-    """Train a classifier on images `(N, C, H, W)` uint8 and labels `(N,)` int64.
+    """Train a classifier on the images of a data set with these indices, all of which have a class.
 
     Returns it in evaluation mode, on `device`. The result is the same each time on a CPU.
     """
+    indices, labels = torch.from_numpy(indices), torch.from_numpy(dataset.labels[indices]).long()
     rng = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
-        classifier = Classifier(images.shape[1], classes)
+        classifier = Classifier(dataset.sample_shape[0], int(dataset.labels.max()) + 1)
     classifier.to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.Adam(classifier.parameters())
-    orders = [torch.randperm(len(images), generator=rng) for _ in range(epochs)]
+    orders = [torch.randperm(len(indices), generator=rng) for _ in range(epochs)]
     batches = [batch for order in orders for batch in order.split(128) if len(batch) > 1]
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=len(batches))
     for batch in tqdm(batches, "training the classifier", delay=2, leave=False, disable=None):
-        scores = classifier(to_float_images(images[batch].to(device)))
+        images = dataset.read(indices[batch])
+        scores = classifier(to_float_images(images.to(device)))
         loss = F.cross_entropy(scores, labels[batch].to(device))
         optimizer.zero_grad()
         loss.backward()
@@ -239,50 +226,63 @@ def train_classifier(
     return classifier.eval().requires_grad_(False)
 
 
+def describe_chance(features: Features, held_out: Samples) -> str | None:
+    """The accuracy of a classifier on images that it has not seen, if it is not better than chance
+    by two standard errors; None if it is.
+
+    Images without a class, whose label is negative, do not count. The accuracy is the mean over the
+    classes, as the largest class alone could give a high one.
+    """
+    has_class = held_out.labels >= 0
+    images, labels = held_out.values[has_class], held_out.labels[has_class]
+    if not len(labels):
+        return "none of the held-out real images has a class"
+    correct = features.probabilities(features(images)).argmax(1) == labels
+    counts = labels.bincount()  # (K,)
+    hits, counts = labels.bincount(correct.float())[counts > 0], counts[counts > 0]
+    accuracy, chance = (hits / counts).mean().item(), 1 / len(counts)
+    error = (chance * (1 - chance) / counts).sum().sqrt().item() / len(counts)
+    if accuracy > chance + 2 * error:
+        return None
+    return (
+        f"the classifier's accuracy on {len(labels):,} held-out real images is {accuracy:.1%}, "
+        f"averaged over the classes, which is no better than chance ({chance:.1%})"
+    )
+
+
 # ---------------------------------------------------------------- its cache
 
 
-class Subset:
-    """Some samples of a data set, read on access because they may not fit in memory."""
-
-    def __init__(self, dataset: Dataset, indices: np.ndarray):
-        self.dataset, self.indices = dataset, torch.from_numpy(indices)
-        self.shape = (len(indices), *dataset.sample_shape)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, positions: Tensor) -> Tensor:
-        return self.dataset.read(self.indices[positions])
-
-
 def cached_classifier(
-    dataset: Dataset, training: np.ndarray, data_root: str, device: torch.device
+    dataset: Dataset, indices: np.ndarray, data_root: str, device: torch.device
 ) -> ClassifierFeatures:
-    """A classifier of the samples with a class and the indices `training`, trained once and kept in
+    """A classifier of the samples with a class and these indices, trained once and kept in
     `data_root`.
 
     Its name contains a hash of the data and one of the weights, so features with the same name
     are comparable.
     """
-    training = training[dataset.labels[training] >= 0]
-    images, labels = Subset(dataset, training), dataset.labels[training]
-    classes = int(dataset.labels.max()) + 1
-    stem = f"classifier-{hash_of_data(images, labels)}"
+    indices = indices[dataset.labels[indices] >= 0]
+    stem = f"classifier-{hash_of_data(dataset, indices)}"
     file = Path(data_root) / f"{stem}.pt"
-    classifier = load_classifier(file, images.shape[1], classes)
+    classifier = load_classifier(file, dataset)
     if classifier is None:
-        with allow_nondeterminism():
-            classifier = train_classifier(images, torch.from_numpy(labels).long(), classes, device)
+        # On CUDA, the backward pass of the pooling has no deterministic algorithm.
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        torch.use_deterministic_algorithms(False)
+        try:
+            classifier = train_classifier(dataset, indices, device)
+        finally:
+            torch.use_deterministic_algorithms(deterministic)
         save_classifier(file, classifier)
     # One layout, trained just now or not: another one rounds differently.
     classifier.to(device, memory_format=torch.channels_last)
     return ClassifierFeatures(classifier, f"{stem}-{hash_of_weights(classifier)}")
 
 
-def load_classifier(file: Path, channels: int, classes: int) -> Classifier | None:
+def load_classifier(file: Path, dataset: Dataset) -> Classifier | None:
     """The classifier in a file; None if the file is missing or cannot be read."""
-    classifier = Classifier(channels, classes)
+    classifier = Classifier(dataset.sample_shape[0], int(dataset.labels.max()) + 1)
     try:
         content = file.read_bytes()
         if not has_digest(content):  # of weights, torch.load notices no changed bit
@@ -307,11 +307,12 @@ def save_classifier(file: Path, classifier: Classifier) -> None:
         print(f"the classifier was not saved and must be trained again: {error}", file=sys.stderr)
 
 
-def hash_of_data(images: Subset, labels: np.ndarray) -> str:
-    digest = hashlib.sha256(f"{CLASSIFIER_VERSION} {images.shape}".encode())
-    for positions in torch.arange(len(images)).split(1000):
-        digest.update(images[positions].numpy())
-    digest.update(np.ascontiguousarray(labels.astype(np.int64)))
+def hash_of_data(dataset: Dataset, indices: np.ndarray) -> str:
+    shape = (len(indices), *dataset.sample_shape)
+    digest = hashlib.sha256(f"{CLASSIFIER_VERSION} {shape}".encode())
+    for start in range(0, len(indices), 1000):
+        digest.update(dataset.read(indices[start : start + 1000]).numpy())
+    digest.update(np.ascontiguousarray(dataset.labels[indices].astype(np.int64)))
     return digest.hexdigest()[:12]
 
 
@@ -320,15 +321,3 @@ def hash_of_weights(network: nn.Module) -> str:
     for value in network.state_dict().values():
         digest.update(np.ascontiguousarray(value.cpu()))
     return digest.hexdigest()[:8]
-
-
-@contextmanager
-def allow_nondeterminism() -> Iterator[None]:
-    """Allow nondeterministic algorithms inside the block: on CUDA, the backward pass of the
-    classifier's pooling has no other. The results of a run do not depend on the classifier."""
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(False)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)

@@ -88,10 +88,12 @@ def class_coverage(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
     }
 
 
-def class_agreement(predicted: Tensor, wanted: Tensor) -> float:
-    """Fraction of the samples whose predicted class is the one they were generated for; both are
-    `(N,)` int64."""
-    return (predicted == wanted).float().mean().item()
+def class_agreement(probabilities: Tensor, labels: Tensor) -> float:
+    """Fraction of the samples whose most probable class is the one they were generated for.
+
+    Probabilities `(N, K)` and labels `(N,)` int64; samples with a negative label do not count.
+    """
+    return (probabilities.argmax(1) == labels)[labels >= 0].float().mean().item()
 
 
 def within_class_frechet(
@@ -99,17 +101,14 @@ def within_class_frechet(
 ) -> float:
     """Fréchet distance within a class, the mean over the classes of the reference.
 
-    Features `(N, D)` and labels `(N,)` int64; a negative label is no class. Raises ValueError for
-    a class with fewer than two samples in either set, as those have no covariance.
+    Features `(N, D)` and labels `(N,)` int64; a negative label is no class. NaN if a class has
+    fewer than two samples in either set, as those have no covariance.
     """
     distances = []
     for label in reference_labels[reference_labels >= 0].unique():
         parts = features[labels == label], reference[reference_labels == label]
         if min(map(len, parts)) < 2:
-            raise ValueError(
-                f"class number {label} has {len(parts[0])} samples and {len(parts[1])} in the "
-                "reference, but a distance needs two of each"
-            )
+            return float("nan")
         distances.append(frechet_distance(*parts))
     return float(np.mean(distances))
 

@@ -1,17 +1,13 @@
-"""The samples that are compared: of arrays, folders and data sets, and of a run's generator."""
+"""The samples that are compared: of data sets, and of a run's generator."""
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from wgan.data import Dataset, ImageOptions, load_dataset
-from wgan.data.arrays import ARRAY_SUFFIXES
+from wgan.data import Dataset
 from wgan.data.classes import match_classes
-from wgan.data.folder import load_folder
-from wgan.data.sources import FolderSource
 from wgan.sampling import TrainedGenerator, draw_labels, generate
 
 SAMPLES = 10_000
@@ -27,14 +23,41 @@ class Samples:
     labels: Tensor | None = None
 
 
-def check_enough(dataset: Dataset) -> None:
-    """ValueError if the data are too few for a reference and held-out samples."""
-    if len(dataset) < 2 * MIN_SAMPLES:
-        kind = "points" if dataset.is_points else "images"
-        raise ValueError(
-            f"evaluation needs at least {2 * MIN_SAMPLES} {kind}, but the data set has "
-            f"{len(dataset)}"
-        )
+def check_enough(dataset: Dataset, minimum: int = 2 * MIN_SAMPLES) -> None:
+    """ValueError if the data set is too small; by default, for a reference and held-out samples."""
+    if (count := len(dataset)) < minimum:
+        raise ValueError(f"evaluation needs at least {minimum} samples, but the data has {count}")
+
+
+# ---------------------------------------------------------------- samples of a data set
+
+
+def shuffled(total: int) -> np.ndarray:
+    """The indices of `total` samples in an order that is random and always the same."""
+    return np.random.default_rng(0).permutation(total)
+
+
+def random_indices(total: int, count: int) -> np.ndarray:
+    """`count` indices out of `total` in ascending order: of held-out samples, or of one of two
+    sets that are compared."""
+    return np.sort(shuffled(total)[:count])
+
+
+def reference_indices(total: int, count: int) -> np.ndarray:
+    """`count` indices of reference samples, none of them in `random_indices(total, count)`."""
+    start = max(unseen(total), count)
+    return np.sort(shuffled(total)[start : start + count])
+
+
+def training_indices(total: int) -> np.ndarray:
+    """Indices of the samples that a classifier learns from. They include the reference and none of
+    up to `SAMPLES` held-out samples, and do not depend on the number of samples compared."""
+    return np.sort(shuffled(total)[unseen(total) :])
+
+
+def unseen(total: int) -> int:
+    """Number of samples that a classifier does not learn from."""
+    return min(SAMPLES, total // 2)
 
 
 def labelled_samples(dataset: Dataset, indices: np.ndarray) -> Samples:
@@ -42,66 +65,7 @@ def labelled_samples(dataset: Dataset, indices: np.ndarray) -> Samples:
     return Samples(dataset.read(indices), labels)
 
 
-def read_pair(source: str, reference: str, data_root: str) -> tuple[Dataset, Dataset]:
-    """Two sets of images of one shape, each an array file, a folder or a data set in the table.
-
-    Folders and data sets in the table are loaded with the size of the other set. The labels of the
-    first are those of the second, for classes of the same name. Raises ValueError if one cannot be
-    read or the shapes differ.
-    """
-    shape = None
-    if is_array(reference) and Path(source).is_dir():
-        shape = read_dataset(reference, data_root).sample_shape
-    first = read_dataset(source, data_root, shape)
-    second = read_dataset(reference, data_root, first.sample_shape)
-    if first.sample_shape != second.sample_shape:
-        raise ValueError(
-            f"the images in {source} have shape {first.sample_shape}, but those in {reference} "
-            f"have {second.sample_shape}: they cannot be compared"
-        )
-    if len(first) < MIN_SAMPLES:
-        raise ValueError(
-            f"{source} has {len(first)} images, but comparing needs at least {MIN_SAMPLES}"
-        )
-    if first.labels is None or second.labels is None:
-        return first, second
-    positions = match_classes(first.class_names, second.class_names)
-    return replace(first, labels=positions[first.labels], class_names=second.class_names), second
-
-
-def read_dataset(source: str, data_root: str, shape: tuple[int, ...] | None = None) -> Dataset:
-    """Images of an array file, a folder, or a data set in the table.
-
-    Folders and data sets are loaded with the size of `shape` `(C, H, W)`, folders also in grey if
-    C is 1. Without `shape`, a folder's first image determines both. Raises ValueError if the source
-    cannot be read or contains no images.
-    """
-    if is_array(source):
-        dataset = load_dataset(source, data_root)
-        if dataset.is_points:
-            raise ValueError(f"{source} contains vectors: comparing needs images")
-        return dataset
-    if not Path(source).is_dir():
-        return load_dataset(source, data_root, ImageOptions(shape[1:] if shape else None))
-    channels, *size = shape or first_shape(Path(source))
-    options = ImageOptions(tuple(size), grey=channels == 1)
-    return load_folder(Path(source), Path(data_root), options)
-
-
-def is_array(source: str) -> bool:
-    return Path(source).suffix.lower() in ARRAY_SUFFIXES
-
-
-def first_shape(folder: Path) -> tuple[int, int, int]:
-    """The shape `(C, H, W)` of a folder's first image that can be read."""
-    source = FolderSource(folder)
-    for file in source.list():
-        try:
-            with source.open(file.name) as image:
-                return (1 if image.mode == "L" else 3, image.height, image.width)
-        except (OSError, ValueError):
-            continue
-    raise ValueError(f"there is no image in {folder}")
+# ---------------------------------------------------------------- samples of a run
 
 
 def sample_run(generator: TrainedGenerator, dataset: Dataset, count: int, seed: int) -> Samples:

@@ -1,4 +1,4 @@
-"""The random network, the classifier and its cache, and the choice of features."""
+"""The random network, Inception, the classifier and its cache."""
 
 import math
 from unittest.mock import Mock
@@ -17,18 +17,13 @@ from wgan.evaluation.features import (
     InceptionFeatures,
     RandomFeatures,
     RandomNetwork,
-    allow_nondeterminism,
     cached_classifier,
-    choose_features,
+    describe_chance,
     train_classifier,
 )
+from wgan.evaluation.samples import Samples
 
-
-@pytest.fixture(autouse=True)
-def hub(monkeypatch, tmp_path):
-    """An empty folder of downloaded weights."""
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    return tmp_path / "hub"
+pytestmark = pytest.mark.usefixtures("hub")
 
 
 def bright_halves(count, side, seed):
@@ -51,8 +46,9 @@ def random_dataset(count=40, labels=None):
 
 def test_the_classifier_learns_is_repeatable_and_recognises_unseen_images(cpu):
     images, labels = bright_halves(600, 12, seed=0)
+    dataset = Dataset(RowReader.from_array(images.numpy()), labels.numpy())
     first, again = (
-        ClassifierFeatures(train_classifier(images, labels, 2, cpu), "name") for _ in range(2)
+        ClassifierFeatures(train_classifier(dataset, np.arange(600), cpu), "name") for _ in range(2)
     )
     unseen, truth = bright_halves(200, 12, seed=1)
     probabilities = first.probabilities(first(unseen))
@@ -72,24 +68,48 @@ def test_features_and_probabilities_are_those_of_the_network(cpu):
     torch.testing.assert_close(probabilities, scores.softmax(1), rtol=1e-4, atol=1e-6)
 
 
-class ElsewhereLinear(nn.Linear):
-    """A layer that refuses to be moved, as a stand-in for one on another device."""
+def test_probabilities_leave_the_network_on_its_device(monkeypatch):
+    extract = ClassifierFeatures(Classifier(1, 3).eval(), "name")
+    monkeypatch.setattr(nn.Module, "_apply", Mock(side_effect=AssertionError("a layer was moved")))
+    extract.probabilities(extract(torch.zeros(4, 1, 8, 8, dtype=torch.uint8)))
 
-    def _apply(self, function, recurse=True):
-        raise AssertionError("the layer was moved")
+
+class Predicting:
+    """Stands in for a classifier with these predictions, whatever the images are."""
+
+    def __init__(self, predicted):
+        self.predicted = torch.tensor(predicted)
+
+    def __call__(self, images):
+        return images
+
+    def probabilities(self, features):
+        return torch.eye(4)[self.predicted]
 
 
-def test_probabilities_leave_the_network_on_its_device():
-    classifier = Classifier(1, 3).eval()
-    classifier.scores = ElsewhereLinear(128, 3)
-    before = dict(classifier.named_parameters())
-    extract = ClassifierFeatures(classifier, "name")
-    images = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
-    extract.probabilities(extract(images))
-    after = dict(classifier.named_parameters())
-    assert all(after[name] is value for name, value in before.items())
-    with torch.no_grad():
-        classifier(images.float())  # still works as one network
+@pytest.mark.parametrize(
+    ("labels", "predicted", "useful"),
+    [
+        ([0] * 18 + [1] * 2, [0] * 18 + [1] * 2, True),  # all of few images of a rare class
+        ([0] * 18 + [1] * 2, [0] * 20, False),  # 90 % correct by always guessing one class
+        ([0] * 95 + [3] * 5, [0] * 60 + [3] * 40, True),
+        ([0, 1, 2, 3] * 50, [0] * 200, False),
+        ([0, 1, 2, 3] * 50, [0, 0, 2, 2] * 50, True),
+        ([0, 1] * 50, [0, 1] * 28 + [1, 0] * 22, False),  # 56 % is within two standard errors
+        ([0, 1] * 50, [0, 1] * 32 + [1, 0] * 18, True),
+        ([3] * 9, [3] * 9, False),  # a single class says nothing
+    ],
+)
+def test_chance_is_a_classifiers_accuracy_averaged_over_the_classes(labels, predicted, useful):
+    held_out = Samples(torch.zeros(len(labels), 1), torch.tensor(labels))
+    assert (describe_chance(Predicting(predicted), held_out) is None) == useful
+
+
+def test_images_without_a_class_do_not_count_as_mistakes():
+    labels = torch.tensor([0, -1, 1, -1] * 10)
+    predicting, images = Predicting([0, 1] * 10), torch.zeros(40, 1)
+    assert describe_chance(predicting, Samples(images, labels)) is None
+    assert "none of" in describe_chance(predicting, Samples(images, labels.clamp(max=-1)))
 
 
 # ---------------------------------------------------------------- its cache
@@ -138,12 +158,16 @@ def test_a_classifier_that_cannot_be_saved_is_still_used(tmp_path, cpu, capsys):
     assert "was not saved" in capsys.readouterr().err
 
 
-def test_training_may_be_nondeterministic_only_inside_the_block():
+def test_only_the_classifier_may_be_trained_nondeterministically(tmp_path, cpu, monkeypatch):
+    def fail(*arguments):
+        assert not torch.are_deterministic_algorithms_enabled()
+        raise KeyError
+
+    monkeypatch.setattr(features, "train_classifier", fail)
     torch.use_deterministic_algorithms(True)
     try:
-        with pytest.raises(KeyError), allow_nondeterminism():
-            assert not torch.are_deterministic_algorithms_enabled()
-            raise KeyError
+        with pytest.raises(KeyError):
+            cached_classifier(random_dataset(labels=np.arange(40)), np.arange(9), tmp_path, cpu)
         assert torch.are_deterministic_algorithms_enabled()
     finally:
         torch.use_deterministic_algorithms(False)
@@ -197,7 +221,7 @@ def test_random_features_tell_degraded_images_from_real_ones(cpu):
     assert distance(real[:10].repeat(50, 1, 1, 1)) > 5 * floor  # a collapse
 
 
-# ---------------------------------------------------------------- the choice
+# ---------------------------------------------------------------- Inception
 
 
 class FakeInception(nn.Module):
@@ -219,32 +243,21 @@ def fake_inception(monkeypatch):
     monkeypatch.setattr(feature_extractor_inceptionv3, "FeatureExtractorInceptionV3", FakeInception)
 
 
-def test_features_are_chosen_by_what_exists(tmp_path, cpu, hub, fake_inception):
-    labelled, training = random_dataset(labels=np.arange(40) % 2), np.arange(40)
-
-    def chosen(choice, dataset):
-        return type(choose_features(choice, dataset, training, str(tmp_path), cpu))
-
-    assert chosen("auto", labelled) is ClassifierFeatures
-    assert chosen("auto", random_dataset()) is RandomFeatures
-    assert chosen("random", labelled) is RandomFeatures
-    assert chosen("inception", random_dataset()) is InceptionFeatures
-    with pytest.raises(ValueError, match="needs a data set with labels"):
-        chosen("classifier", random_dataset())
-    (hub / "checkpoints").mkdir(parents=True)
-    (hub / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth").touch()
-    assert chosen("auto", labelled) is InceptionFeatures
-    assert chosen("classifier", labelled) is ClassifierFeatures
+def test_inception_sees_grey_images_as_three_equal_channels(cpu, fake_inception):
+    images = torch.full((20, 1, 4, 4), 7, dtype=torch.uint8)
+    extract = InceptionFeatures(cpu)
+    assert extract(images).tolist() == [[7, 7, 7]] * 20
+    assert extract.metrics(extract(images))["inception_score"] == pytest.approx(1)
+    assert extract.probabilities(extract(images)) is None  # of the data set's classes
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x80\x02.", b"junk"])
-def test_corrupt_inception_weights_are_named(content, tmp_path, cpu, hub):
+def test_corrupt_inception_weights_are_named(content, cpu, hub):
     file = hub / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
     file.parent.mkdir(parents=True)
     file.write_bytes(content)
-    for choice in ("auto", "inception"):
-        with pytest.raises(ValueError, match=r"are corrupt: remove .*weights-inception.*pth to"):
-            choose_features(choice, random_dataset(), np.arange(40), str(tmp_path), cpu)
+    with pytest.raises(ValueError, match=r"remove weights-inception.*pth .*--features random"):
+        InceptionFeatures(cpu)
 
 
 def test_a_failed_download_of_inception_names_the_alternative(cpu, monkeypatch):
@@ -254,13 +267,5 @@ def test_a_failed_download_of_inception_names_the_alternative(cpu, monkeypatch):
         raise OSError("no network")
 
     monkeypatch.setattr(feature_extractor_inceptionv3, "FeatureExtractorInceptionV3", offline)
-    with pytest.raises(OSError, match=r"no network.*--features random"):
+    with pytest.raises(ValueError, match=r"no network.*--features random"):
         InceptionFeatures(cpu)
-
-
-def test_inception_sees_grey_images_as_three_equal_channels(cpu, fake_inception):
-    images = torch.full((2, 1, 4, 4), 7, dtype=torch.uint8)
-    extract = InceptionFeatures(cpu)
-    assert extract(images).tolist() == [[7, 7, 7]] * 2
-    scores = 7 * extract.network.fc.weight.sum(1)  # without the bias
-    torch.testing.assert_close(extract.probabilities(extract(images))[0], scores.softmax(0))

@@ -7,7 +7,8 @@ from PIL import Image
 from torch import nn
 
 from wgan.data import Dataset, RowReader
-from wgan.evaluation.samples import read_dataset, read_pair, sample_run
+from wgan.evaluation.comparison import read_dataset, read_pair
+from wgan.evaluation.samples import sample_run
 
 
 def images(count=6, shape=(4, 5, 3)):
@@ -57,7 +58,7 @@ def test_pairs_of_other_shapes_or_of_too_few_images_are_refused(tmp_path):
         np.save(name, array)
     with pytest.raises(ValueError, match=r"shape \(3, 4, 5\), but .*\(3, 4, 4\)"):
         read_pair(names[0], names[1], str(tmp_path))
-    with pytest.raises(ValueError, match="has 3 images, but comparing needs at least 4"):
+    with pytest.raises(ValueError, match="at least 4 samples, but the data has 3"):
         read_pair(names[2], names[0], str(tmp_path))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="there is no image in"):

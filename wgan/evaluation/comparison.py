@@ -1,0 +1,174 @@
+"""What evaluate.py compares: a run with its data set, or images with other images."""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from wgan.checkpoints import config_of, describe_other_data, find_checkpoints, read_any_checkpoint
+from wgan.command import refuse_unused
+from wgan.config import Config
+from wgan.data import Dataset, ImageOptions, load_dataset, load_test_set
+from wgan.data.arrays import ARRAY_SUFFIXES
+from wgan.data.classes import match_classes
+from wgan.data.folder import load_folder
+from wgan.data.sources import FolderSource
+from wgan.evaluation.evaluator import Evaluator, choose_features
+from wgan.evaluation.points import evaluate_points
+from wgan.evaluation.samples import (
+    MIN_SAMPLES,
+    check_enough,
+    labelled_samples,
+    random_indices,
+    sample_run,
+)
+from wgan.sampling import generator_of
+from wgan_gp import choose_device
+
+
+def is_run(source: str) -> bool:
+    """Whether a source is a run or a checkpoint, rather than an array or a folder of images."""
+    path = Path(source)
+    return bool(find_checkpoints(path)) if path.is_dir() else not is_array(source)
+
+
+def is_array(source: str) -> bool:
+    return Path(source).suffix.lower() in ARRAY_SUFFIXES
+
+
+# ---------------------------------------------------------------- a run
+
+
+def evaluate_run(options: argparse.Namespace) -> dict:
+    """Metrics of the samples of the run or checkpoint `options.source`; the other options are those
+    of evaluate.py. ValueError or OSError for bad input."""
+    if options.other:
+        raise ValueError(
+            f"{options.source} is not an array or a folder of images: give the data "
+            "to compare a run with by --dataset"
+        )
+    source, seed = Path(options.source), options.seed or 0
+    checkpoint = read_any_checkpoint(source)
+    generator = generator_of(checkpoint, str(source), options.weights or "ema", options.device)
+    config, dataset = load_data(checkpoint, options.dataset, options.data_root)
+    if dataset.sample_shape != generator.sample_shape:
+        raise ValueError(
+            f"the run's samples have shape {generator.sample_shape}, but the data set now has "
+            f"{dataset.sample_shape}: they cannot be compared"
+        )
+    identity = dataset.identity(bool(generator.class_names))
+    if difference := describe_other_data(checkpoint.get("data"), identity):
+        print(difference, file=sys.stderr)
+    result = {"source": options.source, "step": checkpoint.get("step"), "seed": seed}
+    test = None
+    if options.reference == "test":
+        test = load_test_set(config.dataset, config.data_root, config.image_options())
+    if dataset.is_points:
+        flags = {"--features": options.features, "--neighbours": options.neighbours}
+        refuse_unused(flags, "on points")
+        count = options.samples
+        return result | evaluate_points(checkpoint, config, generator, dataset, count, seed)
+    device = choose_device(options.device)
+    features = choose_features(options.features or "auto", dataset, config.data_root, device)
+    evaluator = Evaluator(dataset, features, options.samples, test)
+    samples = sample_run(generator, dataset, evaluator.count, seed)
+    folder = source if source.is_dir() else source.parent
+    return result | evaluator.compare(samples, options.neighbours or folder / "neighbours.png")
+
+
+def load_data(
+    checkpoint: dict, dataset: str | None, data_root: str | None
+) -> tuple[Config, Dataset]:
+    """The configuration and the data of a run; `dataset` and `data_root` say where the data is now,
+    if it has moved. If it cannot be loaded, the error says how to give its location."""
+    moved = {"dataset": dataset, "data_root": data_root}
+    moved = {name: place for name, place in moved.items() if place is not None}
+    config = replace(config_of(checkpoint), **moved)
+    try:
+        return config, load_dataset(config.dataset, config.data_root, config.image_options())
+    except (ValueError, OSError) as error:
+        if moved:
+            raise
+        raise ValueError(
+            f"the run's data cannot be loaded: {error}. If the data has moved, give its new "
+            "location with --dataset, or that of downloaded data with --data-root"
+        ) from error
+
+
+# ---------------------------------------------------------------- two sets of images
+
+
+def compare(options: argparse.Namespace) -> dict:
+    """Metrics of the images in `options.source` against another set; the other options are those
+    of evaluate.py. ValueError or OSError for bad input."""
+    if bool(options.other) == bool(options.dataset):
+        raise ValueError(
+            f"{options.source} is not a run: compare it with one other array, folder or data set, "
+            "either as in evaluate.py A B or with --dataset"
+        )
+    refuse_unused({"--seed": options.seed, "--from": options.weights}, "without a run")
+    root, reference = options.data_root or "datasets", options.other or options.dataset
+    source, dataset = read_pair(options.source, reference, root)
+    test = None
+    if options.reference == "test":
+        test = load_test_set(reference, root, ImageOptions(source.sample_shape[1:]))
+    device = choose_device(options.device)
+    features = choose_features(options.features or "auto", dataset, root, device)
+    evaluator = Evaluator(dataset, features, min(options.samples, len(source)), test)
+    samples = labelled_samples(source, random_indices(len(source), evaluator.count))
+    result = {"source": options.source, "reference": reference}
+    return result | evaluator.compare(samples, options.neighbours)
+
+
+def read_pair(source: str, reference: str, data_root: str) -> tuple[Dataset, Dataset]:
+    """Two sets of images of one shape, each an array file, a folder or a data set in the table.
+
+    Folders and data sets in the table are loaded with the size of the other set. The labels of the
+    first are those of the second, for classes of the same name. Raises ValueError if one cannot be
+    read or the shapes differ.
+    """
+    shape = None
+    if is_array(reference) and Path(source).is_dir():
+        shape = read_dataset(reference, data_root).sample_shape
+    first = read_dataset(source, data_root, shape)
+    second = read_dataset(reference, data_root, first.sample_shape)
+    if first.sample_shape != second.sample_shape:
+        raise ValueError(
+            f"the images in {source} have shape {first.sample_shape}, but those in {reference} "
+            f"have {second.sample_shape}: they cannot be compared"
+        )
+    check_enough(first, MIN_SAMPLES)
+    if first.labels is None or second.labels is None:
+        return first, second
+    positions = match_classes(first.class_names, second.class_names)
+    return replace(first, labels=positions[first.labels], class_names=second.class_names), second
+
+
+def read_dataset(source: str, data_root: str, shape: tuple[int, ...] | None = None) -> Dataset:
+    """Images of an array file, a folder, or a data set in the table.
+
+    Folders and data sets are loaded with the size of `shape` `(C, H, W)`, folders also in grey if
+    C is 1. Without `shape`, a folder's first image determines both. Raises ValueError if the source
+    cannot be read or contains no images.
+    """
+    if is_array(source):
+        dataset = load_dataset(source, data_root)
+        if dataset.is_points:
+            raise ValueError(f"{source} contains vectors: comparing needs images")
+        return dataset
+    if not Path(source).is_dir():
+        return load_dataset(source, data_root, ImageOptions(shape[1:] if shape else None))
+    channels, *size = shape or first_shape(Path(source))
+    return load_folder(Path(source), Path(data_root), ImageOptions(tuple(size), channels == 1))
+
+
+def first_shape(folder: Path) -> tuple[int, int, int]:
+    """The shape `(C, H, W)` of a folder's first image that can be read."""
+    source = FolderSource(folder)
+    for file in source.list():
+        try:
+            with source.open(file.name) as image:
+                return (1 if image.mode == "L" else 3, image.height, image.width)
+        except (OSError, ValueError):
+            continue
+    raise ValueError(f"there is no image in {folder}")
