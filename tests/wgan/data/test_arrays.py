@@ -50,6 +50,8 @@ def test_every_layout_of_images_gives_the_same(
     plain = read(save(tmp_path / f"plain{suffix}", images[..., 0]))
     assert np.array_equal(plain, images[:, None, :, :, 0])
     assert np.array_equal(read(save(tmp_path / f"one{suffix}", images[..., :1])), plain)
+    name = save(tmp_path / f"grey{suffix}", colour)
+    assert read(name, size=(16, 8), grey=True).shape == (COUNT, 1, 16, 8)
 
 
 def test_a_large_file_is_read_by_position(images, tmp_path, monkeypatch):
@@ -108,11 +110,6 @@ def test_values_that_cannot_be_scaled_are_refused(values, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         load_dataset(name)
     assert read(name, range=(-1.0, 1.0)).shape == (3, 1, 8, 8)
-
-
-def test_size_and_grey_are_those_of_files(images, tmp_path):
-    name = save(tmp_path / "a.npy", images[..., :3])
-    assert read(name, size=(16, 8), grey=True).shape == (COUNT, 1, 16, 8)
 
 
 def test_labels_are_numbered_from_0_and_negative_ones_are_none(images, tmp_path):
@@ -276,8 +273,9 @@ BAD = {
 def test_arrays_that_are_no_samples_are_refused(kind, tmp_path):
     content, message = BAD[kind]
     np.savez(tmp_path / "a.npz", **content)
-    with pytest.raises(ValueError, match=message):
-        load_dataset(str(tmp_path / "a.npz"))
+    for options in (ImageOptions(), ImageOptions(range=(0.0, 1.0))):
+        with pytest.raises(ValueError, match=message):
+            load_dataset(str(tmp_path / "a.npz"), options=options)
     if list(content) == ["a"]:
         np.save(tmp_path / "a.npy", content["a"])
         with pytest.raises(ValueError, match=message):

@@ -383,33 +383,6 @@ def test_a_reader_of_outdated_files_still_finds_its_images(folder):
     assert not np.array_equal(pixels(changed), expected)
 
 
-def test_an_interruption_costs_at_most_the_buckets_in_progress(folder, opened, monkeypatch, capsys):
-    monkeypatch.setattr(cache_module, "thread_count", lambda: 1)  # one bucket is in progress
-    load(folder)
-    for index in range(14):
-        save(folder / f"{index:02}a.png", index + 50)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        decoded = []
-
-        def decode_or_stop(self, file):
-            decoded.append(file.name)
-            if len(decoded) == 9:
-                raise KeyboardInterrupt
-            return decode(self, file)
-
-        decode = FolderCache.decode
-        patch.setattr(FolderCache, "decode", decode_or_stop)
-        load(folder)
-    assert "run the same command to continue" in capsys.readouterr().err
-    opened.clear()
-    images = load(folder)
-    changed = {f"{index:02}a.png" for index in range(14)}
-    repeated = set(decoded) & set(opened) & changed
-    assert len(repeated) <= 2 * max(map(len, buckets_of(folder).values()))
-    assert {name for name in opened if name.endswith("png")} <= changed
-    assert_right(images, folder)
-
-
 SLOW = """
 import pathlib, sys, time
 sys.path.insert(0, sys.argv[1])

@@ -4,9 +4,8 @@ import random as python_random
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from wgan.data import Dataset, ImageOptions, RowReader, load_dataset
+from wgan.data import Dataset, RowReader
 from wgan.data.classes import (
     NO_CLASS,
     class_numbers,
@@ -139,18 +138,6 @@ def test_random_trees_are_decided_and_every_image_has_a_label_or_none_has():
                 range(max(labels) + 1)
             )
             assert (labels == NO_CLASS).mean() <= 0.05 and max(labels) > 0
-
-
-def test_a_folder_is_loaded_with_its_classes_and_says_so(tmp_path, capsys):
-    for value, path in enumerate(["train/cats/a.png", "test/dogs/b.png", "test/cats/c.png"]):
-        file = tmp_path / "p" / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (8, 8), value).save(file)
-    dataset = load_dataset(str(tmp_path / "p"), tmp_path, ImageOptions((8, 8)))
-    values = dataset.read(np.arange(3))[:, 0, 0, 0]
-    assert dataset.labels.tolist() == [[0, 1, 0][value] for value in values]
-    line = "p: 2 classes (merged over test, train): cats 2, dogs 1\n"
-    assert capsys.readouterr().err.endswith(line)
 
 
 # ---------------------------------------------------------------- conditional training
