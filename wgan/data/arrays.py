@@ -12,7 +12,6 @@ import math
 import os
 import sys
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -27,7 +26,7 @@ from tqdm import tqdm
 
 from wgan.data.classes import NO_CLASS
 from wgan.data.dataset import Dataset
-from wgan.data.image_options import ImageOptions, Range, Size
+from wgan.data.image_options import ImageOptions, Range
 from wgan.data.pixels import (
     black_and_white,
     check_transparency,
@@ -96,17 +95,20 @@ class Arrays:
         return self.layout == VECTORS
 
     @property
-    def channels(self) -> int:
-        return {PLAIN: 1, LAST: self.stored_shape[-1], FIRST: self.stored_shape[0]}[self.layout]
-
-    @property
-    def size(self) -> Size:
-        return self.stored_shape[1:] if self.layout == FIRST else self.stored_shape[:2]
+    def image_shape(self) -> tuple[int, ...]:
+        """`(C, H, W)`, with alpha."""
+        if self.layout == FIRST:
+            return self.stored_shape
+        height, width, *channels = self.stored_shape
+        return (*(channels or [1]), height, width)
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
         """`(D,)` or `(C, H, W)`, without alpha."""
-        return self.stored_shape if self.is_vectors else (min(self.channels, 3), *self.size)
+        if self.is_vectors:
+            return self.stored_shape
+        channels, *size = self.image_shape
+        return (min(channels, 3), *size)
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -114,7 +116,8 @@ class Arrays:
         if self.is_vectors:
             return ()
         deep = ("range",) if self.dtype != np.uint8 else ()
-        return ("image_size", "grey", "flip", *deep, *(("alpha",) if self.channels == 4 else ()))
+        alpha = ("alpha",) if self.image_shape[0] == 4 else ()
+        return ("image_size", "grey", "flip", *deep, *alpha)
 
     def at_once(self) -> int:
         """Number of samples to convert at a time."""
@@ -172,7 +175,7 @@ def open_npy(path: Path) -> StoredArray:
 
 
 def open_npz(path: Path) -> Arrays:
-    """ValueError, with the names that it contains, if none is known to be the samples."""
+    """ValueError, with the names that it contains, if none of them is one of samples."""
     with explain_corruption(path), zipfile.ZipFile(path) as archive:
         names = [name[:-4] for name in archive.namelist() if name.endswith(".npy")]
         labels, samples = find_name(names, LABEL_NAMES), find_name(names, SAMPLE_NAMES)
@@ -213,15 +216,9 @@ def explain_corruption(path: Path) -> Iterator[None]:
     """A ValueError in place of those of `zipfile` and of NumPy's reader."""
     try:
         yield
-    except (
-        ValueError,
-        EOFError,
-        KeyError,
-        RuntimeError,
-        zipfile.BadZipFile,
-        zlib.error,
-        MemoryError,
-    ) as error:
+    except OSError:
+        raise
+    except Exception as error:  # corrupt files raise all kinds
         raise ValueError(
             f"{path} is corrupt or not an array of NumPy's ({error}): save it again with "
             "numpy.save or numpy.savez"
@@ -283,8 +280,7 @@ def load_images(arrays: Arrays, rows: Rows, options: ImageOptions) -> Dataset:
         images = fit_images(images if options.alpha else opaque(images), options)
         return torch.from_numpy(clear_transparent(images) if options.alpha else images)
 
-    stored = "x".join(map(str, (*arrays.size, arrays.channels)))
-    stored += f" ({arrays.dtype}, {arrays.layout})"
+    stored = f"{'x'.join(map(str, arrays.image_shape))} ({arrays.dtype}, {arrays.layout})"
     print(
         f"{arrays.path}: {len(arrays):,} images of {stored}{values}{describe_unused(arrays)}",
         file=sys.stderr,
