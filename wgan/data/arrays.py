@@ -12,10 +12,9 @@ import math
 import os
 import sys
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -27,7 +26,7 @@ from tqdm import tqdm
 
 from wgan.data.classes import NO_CLASS
 from wgan.data.dataset import Dataset
-from wgan.data.image_options import ImageOptions, Range, Size
+from wgan.data.image_options import ImageOptions, Range
 from wgan.data.pixels import (
     black_and_white,
     check_transparency,
@@ -96,17 +95,20 @@ class Arrays:
         return self.layout == VECTORS
 
     @property
-    def channels(self) -> int:
-        return {PLAIN: 1, LAST: self.stored_shape[-1], FIRST: self.stored_shape[0]}[self.layout]
-
-    @property
-    def size(self) -> Size:
-        return self.stored_shape[1:] if self.layout == FIRST else self.stored_shape[:2]
+    def image_shape(self) -> tuple[int, ...]:
+        """`(C, H, W)`, with alpha."""
+        if self.layout == FIRST:
+            return self.stored_shape
+        height, width, *channels = self.stored_shape
+        return (*(channels or [1]), height, width)
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
         """`(D,)` or `(C, H, W)`, without alpha."""
-        return self.stored_shape if self.is_vectors else (min(self.channels, 3), *self.size)
+        if self.is_vectors:
+            return self.stored_shape
+        channels, *size = self.image_shape
+        return (min(channels, 3), *size)
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -114,7 +116,8 @@ class Arrays:
         if self.is_vectors:
             return ()
         deep = ("range",) if self.dtype != np.uint8 else ()
-        return ("image_size", "grey", "flip", *deep, *(("alpha",) if self.channels == 4 else ()))
+        alpha = ("alpha",) if self.image_shape[0] == 4 else ()
+        return ("image_size", "grey", "flip", *deep, *alpha)
 
     def at_once(self) -> int:
         """Number of samples to convert at a time."""
@@ -172,7 +175,7 @@ def open_npy(path: Path) -> StoredArray:
 
 
 def open_npz(path: Path) -> Arrays:
-    """ValueError, with the names that it contains, if none is known to be the samples."""
+    """ValueError, with the names that it contains, if none of them is one of samples."""
     with explain_corruption(path), zipfile.ZipFile(path) as archive:
         names = [name[:-4] for name in archive.namelist() if name.endswith(".npy")]
         labels, samples = find_name(names, LABEL_NAMES), find_name(names, SAMPLE_NAMES)
@@ -213,15 +216,9 @@ def explain_corruption(path: Path) -> Iterator[None]:
     """A ValueError in place of those of `zipfile` and of NumPy's reader."""
     try:
         yield
-    except (
-        ValueError,
-        EOFError,
-        KeyError,
-        RuntimeError,
-        zipfile.BadZipFile,
-        zlib.error,
-        MemoryError,
-    ) as error:
+    except OSError:
+        raise
+    except Exception as error:  # corrupt files raise all kinds
         raise ValueError(
             f"{path} is corrupt or not an array of NumPy's ({error}): save it again with "
             "numpy.save or numpy.savez"
@@ -266,15 +263,15 @@ def load_arrays(path: Path, root: Path, options: ImageOptions) -> Dataset:
     and for an array that does not fit in memory and cannot be read part by part.
     """
     arrays = open_arrays(path)
-    load = load_vectors if arrays.is_vectors else load_images
-    return load(arrays, read_rows(arrays), options)
+    rows = read_rows(arrays)
+    return load_vectors(arrays, rows) if arrays.is_vectors else load_images(arrays, rows, options)
 
 
 def load_images(arrays: Arrays, rows: Rows, options: ImageOptions) -> Dataset:
     """Images as bytes `(N, C, H, W)`, and their classes if there are labels."""
     scale, values = None, ""
     if arrays.dtype != np.uint8:
-        scale = options.range or value_range(arrays, rows)
+        scale = find_scale(arrays, rows, options.range)
         values = f"; black is {scale[0]:g}, white is {scale[1]:g}"
 
     def convert(stored: np.ndarray) -> Tensor:
@@ -283,21 +280,19 @@ def load_images(arrays: Arrays, rows: Rows, options: ImageOptions) -> Dataset:
         images = fit_images(images if options.alpha else opaque(images), options)
         return torch.from_numpy(clear_transparent(images) if options.alpha else images)
 
-    stored = "x".join(map(str, (*arrays.size, arrays.channels)))
-    stored += f" ({arrays.dtype}, {arrays.layout})"
+    stored = f"{'x'.join(map(str, arrays.image_shape))} ({arrays.dtype}, {arrays.layout})"
     print(
         f"{arrays.path}: {len(arrays):,} images of {stored}{values}{describe_unused(arrays)}",
         file=sys.stderr,
     )
     shape = options.shape(arrays.sample_shape)
-    samples = to_reader(arrays, rows, convert, shape, torch.uint8)
+    dataset = to_dataset(arrays, rows, convert, shape, torch.uint8)
     if options.alpha:
-        check_transparency(samples, arrays.path)
-    labels, class_names = read_labels(arrays)
-    return Dataset(samples, labels, class_names=class_names)
+        check_transparency(dataset.samples, arrays.path)
+    return dataset
 
 
-def load_vectors(arrays: Arrays, rows: Rows, options: ImageOptions) -> Dataset:
+def load_vectors(arrays: Arrays, rows: Rows) -> Dataset:
     """Standardised vectors, and their classes if there are labels."""
     moments = Moments(arrays.stored_shape[0])
     with np.errstate(over="ignore", invalid="ignore"):  # checked below
@@ -314,10 +309,8 @@ def load_vectors(arrays: Arrays, rows: Rows, options: ImageOptions) -> Dataset:
         + describe_unused(arrays),
         file=sys.stderr,
     )
-    shape = arrays.stored_shape
-    samples = to_reader(arrays, rows, standardisation.apply, shape, torch.float32)
-    labels, class_names = read_labels(arrays)
-    return Dataset(samples, labels, class_names=class_names, standardisation=standardisation)
+    dataset = to_dataset(arrays, rows, standardisation.apply, arrays.stored_shape, torch.float32)
+    return replace(dataset, standardisation=standardisation)
 
 
 def describe_unused(arrays: Arrays) -> str:
@@ -370,20 +363,21 @@ def read_labels(arrays: Arrays) -> tuple[np.ndarray | None, tuple[str, ...]]:
     return numbers, tuple(map(str, classes.tolist()))
 
 
-def to_reader(
+def to_dataset(
     arrays: Arrays,
     rows: Rows,
     convert: Callable[[np.ndarray], Tensor],
     sample_shape: tuple[int, ...],
     dtype: torch.dtype,
-) -> RowReader:
-    """A reader of converted samples, which are in memory if they are small."""
-    reader = ConvertedReader(
+) -> Dataset:
+    """Converted samples, which are in memory if they are small, and their classes."""
+    samples: RowReader = ConvertedReader(
         lambda indices: convert(rows(indices)), sample_shape, dtype, len(arrays), arrays.at_once()
     )
-    if reader.nbytes > CONVERTED_ONCE:
-        return reader
-    return RowReader.from_array(reader.to_device(torch.device("cpu")).numpy())
+    if samples.nbytes <= CONVERTED_ONCE:
+        samples = RowReader.from_array(samples.to_device(torch.device("cpu")).numpy())
+    labels, class_names = read_labels(arrays)
+    return Dataset(samples, labels, class_names=class_names)
 
 
 def to_channels_first(stored: np.ndarray, layout: str) -> np.ndarray:
@@ -396,9 +390,12 @@ def to_channels_first(stored: np.ndarray, layout: str) -> np.ndarray:
 # ---------------------------------------------------------------- all values
 
 
-def value_range(arrays: Arrays, rows: Rows) -> Range:
-    """The values that become black and white; ValueError if they cannot be told apart."""
+def find_scale(arrays: Arrays, rows: Rows, scale: Range | None) -> Range:
+    """The values that become black and white, if no scale is set; ValueError if values are not
+    finite, or black and white cannot be told apart."""
     ranges = [(part.min(), part.max()) for part in finite_rows(arrays, rows)]
+    if scale is not None:
+        return scale
     minimum, maximum = float(min(low for low, _ in ranges)), float(max(high for _, high in ranges))
     black, white = black_and_white(minimum, maximum, arrays.dtype.kind != "f")
     if black == white or not np.isfinite(white - black):

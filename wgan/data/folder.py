@@ -67,9 +67,7 @@ def load_images(source: FolderSource | LsunSource, root: Path, options: ImageOpt
             file=sys.stderr,
         )
     if not images.names:
-        arrays = any(name.lower().endswith((".npy", ".npz")) for name in skipped)
-        advice = ": name a .npz or .npy file, or a folder of .npy files only" if arrays else ""
-        raise ValueError(f"none of the {count} files in {source.path} is a readable image{advice}")
+        raise ValueError(f"none of the {count} files in {source.path} is a readable image")
     if options.range and images.scale is None:
         print(f"--range has no effect: all images of {source.path} have 8 bits", file=sys.stderr)
     report_few_levels(images, source.path)

@@ -45,11 +45,13 @@ def test_every_layout_of_images_gives_the_same(
     colour = images[..., :3]
     expected = colour.transpose(0, 3, 1, 2)
     for index, array in enumerate((colour, expected, np.asfortranarray(colour))):
-        found = read(save(tmp_path / f"{index}{suffix}", array))
-        assert np.array_equal(found, expected)
+        samples = read(save(tmp_path / f"{index}{suffix}", array))
+        assert np.array_equal(samples, expected)
     plain = read(save(tmp_path / f"plain{suffix}", images[..., 0]))
     assert np.array_equal(plain, images[:, None, :, :, 0])
     assert np.array_equal(read(save(tmp_path / f"one{suffix}", images[..., :1])), plain)
+    name = save(tmp_path / f"grey{suffix}", colour)
+    assert read(name, size=(16, 8), grey=True).shape == (COUNT, 1, 16, 8)
 
 
 def test_a_large_file_is_read_by_position(images, tmp_path, monkeypatch):
@@ -78,7 +80,7 @@ def test_arrays_in_a_folder_are_one_after_the_other(images, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "given", "expected"),
+    ("values", "limits", "expected"),
     [
         (np.array([0.0, 0.5, 1.0]), None, [0, 128, 255]),
         (np.array([-1.0, 0.0, 1.0], np.float16), None, [0, 128, 255]),
@@ -88,10 +90,10 @@ def test_arrays_in_a_folder_are_one_after_the_other(images, tmp_path):
         (np.array([5.0, 300.0, 400.0], np.float32), (100, 300), [0, 255]),
     ],
 )
-def test_other_types_are_scaled_as_those_of_folders(values, given, expected, tmp_path, capsys):
+def test_other_types_are_scaled_as_those_of_folders(values, limits, expected, tmp_path, capsys):
     name = save(tmp_path / "a.npy", np.resize(values, (3, 8, 8)))
-    found = read(name, range=given)
-    assert found.dtype == np.uint8 and np.unique(found).tolist() == expected
+    samples = read(name, range=limits)
+    assert samples.dtype == np.uint8 and np.unique(samples).tolist() == expected
     assert "black is " in capsys.readouterr().err
 
 
@@ -110,15 +112,10 @@ def test_values_that_cannot_be_scaled_are_refused(values, message, tmp_path):
     assert read(name, range=(-1.0, 1.0)).shape == (3, 1, 8, 8)
 
 
-def test_size_and_grey_are_those_of_files(images, tmp_path):
-    name = save(tmp_path / "a.npy", images[..., :3])
-    assert read(name, size=(16, 8), grey=True).shape == (COUNT, 1, 16, 8)
-
-
 def test_labels_are_numbered_from_0_and_negative_ones_are_none(images, tmp_path):
     labels = np.array([7, 3, -5] * 4, np.int8)
-    for given in (labels, labels[:, None]):
-        dataset = load_dataset(save(tmp_path / "a.npz", images, labels=given))
+    for stored in (labels, labels[:, None]):
+        dataset = load_dataset(save(tmp_path / "a.npz", images, labels=stored))
         assert dataset.labels.tolist() == [1, 0, -1] * 4
 
 
@@ -150,17 +147,17 @@ def test_without_alpha_the_background_is_white_and_with_it_there_is_a_fourth_cha
     expected = images[..., :3].copy()
     expected[:, :4] = 255
     assert np.array_equal(read(name), expected.transpose(0, 3, 1, 2))
-    found = read(name, alpha=True)
-    assert np.array_equal(found[:, :3], expected.transpose(0, 3, 1, 2))
-    assert np.array_equal(found[:, 3], images[..., 3])
+    samples = read(name, alpha=True)
+    assert np.array_equal(samples[:, :3], expected.transpose(0, 3, 1, 2))
+    assert np.array_equal(samples[:, 3], images[..., 3])
 
 
 def test_hidden_colours_do_not_bleed_when_resized(tmp_path):
     array = np.zeros((1, 16, 16, 4), np.uint8)
     array[..., :8, 0], array[..., :8, 3] = 255, 255  # red on the left, hidden black on the right
-    found = read(save(tmp_path / "a.npy", array), alpha=True, size=(8, 8))[0]
-    shown = found[3] > 0
-    assert (found[0][shown] > 250).all() and (found[1][shown] == 0).all()
+    samples = read(save(tmp_path / "a.npy", array), alpha=True, size=(8, 8))[0]
+    visible = samples[3] > 0
+    assert (samples[0][visible] > 250).all() and (samples[1][visible] == 0).all()
     (tmp_path / "p").mkdir()
     Image.fromarray(array[0]).save(tmp_path / "p" / "a.png")
     from_file = (
@@ -168,7 +165,7 @@ def test_hidden_colours_do_not_bleed_when_resized(tmp_path):
         .read([0])[0]
         .numpy()
     )
-    assert np.abs(from_file[:3, :, :3].astype(int) - found[:3, :, :3]).max() <= 1
+    assert np.abs(from_file[:3, :, :3].astype(int) - samples[:3, :, :3]).max() <= 1
     assert (from_file[:, :, -1] == [[255], [255], [255], [0]]).all()
 
 
@@ -276,8 +273,9 @@ BAD = {
 def test_arrays_that_are_no_samples_are_refused(kind, tmp_path):
     content, message = BAD[kind]
     np.savez(tmp_path / "a.npz", **content)
-    with pytest.raises(ValueError, match=message):
-        load_dataset(str(tmp_path / "a.npz"))
+    for options in (ImageOptions(), ImageOptions(range=(0.0, 1.0))):
+        with pytest.raises(ValueError, match=message):
+            load_dataset(str(tmp_path / "a.npz"), options=options)
     if list(content) == ["a"]:
         np.save(tmp_path / "a.npy", content["a"])
         with pytest.raises(ValueError, match=message):

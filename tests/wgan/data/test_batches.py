@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from wgan.data import Batches, Dataset, RowReader, flip_where, to_byte_images, to_float_images
-from wgan.data.batches import fits
 
 
 def numbered(count):
@@ -142,13 +141,6 @@ def test_prefetched_batches_are_those_of_resident_data(cpu):
     assert torch.equal(prefetched.take(torch.tensor([3])), resident.take(torch.tensor([3])))
 
 
-def test_the_next_batches_are_read_before_they_are_needed(cpu):
-    batches = Batches(numbered(10), 4, seed=0, device=cpu, resident=False)
-    batches(0, 2)
-    expected = batches.prefetched[(2, 2)].result()
-    assert batches(2, 2).data_ptr() == expected.data_ptr()
-
-
 def test_batches_from_files_are_those_from_memory(readers, cpu):
     in_files, in_memory = (Batches(reader, 8, seed=0, device=cpu) for reader in readers)
     assert in_memory.resident and not in_files.resident
@@ -167,13 +159,6 @@ def test_ranks_share_each_batch(cpu):
     ]
     shared = [part.view(3, 2, 2) for part in parts]
     assert torch.equal(torch.cat(shared, 1), whole(0, 3).view(3, 4, 2))
-
-
-def test_samples_stay_on_the_host_if_they_would_fill_the_device(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 2000))
-    assert fits(500, torch.device("cuda"))
-    assert not fits(501, torch.device("cuda"))
-    assert fits(10**15, torch.device("cpu"))
 
 
 def test_flips_exchange_left_and_right():

@@ -179,26 +179,6 @@ def test_a_data_root_among_the_images_is_left_out(folder, opened):
     assert len(set(opened)) == 23
 
 
-@posix
-def test_names_of_every_kind_are_kept(folder):
-    names = ["new\nline.png", "画像 ü.png", b"latin-\xe9.png".decode("utf-8", "surrogateescape")]
-    for index, name in enumerate(names):
-        save(folder / name, 200 + index)
-    first = load(folder)
-    assert set(names) < set(first.names)
-    assert_right(first, folder)
-    assert load(folder).names == first.names
-
-
-def test_that_no_image_is_readable_is_cached_too(tmp_path, opened):
-    (tmp_path / "p").mkdir()
-    (tmp_path / "p" / "a.txt").write_text("x")
-    for _ in range(2):
-        with pytest.raises(ValueError, match="none of the 1 files"):
-            load_dataset(str(tmp_path / "p"), tmp_path)
-    assert opened == ["a.txt"] * 2
-
-
 # ---------------------------------------------------------------- deep images
 
 
@@ -307,6 +287,15 @@ def test_links_to_nothing_are_counted_and_named(folder, capsys):
 # ---------------------------------------------------------------- unreadable images
 
 
+def test_that_no_image_is_readable_is_cached_too(tmp_path, opened):
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "a.txt").write_text("x")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="none of the 1 files"):
+            load_dataset(str(tmp_path / "p"), tmp_path)
+    assert opened == ["a.txt"] * 2
+
+
 def test_an_unreadable_image_is_tried_again_when_it_has_changed(folder, opened):
     content = (folder / "00a.png").read_bytes()
     (folder / "half.png").write_bytes(content[:40])
@@ -383,33 +372,6 @@ def test_a_reader_of_outdated_files_still_finds_its_images(folder):
     assert not np.array_equal(pixels(changed), expected)
 
 
-def test_an_interruption_costs_at_most_the_buckets_in_progress(folder, opened, monkeypatch, capsys):
-    monkeypatch.setattr(cache_module, "thread_count", lambda: 1)  # one bucket is in progress
-    load(folder)
-    for index in range(14):
-        save(folder / f"{index:02}a.png", index + 50)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        decoded = []
-
-        def decode_or_stop(self, file):
-            decoded.append(file.name)
-            if len(decoded) == 9:
-                raise KeyboardInterrupt
-            return decode(self, file)
-
-        decode = FolderCache.decode
-        patch.setattr(FolderCache, "decode", decode_or_stop)
-        load(folder)
-    assert "run the same command to continue" in capsys.readouterr().err
-    opened.clear()
-    images = load(folder)
-    changed = {f"{index:02}a.png" for index in range(14)}
-    repeated = set(decoded) & set(opened) & changed
-    assert len(repeated) <= 2 * max(map(len, buckets_of(folder).values()))
-    assert {name for name in opened if name.endswith("png")} <= changed
-    assert_right(images, folder)
-
-
 SLOW = """
 import pathlib, sys, time
 sys.path.insert(0, sys.argv[1])
@@ -452,8 +414,8 @@ def test_a_kill_costs_at_most_the_buckets_in_progress(folder):
         decoded.append(lines.count("decoded\n"))
     assert process.returncode == 0, errors
     assert decoded[0] >= 8 and decoded[1] >= 8
-    most = max(len(images) for images in buckets_of(folder).values())
-    assert sum(decoded) <= 23 + 2 * most
+    in_progress = max(map(len, buckets_of(folder).values()))
+    assert sum(decoded) <= 23 + 2 * in_progress
     assert_right(load(folder), folder)
 
 

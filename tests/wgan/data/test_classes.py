@@ -1,12 +1,9 @@
 """Which subfolders are classes."""
 
-import random as python_random
-
 import numpy as np
 import pytest
-from PIL import Image
 
-from wgan.data import Dataset, ImageOptions, RowReader, load_dataset
+from wgan.data import Dataset, RowReader
 from wgan.data.classes import (
     NO_CLASS,
     class_numbers,
@@ -25,7 +22,7 @@ def names_in(**folders):
     ]
 
 
-def found(names):
+def classes_in(names):
     """The images of each class."""
     labels, _, line = find_classes(names)
     if labels is None:
@@ -57,7 +54,7 @@ CLASSES = {
 @pytest.mark.parametrize("layout", CLASSES)
 def test_classes_are_found_at_every_usual_level(layout):
     names = names_in(**CLASSES[layout])
-    classes, line = found(names)
+    classes, line = classes_in(names)
     assert classes == by_folder(names, "cats", "dogs")
     assert "2 classes" in line and f"cats {len(classes[0])}, dogs {len(classes[1])}" in line
     assert ("merged over" in line) == ("splits" in layout)
@@ -80,7 +77,7 @@ NONE = {
 @pytest.mark.parametrize("layout", NONE)
 def test_other_folders_are_no_classes(layout):
     folders, reason = NONE[layout]
-    classes, line = found(names_in(**folders))
+    classes, line = classes_in(names_in(**folders))
     assert classes is None
     assert reason in line if reason else line == ""
 
@@ -100,12 +97,12 @@ NUMBERS = {
 @pytest.mark.parametrize("layout", NUMBERS)
 def test_numbers_may_be_classes(layout):
     names = [f"{folder}/{index}.png" for folder in NUMBERS[layout] for index in range(3)]
-    assert found(names)[0] == by_folder(names, *sorted(NUMBERS[layout]))
+    assert classes_in(names)[0] == by_folder(names, *sorted(NUMBERS[layout]))
 
 
 def test_padded_numbers_with_uneven_counts_are_classes():
     """As the traffic signs of GTSRB, unlike the shards of FFHQ."""
-    assert len(found(names_in(_00000=21, _00001=222, _00002=225, _00003=141))[0]) == 4
+    assert len(classes_in(names_in(_00000=21, _00001=222, _00002=225, _00003=141))[0]) == 4
 
 
 def test_a_few_strays_stay_in_the_data_without_a_class():
@@ -121,36 +118,6 @@ def test_the_line_is_short_whatever_the_folders_are():
     assert line.startswith("1,000 classes: class0 1, class1 1,") and len(line) < 250
     assert line.endswith("and 990 more")
     assert "\n" not in find_classes(names_in(**{"a\nb": 2, "c": 2}))[2]
-
-
-def test_random_trees_are_decided_and_every_image_has_a_label_or_none_has():
-    random = python_random.Random(0)
-    parts = ["train", "test", "0000", "0001", "part1", "part2", "a", "b", "1", "ü"]
-    for _ in range(500):
-        depth, some = random.randint(0, 4), random.sample(parts, random.randint(1, 4))
-        names = [
-            "/".join([*random.choices(some, k=random.randint(0, depth)), f"{index}.png"])
-            for index in range(random.randint(1, 40))
-        ]
-        labels, _, line = find_classes(names)
-        assert line.count("\n") == 0
-        if labels is not None:
-            assert len(labels) == len(names) and set(labels) - {NO_CLASS} == set(
-                range(max(labels) + 1)
-            )
-            assert (labels == NO_CLASS).mean() <= 0.05 and max(labels) > 0
-
-
-def test_a_folder_is_loaded_with_its_classes_and_says_so(tmp_path, capsys):
-    for value, path in enumerate(["train/cats/a.png", "test/dogs/b.png", "test/cats/c.png"]):
-        file = tmp_path / "p" / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (8, 8), value).save(file)
-    dataset = load_dataset(str(tmp_path / "p"), tmp_path, ImageOptions((8, 8)))
-    values = dataset.read(np.arange(3))[:, 0, 0, 0]
-    assert dataset.labels.tolist() == [[0, 1, 0][value] for value in values]
-    line = "p: 2 classes (merged over test, train): cats 2, dogs 1\n"
-    assert capsys.readouterr().err.endswith(line)
 
 
 # ---------------------------------------------------------------- conditional training

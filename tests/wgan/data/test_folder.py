@@ -15,7 +15,7 @@ def save(path, value):
     Image.new("RGB", (9, 9), (value % 256, value // 256, 7)).save(path)
 
 
-def test_classes_follow_the_images(tmp_path, monkeypatch):
+def test_classes_follow_the_images(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cache, "IMAGES_PER_BUCKET", 1)
     for value, kind in enumerate(["cats", "dogs", "cows"]):
         for index in range(3):
@@ -25,6 +25,7 @@ def test_classes_follow_the_images(tmp_path, monkeypatch):
     values = dataset.read(np.arange(9))[:, 0, 0, 0]
     assert dataset.labels.tolist() == [[0, 2, 1][value] for value in values]
     assert sorted(dataset.labels) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert capsys.readouterr().err.endswith("p: 3 classes: cats 3, cows 3, dogs 3\n")
     save(tmp_path / "p" / "stray.png", 0)  # in no subfolder
     assert load_dataset(str(tmp_path / "p"), tmp_path, ImageOptions((8, 8))).labels is None
 
