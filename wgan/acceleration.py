@@ -57,16 +57,8 @@ def accelerate(
     Returns the configuration in which `compile` is decided: "on" or "off", no longer "auto".
     """
 
-    # What ranks exchange inside the generator cannot be compiled, and a trial must not exchange
-    # anything, because it may fail on one rank alone.
-    exchanges = config.sync_batch_norm and distributed.world_size() > 1
-
     def trial_step() -> None:
-        state.generator.train(not exchanges)  # in evaluation mode, it exchanges nothing
-        try:
-            step(state, config, inputs)
-        finally:
-            state.generator.train()
+        step(state, config, inputs)
 
     def capture() -> None:
         if can_capture(config, state.device):
@@ -80,7 +72,7 @@ def accelerate(
         config = replace(config, compile=decision)
     if config.compile == "on":
         state.graph = None  # of the uncompiled step
-        compile_losses(state, trial_step, critic_only=exchanges)
+        compile_losses(state, trial_step)
     if config.compile == "on" or not auto:
         capture()
     return config
@@ -128,9 +120,7 @@ def can_compile(device: torch.device) -> bool:
     return device.type == "cpu" and any(map(shutil.which, compilers))
 
 
-def compile_losses(
-    state: TrainState, trial_step: Callable[[], None], critic_only: bool = False
-) -> None:
+def compile_losses(state: TrainState, trial_step: Callable[[], None]) -> None:
     if not can_compile(state.device):
         missing = {"cuda": "Triton", "cpu": "a C++ compiler"}.get(state.device.type, "support")
         print(f"not compiled because {missing} is missing; training continues, more slowly")
@@ -139,7 +129,7 @@ def compile_losses(
     # It warns that CUDA_HOME is set on a machine without a GPU.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     start, eager = time.perf_counter(), state.losses
-    state.losses = eager.compiled(critic_only=critic_only)
+    state.losses = eager.compiled()
     try:
         state.run_and_roll_back(trial_step)
         print(f"took {time.perf_counter() - start:.0f} s", flush=True)

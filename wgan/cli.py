@@ -20,23 +20,18 @@ from wgan_gp import MODELS
 
 OTHER_NAMES = {  # flags of other programs
     "--resume": "the same command resumes",
-    "--checkpoint": "the same command resumes, and --init-from starts from other weights",
     "--bs": "use --batch-size",
     "--learning-rate": "use --lr",
     "--latent-dim": "use --noise-dim",
-    "--save-every": "use --checkpoint-every, or --keep-every",
+    "--outdir": "use --run",
+    "--output": "use --run",
+    "--data": "use --dataset",
+    "--dataroot": "use --dataset",
+    "--gpu": "use --device cuda:0, or torchrun for several GPUs",
+    "--gpus": "use --device cuda:0, or torchrun for several GPUs",
     "--workers": "images are decoded on all cores",
-    "--amp": "use --precision",
+    "--num-workers": "images are decoded on all cores",
 }
-OTHER_NAMES |= dict.fromkeys(("--epoch", "--num-epochs"), "use --epochs")
-OTHER_NAMES |= dict.fromkeys(
-    ("--name", "--out", "--outdir", "--output", "--output-dir"), "use --run"
-)
-OTHER_NAMES |= dict.fromkeys(("--data", "--dataroot", "--data-dir"), "use --dataset")
-OTHER_NAMES |= dict.fromkeys(
-    ("--gpu", "--gpus", "--cuda"), "use --device cuda:0, or torchrun for several GPUs"
-)
-OTHER_NAMES["--num-workers"] = OTHER_NAMES["--workers"]
 
 
 def run_training(argv: list[str] | None, step: Step, train: Callable[[Run], int]) -> int:

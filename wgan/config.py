@@ -35,18 +35,18 @@ def one_of(choices: Iterable[str]) -> Check:
     return check
 
 
-def between(
-    low: float, high: float = math.inf, low_open: bool = False, high_open: bool = True
-) -> Check:
-    def check(value):
-        inside = (value > low if low_open else value >= low) and (
-            value < high if high_open else value <= high
-        )
-        least = f"greater than {low:g}" if low_open else f"at least {low:g}"
-        most = "" if high == math.inf else f" and {'below' if high_open else 'at most'} {high:g}"
-        return None if inside else f"must be {least}{most}"
+def at_least(minimum: float, maximum: float = math.inf) -> Check:
+    text = f"must be at least {minimum:g}"
+    text += f" and at most {maximum:g}" if maximum < math.inf else ""
+    return lambda value: None if minimum <= value <= maximum else text
 
-    return check
+
+def above(bound: float) -> Check:
+    return lambda value: None if value > bound else f"must be greater than {bound:g}"
+
+
+def decay_rate(value: float) -> str | None:
+    return None if 0 <= value < 1 else "must be at least 0 and below 1"
 
 
 def each(check: Check) -> Check:
@@ -78,12 +78,8 @@ def zero_or_at_least_10(value: float) -> str | None:
     return None if value == 0 or value >= 10 else "must be 0, or at least 10"
 
 
-POSITIVE = between(0, low_open=True)
-NOT_NEGATIVE = between(0)
-AT_LEAST_ONE = between(1)
-COUNT = between(1, 1_000_000, high_open=False)
-ZERO_OR_COUNT = between(0, 1_000_000, high_open=False)
-SEED = between(0, 2**64, high_open=True)
+POSITIVE, NOT_NEGATIVE, AT_LEAST_ONE = above(0), at_least(0), at_least(1)
+COUNT, ZERO_OR_COUNT = at_least(1, 1_000_000), at_least(0, 1_000_000)
 
 # ---------------------------------------------------------------- the options
 
@@ -97,12 +93,15 @@ def option(
     group: str,
     default,
     help: str,
-    check: Check = lambda value: None,
+    check: Check | Iterable[str] = lambda value: None,
     resumable: bool = False,
     metavar: str | tuple[str, str] | None = None,
 ):
-    """A field of `Config`. A resumable option may change when a run is resumed. `metavar` stands
-    for the value in `--help`; without one it is N for a number and NAME for text."""
+    """A field of `Config`. `check` may be the valid values, which `--help` then lists. A resumable
+    option may change when a run is resumed. `metavar` stands for the value in `--help`; without
+    one it is N for a number and NAME for text."""
+    if not callable(check):
+        help, check = f"{', '.join(check)}{f': {help}' if help else ''}", one_of(check)
     metavar = metavar or ("NAME" if type(default) is str else "N")
     metadata = {"group": group, "help": help, "check": check, "metavar": metavar}
     return field(default=default, metadata=metadata | {"resumable": resumable})
@@ -113,91 +112,63 @@ class Config:
     """One run, fully explicit: together with the code it determines what is computed."""
 
     dataset: str = option(
-        DATA,
-        "glyphs",
-        f"{', '.join(DATASETS)}, a folder of images, or a .npz or .npy file",
+        DATA, "glyphs", f"{', '.join(DATASETS)}, a folder of images, or a .npz or .npy file"
     )
     data_root: str = option(
         DATA, "datasets", "folder of downloaded and prepared data", resumable=True, metavar="PATH"
     )
     image_size: str = option(
-        DATA,
-        "",
-        "64 or 64x96 (height x width); empty: the data's own, 64 for folders",
-        image_size,
-        metavar="SIZE",
+        DATA, "", "64, or 64x96 (height x width); empty: the data's own", image_size, metavar="SIZE"
     )
     grey: bool = option(DATA, False, "convert to one channel")
-    alpha: bool = option(
-        DATA,
-        False,
-        "folders and arrays: keep transparency as a fourth channel; off: white background",
-    )
+    alpha: bool = option(DATA, False, "keep transparency as a fourth channel; off: on white")
     range: tuple[float, float] = option(
         DATA,
         (0.0, 0.0),
-        "images of more than 8 bits in folders and arrays: the values that become black and white; "
-        "0 0: the smallest and largest of all images",
+        "pixel values mapped to black and white, for images of more than 8 bits; 0 0: minimum and "
+        "maximum of the data set",
         value_range,
         metavar=("LOW", "HIGH"),
     )
     flip: bool = option(DATA, False, "mirror half of the images, left to right")
-    conditional: bool = option(
-        DATA, False, "generate samples of a given class; needs data with classes"
-    )
+    conditional: bool = option(DATA, False, "train a class-conditional generator")
     augment: str = option(
         DATA,
         "none",
-        "differentiable augmentation of what the critic sees, for few images: "
-        f"{','.join(POLICIES)}, or some of them",
+        f"differentiable augmentation for small data sets: {','.join(POLICIES)} or some of them",
         augmentation,
     )
 
-    method: str = option(METHOD, "wgan-gp", ", ".join(METHODS), one_of(METHODS))
-    model: str = option(NETWORKS, "dcgan", f"{', '.join(MODELS)} (used for points)", one_of(MODELS))
+    method: str = option(METHOD, "wgan-gp", "", METHODS)
+    model: str = option(NETWORKS, "dcgan", "dense is used for points", MODELS)
     width: int = option(
-        NETWORKS,
-        64,
-        "dcgan, residual: channels of the critic's first stage; dense: hidden units",
-        COUNT,
+        NETWORKS, 64, "channels of the critic's first stage; dense: hidden units", COUNT
     )
     generator_width: int = option(
         NETWORKS, 0, "width of the generator; 0: as --width", ZERO_OR_COUNT
     )
     noise_dim: int = option(NETWORKS, 128, "dimension of the noise vector", COUNT)
     categories: int = option(
-        NETWORKS,
-        0,
-        "use the first N noise dimensions as a one-hot choice among N categories; 0: off",
-        ZERO_OR_COUNT,
+        NETWORKS, 0, "one-hot choice among N in the first N noise dimensions; 0: off", ZERO_OR_COUNT
     )
-    generator_norm: str = option(NETWORKS, "batch", ", ".join(NORMS), one_of(NORMS))
-    sync_batch_norm: bool = option(
-        NETWORKS, False, "several ranks on CUDA: batch statistics of the generator over all ranks"
-    )
-    critic_norm: str = option(NETWORKS, "none", ", ".join(NORMS), one_of(NORMS))
-    upsampling: str = option(NETWORKS, "transposed", ", ".join(UPSAMPLINGS), one_of(UPSAMPLINGS))
+    generator_norm: str = option(NETWORKS, "batch", "normalisation of the generator", NORMS)
+    critic_norm: str = option(NETWORKS, "none", "normalisation of the critic", NORMS)
+    upsampling: str = option(NETWORKS, "transposed", "of the generator", UPSAMPLINGS)
     pyramid: int = option(
-        NETWORKS, 1, "number of resolutions summed into the image", between(1, 8, high_open=False)
+        NETWORKS, 1, "number of resolutions summed into the image", at_least(1, 8)
     )
     patch_features: int = option(
-        NETWORKS,
-        0,
-        "features of each 8x8 patch between patches and hidden layers; 0: plain pixels",
-        between(0, 10_000, high_open=False),
+        NETWORKS, 0, "features per 8x8 patch; 0: pixels", at_least(0, 10_000)
     )
 
     batch_size: int = option(TRAINING, 64, "samples per update", COUNT)
-    steps: int = option(
-        TRAINING, 2000, "generator updates to train for", NOT_NEGATIVE, resumable=True
-    )
+    steps: int = option(TRAINING, 2000, "generator updates", NOT_NEGATIVE, resumable=True)
     epochs: float = option(
         TRAINING,
         0.0,
         "passes of the critic over the data, instead of --steps",
         NOT_NEGATIVE,
         resumable=True,
-        metavar="N",
     )
     max_seconds: int = option(
         TRAINING,
@@ -213,13 +184,13 @@ class Config:
     accumulate: int = option(
         TRAINING,
         1,
-        "compute each update in N parts of the batch, to save memory; the result is the same, but "
-        "batch normalisation uses the statistics of each part",
+        "compute each update in N parts of the batch, to save memory; batch normalisation uses the "
+        "statistics of each part",
         COUNT,
         resumable=True,
     )
     n_critic: int = option(TRAINING, 5, "critic updates before each generator update", COUNT)
-    optimizer: str = option(TRAINING, "adam", "adam, rmsprop", one_of(("adam", "rmsprop")))
+    optimizer: str = option(TRAINING, "adam", "", ("adam", "rmsprop"))
     lr_critic: float = option(
         TRAINING, 1e-4, "learning rate of the critic", POSITIVE, metavar="RATE"
     )
@@ -230,7 +201,7 @@ class Config:
         TRAINING,
         (0.0, 0.9),
         "Adam's beta1 and beta2",
-        each(between(0, 1)),
+        each(decay_rate),
         metavar=("BETA1", "BETA2"),
     )
     lr_warmup: int = option(
@@ -243,48 +214,33 @@ class Config:
     gp_weight: float = option(
         METHOD, 10.0, "weight of the gradient penalty", NOT_NEGATIVE, metavar="WEIGHT"
     )
-    clip: float = option(
-        METHOD, 0.01, "clipping bound: critic weights are clamped to [-c, c]", POSITIVE, metavar="C"
-    )
+    clip: float = option(METHOD, 0.01, "clamp critic weights to [-c, c]", POSITIVE, metavar="C")
     div_k: float = option(METHOD, 2.0, "weight of the divergence penalty", POSITIVE, metavar="K")
     div_p: float = option(
-        METHOD,
-        6.0,
-        "power of the gradient norm in the divergence penalty",
-        between(1, low_open=True),
-        metavar="P",
+        METHOD, 6.0, "power of the gradient norm in the divergence penalty", above(1), metavar="P"
     )
-    div_points: str = option(
-        METHOD,
-        "mixed",
-        f"points of the divergence penalty: {', '.join(DIVERGENCE_POINTS)}",
-        one_of(DIVERGENCE_POINTS),
-    )
+    div_points: str = option(METHOD, "mixed", "points of the divergence penalty", DIVERGENCE_POINTS)
     init_from: str = option(
         TRAINING, "", "run or checkpoint whose weights a new run starts from", metavar="PATH"
     )
     ema: float = option(
         TRAINING,
         0.995,
-        "decay of the generator's moving average per 64 images of its updates, whatever their "
-        "batch; 0: off",
-        between(0, 1),
+        "decay of the generator's moving average, per 64 generated images; 0: off",
+        decay_rate,
         metavar="DECAY",
     )
 
-    seed: int = option(HARDWARE, 0, "random seed", SEED)
+    seed: int = option(HARDWARE, 0, "random seed", at_least(0, 2**64 - 1))
     device: str = option(HARDWARE, "auto", "auto, cpu, cuda, cuda:1, mps", resumable=True)
     precision: str = option(
-        HARDWARE,
-        "auto",
-        "auto, fp32, bf16: what the networks compute in",
-        one_of(("auto", "fp32", "bf16")),
+        HARDWARE, "auto", "what the networks compute in", ("auto", "fp32", "bf16")
     )
     compile: str = option(
         HARDWARE,
         "auto",
-        "auto, on, off; auto: if it saves more time in this run than it takes",
-        one_of(("auto", "on", "off")),
+        "auto: if the expected saving exceeds the cost",
+        ("auto", "on", "off"),
         resumable=True,
     )
     cuda_graph: bool = option(
@@ -303,11 +259,7 @@ class Config:
         OUTPUT, 500, "steps between checkpoints", AT_LEAST_ONE, resumable=True
     )
     keep_every: int = option(
-        OUTPUT,
-        0,
-        "steps between checkpoints that are kept, checkpoint-000500.pt and so on; 0: none",
-        NOT_NEGATIVE,
-        resumable=True,
+        OUTPUT, 0, "steps between checkpoints that are kept; 0: none", NOT_NEGATIVE, resumable=True
     )
     eval_every: int = option(
         OUTPUT,
@@ -336,8 +288,6 @@ class Config:
                 f"categories ({self.categories}) must not exceed noise_dim ({self.noise_dim}): "
                 "use a smaller number, or 0 for none"
             )
-        for name in ("batch_size", "generator_batch"):
-            self.check_batch(name, getattr(self, name))
         if self.critic_norm == "batch" and METHODS[self.method].per_sample:
             raise ValueError(
                 f"critic_norm = batch cannot be used with method {self.method}: it penalises the "
@@ -346,22 +296,6 @@ class Config:
             )
         if not self.run:
             object.__setattr__(self, "run", f"images/{last_name(self.dataset)}-{self.method}")
-
-    def check_batch(self, name: str, size: int) -> None:
-        """ValueError if a batch cannot be computed in parts, or not with batch normalisation."""
-        part, rest = divmod(size, self.accumulate)
-        if rest:
-            lower = self.accumulate * max(1, part)
-            raise ValueError(
-                f"{name} ({size}) is not divisible by accumulate ({self.accumulate}): use a "
-                f"{name} of {lower} or {lower + self.accumulate}"
-            )
-        if part == 1 and self.generator_norm == "batch":
-            raise ValueError(
-                f"batch normalisation (generator_norm) needs a {name} of {2 * self.accumulate} or "
-                f"more with accumulate = {self.accumulate}: use a larger one, or --generator-norm "
-                "layer"
-            )
 
     def image_options(self) -> ImageOptions:
         """How images become bytes."""
@@ -428,8 +362,6 @@ def without_effect(config: Config) -> dict[str, str]:
         disabled |= dict.fromkeys(every - options_of(getattr(config, own)), own)
     if config.optimizer != "adam":
         disabled["betas"] = "optimizer"
-    if config.generator_norm != "batch":
-        disabled["sync_batch_norm"] = "generator_norm"
     return disabled
 
 

@@ -52,15 +52,9 @@ class Losses(NamedTuple):
     critic: Callable[[nn.Module, CriticBatch], CriticLoss]
     generator: Callable[[nn.Module, nn.Module, GeneratorBatch], Tensor]  # generator, critic, batch
 
-    def compiled(self, backend: str = "inductor", critic_only: bool = False) -> "Losses":
+    def compiled(self, backend: str = "inductor") -> "Losses":
         """The same losses compiled whole; errors of the compiler come at the first call."""
-
-        def compiled(function: Callable) -> Callable:
-            return torch.compile(function, fullgraph=True, backend=backend)
-
-        if critic_only:
-            return self._replace(critic=compiled(self.critic))
-        return Losses(*map(compiled, self))
+        return Losses(*(torch.compile(f, fullgraph=True, backend=backend) for f in self))
 
 
 def build_losses(

@@ -95,7 +95,7 @@ def set_up(config: Config, fresh: bool, step: Step) -> Run:
         device = distributed.rank_device(choose_device(config.device))
         prepare_device(device, config.deterministic)
         with distributed.first_rank_first():
-            check_before_loading(config, device)
+            check_before_loading(config)
             dataset = load_data(config)
             state, labels = build_state_for(config, dataset, device)
         check_same_data(dataset, config)
@@ -124,30 +124,28 @@ def set_up(config: Config, fresh: bool, step: Step) -> Run:
     return run
 
 
-def check_before_loading(config: Config, device: torch.device) -> None:
+def check_before_loading(config: Config) -> None:
     """ValueError for what can be refused before the data is prepared, which may take long."""
     shape = sample_shape(config.dataset, config.image_options())
     check_networks(config, shape)
     if config.eval_every and len(shape) == 1:
         raise ValueError("--eval-every needs images with classes, and these samples are points")
-    if config.sync_batch_norm and device.type != "cuda":
-        raise ValueError(f"--sync-batch-norm needs CUDA devices, and the device is {device}")
-    own_statistics = config.critic_norm == "batch" or (
-        config.generator_norm == "batch" and not config.sync_batch_norm
-    )
-    parts = f"{config.accumulate} parts of " if config.accumulate > 1 else ""
-    for size in (config.batch_size, config.generator_batch or config.batch_size):
-        part = distributed.rank_slice(size)
-        count = part.stop - part.start
-        if count % config.accumulate:
+    mixes_batch = "batch" in (config.critic_norm, config.generator_norm)
+    ranks = distributed.world_size()
+    parts = ranks * config.accumulate
+    for name in ("batch_size", "generator_batch"):
+        size = getattr(config, name)
+        count, remainder = divmod(size, parts)
+        if remainder:
+            lower = parts * max(1, count)
             raise ValueError(
-                f"a batch of {size} gives each rank {count} samples, which is not divisible by "
-                f"--accumulate {config.accumulate}: change one of them"
+                f"{name} ({size}) is not divisible by {ranks} rank(s) x accumulate "
+                f"({config.accumulate}): use {lower} or {lower + parts}"
             )
-        if count == config.accumulate and own_statistics:
+        if count == 1 and mixes_batch:
             raise ValueError(
-                f"a batch of {size} gives each rank {parts}one sample, and batch normalisation "
-                "needs two: use a larger --batch-size, or --sync-batch-norm for the generator"
+                f"batch normalisation needs two samples per rank and part of a batch: use a {name} "
+                f"of {2 * parts} or more, or another normalisation"
             )
 
 

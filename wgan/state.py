@@ -154,8 +154,6 @@ def build_state(
     layout = {"device": device, "memory_format": torch.channels_last}
     networks = build_networks(config, sample_shape, len(class_names))
     generator, critic = (network.to(**layout) for network in networks)
-    if config.sync_batch_norm:
-        generator = nn.SyncBatchNorm.convert_sync_batchnorm(generator)
     method = build_method(config)
     if method.per_sample:
         check_per_sample(critic)

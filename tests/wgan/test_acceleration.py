@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers import assert_same_run, run_main, small_config
 
-from train import all_updates, main, sample_inputs, train_step
+from train import all_updates, main, train_step
 from utils import METHODS
 from wgan import acceleration, distributed
 from wgan import budget as budget_module
@@ -23,6 +23,7 @@ from wgan.acceleration import (
 from wgan.budget import Budget
 from wgan.config import read_toml
 from wgan.data import Batches, RowReader
+from wgan.inputs import sample_inputs
 from wgan.losses import Losses
 from wgan.state import build_state, set_learning_rates
 from wgan_gp import choose_device
@@ -49,7 +50,7 @@ def three_steps(method, device, prepare, **options):
 
 
 def capture_steps(state, config, batches):
-    capture_step(state, config, sample_inputs(state, config, batches), all_updates)
+    capture_step(state, config, sample_inputs(state.step, config, batches), all_updates)
     assert state.graph
 
 
@@ -118,7 +119,7 @@ def test_a_compiled_bfloat16_run_resumes_exactly(image_folder, tmp_path, capsys)
 
 def test_compiling_leaves_the_state_as_it_was(image_folder, tmp_path, monkeypatch):
     """A run whose losses were called once before the first step equals one without that call."""
-    monkeypatch.setattr(Losses, "compiled", lambda self, critic_only: self)
+    monkeypatch.setattr(Losses, "compiled", lambda self: self)
     monkeypatch.setattr(acceleration, "can_compile", lambda device: True)
     for compile_ in ("on", "off"):
         options = ["--compile", compile_, "--steps", 4]
@@ -128,7 +129,7 @@ def test_compiling_leaves_the_state_as_it_was(image_folder, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("fault", ["absent", "broken"])
 def test_training_continues_without_a_compiler(fault, image_folder, tmp_path, monkeypatch, capsys):
-    def broken(self, critic_only):
+    def broken(self):
         def call(*arguments):
             raise RuntimeError("the compiler crashed\nand more")
 
@@ -144,24 +145,6 @@ def test_training_continues_without_a_compiler(fault, image_folder, tmp_path, mo
     assert expected[fault] in capsys.readouterr().out
     run_main(image_folder, tmp_path / "plain", "--steps", 2)
     assert_same_run(tmp_path / "r", tmp_path / "plain")
-
-
-def test_a_trial_step_exchanges_no_batch_statistics(cpu, monkeypatch):
-    """Several ranks: in training mode, SyncBatchNorm would wait for ranks whose trial failed."""
-    config = small_config(sync_batch_norm=True, compile="on")
-    state, modes, compiled = build_state(config, SHAPE, cpu), [], []
-    monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    monkeypatch.setattr(acceleration, "can_compile", lambda device: True)
-    monkeypatch.setattr(
-        Losses, "compiled", lambda self, critic_only: compiled.append(critic_only) or self
-    )
-    inputs = (torch.zeros(1),)
-
-    def step(state, config, inputs):
-        modes.append(state.generator.training)
-
-    accelerate(state, config, Budget(10, 0), inputs, step)
-    assert (modes, compiled, state.generator.training) == ([False], [True], True)
 
 
 # ---------------------------------------------------------------- the decision of "auto"
@@ -215,7 +198,7 @@ def test_timing_a_step_leaves_the_state_as_it_was(cpu):
     plain, expected = three_steps("wgan-gp", cpu, leave_as_it_is)
 
     def probe(state, config, batches):
-        inputs = sample_inputs(state, config, batches)
+        inputs = sample_inputs(state.step, config, batches)
         assert 0 < seconds_per_step(state, lambda: all_updates(state, config, inputs)) < 60
 
     timed, found = three_steps("wgan-gp", cpu, probe)
@@ -228,7 +211,7 @@ def test_a_resumed_run_computes_as_it_was_decided_at_its_start(image_folder, tmp
     decisions, compiled = iter([True]), []
     monkeypatch.setattr(acceleration, "compiling_pays", lambda *_: next(decisions))
     monkeypatch.setattr(acceleration, "can_compile", lambda device: True)
-    monkeypatch.setattr(Losses, "compiled", lambda self, critic_only: compiled.append(1) or self)
+    monkeypatch.setattr(Losses, "compiled", lambda self: compiled.append(1) or self)
     for steps in (2, 4):
         options = ["--compile", "auto", "--steps", steps]
         assert run_main(image_folder, tmp_path / "r", *options) == 0
