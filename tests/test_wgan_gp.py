@@ -28,6 +28,7 @@ from wgan_gp import (
     choose_device,
     convolve,
     count_halvings,
+    normalisation,
     one_hot_categories,
     pad_channels,
 )
@@ -167,12 +168,17 @@ def test_dense_points_are_not_capped_and_have_the_papers_three_hidden_layers():
     assert shapes == [(512, 2), (512, 512), (512, 512), (1, 512)]
 
 
-def test_layer_normalisation_undoes_the_scale_of_a_layer():
-    critic = DCGANCritic((1, 16, 16), 4, critic_norm="layer")
-    images = 100 * torch.randn(3, 1, 16, 16)  # so that the norm's epsilon is negligible
-    # LeakyReLU is homogeneous, and the first layer has no bias yet: doubling the input
-    # doubles what the layer norm then undoes.
-    torch.testing.assert_close(critic(images), critic(2 * images), rtol=1e-3, atol=1e-3)
+NORMALISED = [("layer", 4, (1, 2, 3)), ("instance", 4, (2, 3)), ("batch", 4, (0, 2, 3))]
+NORMALISED += [("layer", 2, (1,)), ("batch", 2, (0,))]  # dense
+
+
+@pytest.mark.parametrize(("name", "dimensions", "axes"), NORMALISED)
+@pytest.mark.parametrize("critic", [False, True])
+def test_normalised_values_have_mean_0_and_variance_1(name, dimensions, axes, critic):
+    x = 3 * torch.randn((9, 6, 4, 4)[:dimensions]) + 2
+    expected = (x - x.mean(axes, keepdim=True)) / x.std(axes, correction=0, keepdim=True)
+    layer = normalisation(name, 6, critic, dense=dimensions == 2)
+    torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
