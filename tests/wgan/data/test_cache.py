@@ -299,11 +299,15 @@ def test_that_no_image_is_readable_is_cached_too(tmp_path, opened):
 def test_an_unreadable_image_is_tried_again_when_it_has_changed(folder, opened):
     content = (folder / "00a.png").read_bytes()
     (folder / "half.png").write_bytes(content[:40])
-    assert "half.png" in load(folder).unreadable
+    Image.fromarray(np.arange(1024, dtype=np.uint16).reshape(32, 32)).save(folder / "deep.png")
+    (folder / "deep.png").write_bytes((folder / "deep.png").read_bytes()[:-40])
+    unreadable = load(folder).unreadable
+    assert "half.png" in unreadable and "truncated" in unreadable["deep.png"]
     opened.clear()
     load(folder)
     assert opened == []
     (folder / "half.png").write_bytes(content)
+    (folder / "deep.png").write_bytes(content)
     assert_right(load(folder), folder)
 
 
