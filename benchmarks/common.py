@@ -172,11 +172,6 @@ def run_command(run: Callable[[], None]) -> int:
 
 def make_parser(name: str, description: str) -> Parser:
     """A parser with `--json`."""
-    parser = Parser(
-        prog=f"python -m benchmarks.{name}",
-        description=description,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog=f"python -m benchmarks.{name}", description=description)
     parser.add_argument("--json", metavar="FILE", help="also write the results to this file")
     return parser
