@@ -10,7 +10,6 @@ Inception's weights (91 MB) exist on this machine, images are compared as for FI
 the critic's estimate is reported next to its floor, the score of held-out real samples.
 """
 
-import argparse
 import json
 import os
 import sys
@@ -24,12 +23,7 @@ from wgan.files import check_output, write_whole
 
 
 def make_parser() -> Parser:
-    parser = Parser(
-        prog="evaluate.py",
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog="evaluate.py", description=__doc__)
     add = parser.add_argument
     source_help = "folder of a run, a checkpoint, a folder of images, or a .npz or .npy file"
     add("source", metavar="SOURCE", type=os.path.expanduser, help=source_help)

@@ -35,13 +35,7 @@ STOPS, FRAMES, FPS = 5, 16, 12.5
 
 
 def make_parser() -> Parser:
-    parser = Parser(
-        prog="generate.py",
-        usage="%(prog)s RUN [options]",
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog="generate.py", usage="%(prog)s RUN [options]", description=__doc__)
     add = parser.add_argument
     add("source", metavar="RUN", type=os.path.expanduser, help="folder of a run, or a checkpoint")
     out_help = "file or folder (default: generated.png or interpolation.gif, in the run's folder)"

@@ -17,12 +17,7 @@ ROOT = Path(__file__).parent.parent
 
 def make_parser(name: str, description: str) -> Parser:
     """A parser with `--device`, `--workers` and `--json`."""
-    parser = Parser(
-        prog=f"python -m benchmarks.{name}",
-        description=description,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog=f"python -m benchmarks.{name}", description=description)
     add = parser.add_argument
     add("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
     add("--workers", type=int, default=0, help="processes of the DataLoader (default: 0)")

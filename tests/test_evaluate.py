@@ -263,27 +263,21 @@ def log_of(run):
         return list(csv.DictReader(file))
 
 
-def test_the_best_checkpoint_is_kept(labelled_folder, tmp_path, monkeypatch):
+def test_the_best_checkpoint_is_kept_and_remembered_by_a_resumed_run(
+    labelled_folder, tmp_path, monkeypatch
+):
     distances = iter([5.0, 3.0, 4.0])
     monkeypatch.setattr(Evaluator, "frechet_distance", lambda self, images: next(distances))
     run = tmp_path / "r"
-    assert train_labelled(labelled_folder, run, "--steps", 6, "--eval-every", 2) == 0
+    for steps in (4, 6):
+        options = ["--steps", steps, "--eval-every", 2]
+        assert train_labelled(labelled_folder, run, *options) == 0
     measured = {row["step"]: row["frechet_distance"] for row in log_of(run)}
     assert {step: value for step, value in measured.items() if value} == {
         "2": "5.0", "4": "3.0", "6": "4.0",
     }  # fmt: skip
     assert read_checkpoint(run / "best.pt")["step"] == 4
     assert load_generator(run / "best.pt").sample_shape == (1, 8, 8)
-
-
-def test_a_resumed_run_remembers_its_best(labelled_folder, tmp_path, monkeypatch):
-    distances = iter([3.0, 4.0])
-    monkeypatch.setattr(Evaluator, "frechet_distance", lambda self, images: next(distances))
-    run = tmp_path / "r"
-    for steps in (2, 4):
-        options = ["--steps", steps, "--eval-every", 2]
-        assert train_labelled(labelled_folder, run, *options) == 0
-    assert read_checkpoint(run / "best.pt")["step"] == 2
 
 
 def test_evaluation_does_not_change_training(labelled_folder, tmp_path):

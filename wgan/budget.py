@@ -32,14 +32,7 @@ def signals_named(*names: str) -> tuple[signal.Signals, ...]:
 STOP_SIGNALS = signals_named("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 SAVE_SIGNALS = signals_named("SIGUSR1")
 HANGUP = getattr(signal, "SIGHUP", None)
-
-
-def acknowledge(text: str) -> None:
-    """Write a line to standard error on the first rank. It is called in a signal handler, where
-    `print` must not be used, because it is not reentrant."""
-    if distributed.is_first():
-        with suppress(OSError):
-            os.write(2, f"\n{text}\n".encode())
+ACKNOWLEDGEMENT = b"\nfinishing this step, then saving; Ctrl-C again stops at once\n"
 
 
 class Signals:
@@ -68,8 +61,9 @@ class Signals:
         elif self.stop_signal and number == signal.SIGINT:
             raise KeyboardInterrupt
         else:
-            if not self.stop_signal:
-                acknowledge("finishing this step, then saving; Ctrl-C again stops at once")
+            if not self.stop_signal and distributed.is_first():
+                with suppress(OSError):  # not by `print`, which a signal handler must not call
+                    os.write(2, ACKNOWLEDGEMENT)
             self.stop_signal = number
 
     def take_save_request(self) -> bool:

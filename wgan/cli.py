@@ -88,7 +88,6 @@ def make_parser() -> Parser:
         "--dry-run prints the values that a command uses, and where they come from.",
         epilog=describe_choices(shutil.get_terminal_size().columns - 2),
         formatter_class=HelpFormatter,
-        allow_abbrev=False,
     )
     parser.hints = OTHER_NAMES
     add_options(parser)

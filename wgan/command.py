@@ -24,6 +24,9 @@ class Parser(argparse.ArgumentParser):
 
     hints: Mapping[str, str] = {}
 
+    def __init__(self, formatter_class=argparse.RawDescriptionHelpFormatter, **options):
+        super().__init__(formatter_class=formatter_class, allow_abbrev=False, **options)
+
     def parse_args(self, *arguments) -> argparse.Namespace:
         options, unknown = self.parse_known_args(*arguments)
         if unknown:

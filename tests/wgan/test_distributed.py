@@ -24,6 +24,7 @@ from wgan import budget as budget_module
 from wgan.budget import Budget
 from wgan.checkpoints import read_checkpoint
 from wgan.data import Batches, RowReader
+from wgan.errors import BadInput
 from wgan.losses import Losses
 from wgan.run_folder import RunFolder
 from wgan.state import NETWORKS
@@ -189,9 +190,10 @@ def try_collectives(folder):
         results["running_mean"] = network[1].running_mean
         with distributed.single_rank():
             results["alone"] = distributed.world_size()
-        results["mean"] = distributed.all_mean(
-            {"a": torch.tensor(rank + 0.0), "b": torch.tensor(1.0)}
-        )
+        values = {"a": torch.tensor(rank + 0.0), "b": torch.tensor(1.0)}
+        results["mean"] = distributed.all_mean(values)
+        os.environ["TORCHELASTIC_RESTART_COUNT"] = str(rank)  # one machine alone counts it
+        results["restarted"] = distributed.restarted()
         results["from_first"] = distributed.broadcast_from_first(lambda: {"by": torch.tensor(rank)})
         turns = folder / "turns"
         with distributed.first_rank_first():
@@ -213,7 +215,7 @@ def test_collectives(processes, tmp_path):
         assert results["equal"] and not results["unequal"]
         assert results["gradients"] == {1.5}
         assert results["running_mean"].tolist() == [2, 2, 2]
-        assert results["alone"] == 1
+        assert results["alone"] == 1 and results["restarted"]
         assert results["mean"] == {"a": 0.5, "b": 1.0}
         assert results["from_first"] == {"by": 0}
         # The first rank's clock, anybody's signals.
@@ -244,6 +246,19 @@ def test_ranks_with_different_clocks_save_at_the_same_steps(processes, image_fol
 # ---------------------------------------------------------------- faults
 
 
+def test_restarts_with_torchruns_shared_store_are_refused(monkeypatch):
+    """A restarted rank may wait forever for one that was killed."""
+    names = ["TORCHELASTIC_RUN_ID", "TORCHELASTIC_USE_AGENT_STORE", "TORCHELASTIC_MAX_RESTARTS"]
+    values = {**dict.fromkeys(names, "1"), "RANK": "0", "WORLD_SIZE": "2"}
+    for name, value in (values | {"TORCHELASTIC_USE_AGENT_STORE": "True"}).items():
+        monkeypatch.setenv(name, value)
+    with (
+        pytest.raises(BadInput, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"),
+        distributed.process_group(),
+    ):
+        pass
+
+
 def fail_at(step, arguments):
     """Train; the second rank runs out of memory at that step."""
     make = train.train_step
@@ -259,9 +274,7 @@ def fail_at(step, arguments):
 
 def test_an_error_on_one_rank_ends_all_with_its_message(processes, image_folder, tmp_path):
     arguments = arguments_for(image_folder, tmp_path / "r", "--steps", 100000)
-    start = time.monotonic()
     assert end_of(start_ranks(processes, tmp_path, fail_at, 3, arguments)) == [1, 1]
-    assert time.monotonic() - start < 30
     first, second = errors_of(tmp_path)
     assert "another rank failed" in first
     assert second.startswith("error on rank 1: out of memory: --batch-size is 8")

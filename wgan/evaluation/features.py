@@ -20,7 +20,7 @@ from wgan.evaluation.samples import Samples
 from wgan.files import write_whole
 
 CLASSIFIER_VERSION = 1  # increase it if the classifier or its training changes
-INCEPTION_FILES = "weights-inception-2015-12-05*.pth"
+INCEPTION_FILES = "checkpoints/weights-inception-2015-12-05*.pth"
 CHUNK = 500  # images computed at a time
 FAINT = 0.01  # magnitude of a response, in [-1, 1], below which a random feature is insensitive
 
@@ -71,7 +71,7 @@ class InceptionFeatures(Features):
             network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
         except Exception as error:  # a corrupt file may contain anything
             raise ValueError(
-                f"Inception's weights cannot be read in or downloaded to {inception_folder()} "
+                f"Inception's weights cannot be read in or downloaded to {torch.hub.get_dir()} "
                 f"({one_line(error)}): remove {INCEPTION_FILES} there if it is corrupt, or use "
                 "--features random"
             ) from error
@@ -94,12 +94,8 @@ class InceptionFeatures(Features):
         return {"inception_score": inception_score(probabilities)}
 
 
-def inception_folder() -> Path:
-    return Path(torch.hub.get_dir(), "checkpoints")
-
-
 def inception_files() -> list[Path]:
-    return list(inception_folder().glob(INCEPTION_FILES))
+    return list(Path(torch.hub.get_dir()).glob(INCEPTION_FILES))
 
 
 # ---------------------------------------------------------------- a random network

@@ -1,26 +1,7 @@
 """The table of metrics that evaluate.py prints."""
 
-DIRECTIONS = {  # of improvement
-    "frechet_distance": "lower",
-    "kernel_distance": "lower",
-    "precision": "higher",
-    "recall": "higher",
-    "inception_score": "higher",
-    "classes": "higher",
-    "smallest_class": "higher",
-    "class_divergence": "lower",
-    "confident": "higher",
-    "class_agreement": "higher",
-    "within_class_frechet": "lower",
-    "modes": "higher",
-    "good_samples": "higher",
-    "wasserstein_distance": "lower",
-    "within_class_wasserstein": "lower",
-    "critic_estimate": "lower",
-    "critic_estimate_unbiased": "lower",
-}
-
-
+HIGHER_IS_BETTER = ("precision", "recall", "inception_score", "classes", "smallest_class")
+HIGHER_IS_BETTER += ("confident", "class_agreement", "modes", "good_samples")
 FEW = 500  # samples
 
 
@@ -32,13 +13,13 @@ def format_report(result: dict) -> str:
     other = f" and {result['reference']}" if "reference" in result else ""
     lines = [f"{result['source']}{other}{step}, {result['samples']} samples{features}", ""]
     lines.append(f"{'':<28}{'generated':>12}{'real, held out':>16}  better")
-    for name, direction in DIRECTIONS.items():
-        if name in result["generated"]:
-            value, floor = (result[part].get(name) for part in ("generated", "real"))
-            floor = "" if floor is None else f"{floor:.4g}"
+    for name, value in result["generated"].items():
+        if name != "modes_in_all":
+            floor = f"{result['real'][name]:.4g}" if name in result["real"] else ""
             label = name.replace("_", " ")
             if name == "modes":
                 label += f" of {result['generated']['modes_in_all']}"
+            direction = "higher" if name in HIGHER_IS_BETTER else "lower"
             lines.append(f"{label:<28}{value:>12.4g}{floor:>16}  {direction}")
     if result["samples"] < FEW:
         lines += ["", f"fewer than {FEW} samples: the metrics depend much on which these are"]
