@@ -1,6 +1,5 @@
 """What both benchmarks share: their flags, the machine's name, JSON files."""
 
-import argparse
 import json
 import os
 import platform

@@ -286,14 +286,16 @@ def test_no_forged_checkpoint_crashes(image_folder, tmp_path):
     archive = content[: -DIGEST_LENGTH - 2] + b"\0\0"
     generator = python_random.Random(2)
     config = config_of(read_checkpoint(tmp_path / "r" / "checkpoint.pt"))
-    forged = tmp_path / "forged.pt"
-    state = build_state(config, (3, 16, 16), torch.device("cpu"))
-    forged.write_bytes(add_digest(archive))
-    state.restore(read_checkpoint(forged))
+
+    def load(archive):
+        (tmp_path / "forged.pt").write_bytes(add_digest(archive))
+        state = build_state(config, (3, 16, 16), torch.device("cpu"))
+        state.restore(read_checkpoint(tmp_path / "forged.pt"))
+
+    load(archive)
     for _ in range(150):
-        forged.write_bytes(add_digest(mutated(archive, generator)))
         with suppress(ValueError):
-            state.restore(read_checkpoint(forged))
+            load(mutated(archive, generator))
 
 
 @pytest.mark.parametrize(

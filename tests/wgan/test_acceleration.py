@@ -1,7 +1,6 @@
 """Compiling and capturing: whether it happens, and that training is the same with and without."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,10 +12,10 @@ from utils import METHODS
 from wgan import acceleration, distributed
 from wgan import budget as budget_module
 from wgan.acceleration import (
-    accelerate,
     can_capture,
     can_compile,
     capture_step,
+    compiling_pays,
     prepare_device,
     seconds_per_step,
 )
@@ -51,26 +50,46 @@ def three_steps(method, device, prepare, **options):
 
 def capture_steps(state, config, batches):
     capture_step(state, config, sample_inputs(state.step, config, batches), all_updates)
-    assert state.graph
+
+
+def time_a_step(state, config, batches):
+    inputs = sample_inputs(state.step, config, batches)
+    assert 0 < seconds_per_step(state, lambda: all_updates(state, config, inputs)) < 60
 
 
 def leave_as_it_is(state, config, batches):
     pass
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_captured_step_trains_like_a_plain_one(method, cpu, monkeypatch):
-    def stand_in(run, run_and_roll_back):
-        """Like a CUDA graph, but for the graph: fixed inputs, a trial, outputs that are filled."""
-        run_and_roll_back(lambda: [run() for _ in range(3)])
-        outputs = {}
-        return lambda: outputs.update(run()), outputs
+def stand_in(run, run_and_roll_back):
+    """Like a CUDA graph, but for the graph: fixed inputs, a trial, outputs that are filled."""
+    run_and_roll_back(lambda: [run() for _ in range(3)])
+    outputs = {}
+    return lambda: outputs.update(run()), outputs
 
-    monkeypatch.setattr(acceleration, "capture", stand_in)
+
+def broken(run, run_and_roll_back):
+    run_and_roll_back(run)
+    raise RuntimeError("operation not permitted\nand more")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("prepare", "capture"),
+    [(capture_steps, stand_in), (capture_steps, broken), (time_a_step, None)],
+)
+def test_capturing_and_timing_leave_training_as_it_is(
+    prepare, capture, method, cpu, monkeypatch, capsys
+):
+    """Also the state of optimizers that have made no step before."""
+    monkeypatch.setattr(acceleration, "capture", capture)
     plain, expected = three_steps(method, cpu, leave_as_it_is, lr_decay=True)
-    captured, found = three_steps(method, cpu, capture_steps, lr_decay=True)
-    assert found == expected
-    assert all(map(torch.equal, captured.tensors(), plain.tensors()))
+    state, losses = three_steps(method, cpu, prepare, lr_decay=True)
+    assert bool(state.graph) == (capture is stand_in)
+    refusal = "not captured (operation not permitted); training continues"
+    assert (refusal in capsys.readouterr().out) == (capture is broken)
+    assert losses == expected
+    assert all(map(torch.equal, state.tensors(), plain.tensors()))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
@@ -78,28 +97,12 @@ def test_a_captured_step_trains_like_a_plain_one(method, cpu, monkeypatch):
 def test_a_captured_cuda_step_trains_like_a_plain_one(method):
     device = torch.device("cuda", 0)
     plain, expected = three_steps(method, device, leave_as_it_is, lr_decay=True)
-    captured, found = three_steps(method, device, capture_steps, lr_decay=True)
-    for one, other in zip(found, expected, strict=True):
+    captured, losses = three_steps(method, device, capture_steps, lr_decay=True)
+    assert captured.graph
+    for one, other in zip(losses, expected, strict=True):
         assert one == pytest.approx(other, rel=1e-3)
     for one, other in zip(captured.tensors(), plain.tensors(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
-
-
-def test_training_continues_if_a_step_cannot_be_captured(cpu, monkeypatch, capsys):
-    def broken(run, run_and_roll_back):
-        run_and_roll_back(run)
-        raise RuntimeError("operation not permitted\nand more")
-
-    def try_to_capture(*arguments):
-        with pytest.raises(AssertionError):
-            capture_steps(*arguments)
-
-    monkeypatch.setattr(acceleration, "capture", broken)
-    plain, expected = three_steps("wgan-gp", cpu, leave_as_it_is)
-    state, found = three_steps("wgan-gp", cpu, try_to_capture)
-    assert "not captured (operation not permitted); training continues" in capsys.readouterr().out
-    assert found == expected
-    assert all(map(torch.equal, state.tensors(), plain.tensors()))
 
 
 # ---------------------------------------------------------------- compiled losses
@@ -117,97 +120,64 @@ def test_a_compiled_bfloat16_run_resumes_exactly(image_folder, tmp_path, capsys)
     assert_same_run(tmp_path / "halved", tmp_path / "whole")
 
 
-def test_compiling_leaves_the_state_as_it_was(image_folder, tmp_path, monkeypatch):
-    """A run whose losses were called once before the first step equals one without that call."""
-    monkeypatch.setattr(Losses, "compiled", lambda self: self)
-    monkeypatch.setattr(acceleration, "can_compile", lambda device: True)
-    for compile_ in ("on", "off"):
-        options = ["--compile", compile_, "--steps", 4]
-        assert run_main(image_folder, tmp_path / compile_, *options) == 0
-    assert_same_run(tmp_path / "on", tmp_path / "off")
-
-
-@pytest.mark.parametrize("fault", ["absent", "broken"])
-def test_training_continues_without_a_compiler(fault, image_folder, tmp_path, monkeypatch, capsys):
-    def broken(self):
-        def call(*arguments):
+@pytest.mark.parametrize(
+    ("compiler", "line"),
+    [
+        ("working", "compiling the losses, once ... took"),
+        ("absent", "not compiled because a C++ compiler is missing; training continues"),
+        ("broken", "failed (the compiler crashed); training continues"),
+    ],
+)
+def test_compiling_and_its_failures_leave_training_as_it_is(
+    compiler, line, image_folder, tmp_path, monkeypatch, capsys
+):
+    def compiled(self):
+        def crash(*arguments):
             raise RuntimeError("the compiler crashed\nand more")
 
-        return self._replace(critic=call)
+        return self._replace(critic=crash) if compiler == "broken" else self
 
-    monkeypatch.setattr(acceleration, "can_compile", lambda device: fault != "absent")
-    monkeypatch.setattr(Losses, "compiled", broken)
-    assert run_main(image_folder, tmp_path / "r", "--compile", "on", "--steps", 2) == 0
-    expected = {
-        "absent": "not compiled because a C++ compiler is missing; training continues",
-        "broken": "failed (the compiler crashed); training continues",
-    }
-    assert expected[fault] in capsys.readouterr().out
-    run_main(image_folder, tmp_path / "plain", "--steps", 2)
+    monkeypatch.setattr(acceleration, "can_compile", lambda device: compiler != "absent")
+    monkeypatch.setattr(Losses, "compiled", compiled)
+    assert run_main(image_folder, tmp_path / "r", "--compile", "on", "--steps", 4) == 0
+    assert line in capsys.readouterr().out
+    run_main(image_folder, tmp_path / "plain", "--compile", "off", "--steps", 4)
     assert_same_run(tmp_path / "r", tmp_path / "plain")
 
 
 # ---------------------------------------------------------------- the decision of "auto"
 
 
-def decide(cpu, monkeypatch, budget, step_seconds=1.0, possible=True, **options):
-    """The decision of `--compile auto`, whether a step was timed, and the state."""
-    timed, config = [], small_config(n_critic=1, **options)
-    state = build_state(config, SHAPE, cpu)
-    monkeypatch.setattr(acceleration, "COMPILE_SECONDS", 60.0)
-    monkeypatch.setattr(acceleration, "COMPILE_GAIN", {("cpu", torch.float32): 0.1})
-    monkeypatch.setattr(
-        acceleration, "seconds_per_step", lambda *_: timed.append(1) or step_seconds
-    )
-    monkeypatch.setattr(acceleration, "can_compile", lambda device: possible)
-    monkeypatch.setattr(acceleration, "compile_losses", lambda *_, **__: None)
-    decided = accelerate(state, config, budget, (torch.zeros(1),), all_updates)
-    assert decided == replace(config, compile=decided.compile)
-    return decided.compile, len(timed)
-
-
 @pytest.mark.parametrize(
-    ("steps", "max_seconds", "expected"),
+    ("steps", "max_seconds", "pays"),
     [
-        (601, 0, ("on", 1)),  # 601 s, of which 10 % are more than 60 s
-        (599, 0, ("off", 1)),
-        (math.inf, 700, ("on", 0)),  # no step need be timed
-        (math.inf, 500, ("off", 0)),
-        (601, 500, ("off", 1)),
-        (599, 700, ("off", 1)),
-        (601, 700, ("on", 1)),
+        (601, 0, True),  # 601 s, of which a tenth is more than 60 s
+        (599, 0, False),
+        (math.inf, 700, True),
+        (math.inf, 500, False),
+        (601, 500, False),
+        (599, 700, False),
+        (601, 700, True),
     ],
 )
-def test_auto_compiles_if_the_gain_exceeds_the_cost(steps, max_seconds, expected, cpu, monkeypatch):
+def test_compiling_pays_if_the_gain_exceeds_the_cost(steps, max_seconds, pays, cpu, monkeypatch):
+    """With steps of one second, bfloat16 on a CPU gains a tenth of them. No step is timed if the
+    number of steps is not limited. No gain is known in float32."""
     monkeypatch.setattr(budget_module, "seconds_since_start", lambda: 0.0)
-    budget = Budget(steps, max_seconds)
-    assert decide(cpu, monkeypatch, budget, precision="fp32") == expected
-    assert decide(cpu, monkeypatch, budget, precision="fp32", possible=False)[0] == "off"
-    # No gain is known for this precision.
-    assert decide(cpu, monkeypatch, budget, precision="bf16")[0] == "off"
-
-
-def test_on_and_off_are_not_decided_again(cpu, monkeypatch):
-    for given in ("on", "off"):
-        long = Budget(10**9, 0)
-        assert decide(cpu, monkeypatch, long, precision="fp32", compile=given) == (given, 0)
-
-
-def test_timing_a_step_leaves_the_state_as_it_was(cpu):
-    """Also that of optimizers without a step so far."""
-    plain, expected = three_steps("wgan-gp", cpu, leave_as_it_is)
-
-    def probe(state, config, batches):
-        inputs = sample_inputs(state.step, config, batches)
-        assert 0 < seconds_per_step(state, lambda: all_updates(state, config, inputs)) < 60
-
-    timed, found = three_steps("wgan-gp", cpu, probe)
-    assert found == expected
-    assert all(map(torch.equal, timed.tensors(), plain.tensors()))
+    monkeypatch.setattr(acceleration, "seconds_per_step", lambda state, run_step: run_step())
+    run_step = None if steps == math.inf else lambda: 1.0
+    for precision, compiler, expected in (
+        ("bf16", True, pays),
+        ("bf16", False, False),
+        ("fp32", True, False),
+    ):
+        monkeypatch.setattr(acceleration, "can_compile", lambda device, answer=compiler: answer)
+        state = build_state(small_config(precision=precision), SHAPE, cpu)
+        assert compiling_pays(state, Budget(steps, max_seconds), run_step) == expected
 
 
 def test_a_resumed_run_computes_as_it_was_decided_at_its_start(image_folder, tmp_path, monkeypatch):
-    """The decision is stored, and neither made again nor undone by a longer or shorter rest."""
+    """The decision is stored, and neither made again nor undone if the budget changes."""
     decisions, compiled = iter([True]), []
     monkeypatch.setattr(acceleration, "compiling_pays", lambda *_: next(decisions))
     monkeypatch.setattr(acceleration, "can_compile", lambda device: True)
