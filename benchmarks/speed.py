@@ -21,10 +21,9 @@ from train import all_updates, train_step
 from utils import METHODS
 from wgan.acceleration import accelerate, prepare_device
 from wgan.budget import Budget
-from wgan.command import run_script
+from wgan.command import Parser, run_script
 from wgan.config import Config
 from wgan.data import Batches, RowReader
-from wgan.errors import Parser
 from wgan.inputs import sample_inputs
 from wgan.recipes import resolve
 from wgan.state import TrainState, build_state

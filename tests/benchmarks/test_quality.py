@@ -47,7 +47,7 @@ def test_a_recipe_trains_with_its_time_limit(tmp_path):
     """The command is one that train.py accepts."""
     _, script, *flags = train_command(RECIPE, 60, 2, tmp_path / "run", options_for(tmp_path))
     assert script.endswith("train.py")
-    (config, _), _ = parse_command_line(make_parser(), flags)
+    config = parse_command_line(make_parser(), flags)[0].config
     assert (config.dataset, config.max_seconds, config.seed) == ("fashion-mnist", 60, 2)
     assert (config.device, config.data_root) == ("cpu", str(tmp_path))
 

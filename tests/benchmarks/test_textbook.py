@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from helpers import critic_batch, generator_batch
 
 from benchmarks.textbook import PENALTIES, PILImages, Textbook, from_loader, from_memory
 from train import critic_step, generator_step, sample_fakes
@@ -34,8 +35,8 @@ def test_the_textbook_loop_trains_as_ours_does(method, model, cpu, monkeypatch):
     textbook.step()
     fake = sample_fakes(state, noise[:2], torch.zeros(noise[:2].shape[:2]))
     for i in range(2):
-        critic_step(state, real[i], fake[i], mix[i])
-    generator_step(state, noise[2])
+        critic_step(state, critic_batch(real[i], fake[i], mix[i]), config)
+    generator_step(state, generator_batch(noise[2]), config)
     for ours, theirs in (
         (state.critic, textbook.critic),
         (state.generator, textbook.generator),
