@@ -76,15 +76,11 @@ class FolderSource:
 
 
 def stat_file(path: str, name: str) -> list[ImageFile]:
-    """The file at that path; none if it is not a regular file, or was removed since it was listed.
-
-    A link to nothing and what cannot be examined are files, too, so that they are reported.
-    """
+    """The file at that path; none if it is not a regular file."""
     try:
         status = os.stat(path)
-    except OSError as error:
-        removed = isinstance(error, FileNotFoundError) and not os.path.islink(path)
-        return [] if removed else [ImageFile(name, 0, 0)]
+    except OSError:  # a link to nothing, for example, which is then reported as unreadable
+        return [ImageFile(name, 0, 0)]
     regular = stat.S_ISREG(status.st_mode)
     return [ImageFile(name, status.st_size, status.st_mtime_ns)] if regular else []
 

@@ -6,7 +6,6 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
 
 from wgan.data import ImageOptions, load_dataset, load_test_set
 
@@ -54,11 +53,6 @@ def test_existing_files_are_used_without_a_network(packed, raw, tmp_path):
     assert load_dataset("fashion-mnist", tmp_path, options).sample_shape == (1, 32, 32)
 
 
-def test_most_data_sets_have_no_test_images(tmp_path):
-    with pytest.raises(ValueError, match="glyphs has no test images: use one of mnist"):
-        load_test_set("glyphs", tmp_path)
-
-
 @pytest.mark.parametrize(
     ("name", "file", "folder"),
     [
@@ -102,15 +96,3 @@ def test_a_corrupt_archive_is_refused(tmp_path):
     (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"cut short")
     with pytest.raises(ValueError, match=f"Remove files that may be corrupt from {tmp_path}"):
         load_dataset("cifar10", tmp_path)
-
-
-REAL_FASHION = ROOT / "datasets" / "FashionMNIST" / "raw" / "train-images-idx3-ubyte"
-
-
-@pytest.mark.skipif(not REAL_FASHION.exists(), reason="Fashion-MNIST is not in datasets/")
-def test_the_real_fashion_mnist():
-    dataset = load_dataset("fashion-mnist", ROOT / "datasets")
-    assert (len(dataset), dataset.sample_shape) == (60_000, (1, 28, 28))
-    assert np.bincount(dataset.labels).tolist() == [6000] * 10
-    images = dataset.read(np.arange(len(dataset))).numpy()
-    assert images.mean() == pytest.approx(72.94, abs=0.01)

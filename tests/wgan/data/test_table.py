@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wgan.data import ImageOptions, load_dataset, sample_shape
+from wgan.data import ImageOptions, load_dataset, load_test_set, sample_shape
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,8 @@ def test_what_is_not_a_data_set_is_refused(name, message, tmp_path, monkeypatch)
     (tmp_path / "texts" / "a.png").write_text("x")
     with pytest.raises(ValueError, match=message):
         load_dataset(name)
+    with pytest.raises(ValueError, match="has no test images: use one of mnist"):
+        load_test_set(name)
     if not (tmp_path / name).is_dir():
         with pytest.raises(ValueError, match=message):
             sample_shape(name)
