@@ -80,7 +80,7 @@ def test_a_checkpoint_is_read_once_and_in_the_requested_weights(
     assert evaluate(tmp_path, tmp_path / "r", "--from", "raw")["samples"] == 40  # half of the data
     assert len(reads) == 1
     expected = read_checkpoint(tmp_path / "r" / "checkpoint.pt")["generator"]
-    for name, value in generators[0].state_dict().items():
+    for name, value in generators[0].network.state_dict().items():
         assert torch.equal(value, expected[name])
 
 

@@ -12,6 +12,7 @@ from PIL import Image, ImageSequence
 from generate import main
 from train import main as train_main
 from wgan import generate, load_generator
+from wgan.sampling import TrainedGenerator
 
 
 def samples_of(run, count, seed, weights="ema"):
@@ -158,7 +159,7 @@ def test_bad_input_is_refused(arguments, message, trained_run, tmp_path, monkeyp
 class ClassAsLevel(torch.nn.Module):
     """Class k becomes an image of the level k / 4, whatever the noise."""
 
-    sample_shape, noise_dim, class_names, num_classes = (1, 8, 8), 4, ("cat", "dog", "owl"), 3
+    sample_shape, noise_dim = (1, 8, 8), 4
 
     def __init__(self):
         super().__init__()
@@ -167,13 +168,15 @@ class ClassAsLevel(torch.nn.Module):
     def forward(self, noise, labels):
         return (labels * self.scale).view(-1, 1, 1, 1).expand(-1, *self.sample_shape)
 
-    def draw_labels(self, count, rng):
-        return torch.randint(3, (count,), generator=rng)
-
 
 @pytest.fixture
 def classes_run(monkeypatch):
-    monkeypatch.setattr("generate.load_generator", lambda *_: ClassAsLevel())
+    return run_with_classes(monkeypatch, "cat", "dog", "owl")
+
+
+def run_with_classes(monkeypatch, *names):
+    generator = TrainedGenerator(ClassAsLevel(), names, (1,) * len(names))
+    monkeypatch.setattr("generate.load_generator", lambda *_: generator)
     return "run"
 
 
@@ -203,11 +206,10 @@ def test_a_folder_has_a_subfolder_per_class(classes_run, tmp_path):
     assert paths == [str(Path(*parts)) for parts in names]
 
 
-def test_classes_have_the_numbers_of_the_data(classes_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(ClassAsLevel, "class_names", ("5", "7", "no class"))
-    out = tmp_path / "samples.npz"
+def test_classes_have_the_numbers_of_the_data(tmp_path, monkeypatch):
+    run, out = run_with_classes(monkeypatch, "5", "7", "no class"), tmp_path / "samples.npz"
     options = ["--class", "7,no class", "--per-class", "1"]
-    assert main([classes_run, "--out", str(out), *options]) == 0
+    assert main([run, "--out", str(out), *options]) == 0
     with np.load(out) as arrays:
         assert arrays["labels"].tolist() == [7, -1]
 

@@ -9,7 +9,7 @@ from PIL import Image
 import evaluate
 import generate
 import train
-from wgan.data import ImageOptions, is_points, load_dataset, sample_shape, unused_options
+from wgan.data import ImageOptions, find_dataset, load_dataset, sample_shape, unused_options
 from wgan.data import arrays as arrays_module
 
 COUNT = 12
@@ -131,7 +131,7 @@ def test_options_without_effect_are_refused(images, tmp_path):
     ):
         with pytest.raises(ValueError, match="has no effect with dataset"):
             parse("--dataset", name, *options)
-    assert unused_options(str(tmp_path)) == set() == unused_options(str(tmp_path / "none"))
+    assert unused_options(find_dataset(str(tmp_path))) == set()
     assert parse("--dataset", vectors).model == "dense"
 
 
@@ -228,7 +228,7 @@ def test_a_generator_of_vectors_can_be_asked_for_a_class(tmp_path, capsys):
 
 def test_single_numbers_are_drawn_too(tmp_path):
     name, run = save(tmp_path / "v.npy", np.arange(40)[:, None]), tmp_path / "run"
-    assert is_points(name)
+    assert find_dataset(name).is_points
     options = ["--dataset", name, *SMALL, "--device", "cpu", "--run", str(run)]
     assert train.main([*options, "--steps", "1"]) == 0
     assert (run / "samples" / "000001.png").exists()

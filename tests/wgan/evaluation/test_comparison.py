@@ -9,6 +9,7 @@ from torch import nn
 from wgan.data import Dataset, RowReader
 from wgan.evaluation.comparison import read_dataset, read_pair
 from wgan.evaluation.samples import sample_run
+from wgan.sampling import TrainedGenerator
 
 
 def images(count=6, shape=(4, 5, 3)):
@@ -68,7 +69,7 @@ def test_pairs_of_other_shapes_or_of_too_few_images_are_refused(tmp_path):
 class ByLabel(nn.Module):
     """Images whose brightness is their label."""
 
-    noise_dim, sample_shape, class_names = 2, (1, 4, 4), ("a", "b", "no class")
+    noise_dim, sample_shape = 2, (1, 4, 4)
 
     def __init__(self):
         super().__init__()
@@ -77,15 +78,13 @@ class ByLabel(nn.Module):
     def forward(self, noise, labels):
         return (labels.float() - 1).view(-1, 1, 1, 1).expand(-1, 1, 4, 4)
 
-    def draw_labels(self, count, rng):
-        return torch.multinomial(torch.tensor([1.0, 0.0, 3.0]), count, True, generator=rng)
-
 
 def test_samples_have_the_classes_they_were_generated_for():
     dataset = Dataset(RowReader.from_array(images()), np.array([0] * 6), class_names=("a", "b"))
-    samples = sample_run(ByLabel(), dataset, 200, 0)
+    generator = TrainedGenerator(ByLabel(), ("a", "b", "no class"), (1, 0, 3))
+    samples = sample_run(generator, dataset, 200, 0)
     levels = samples.values[:, 0, 0, 0]
     assert set(levels.tolist()) == {0, 255}
     assert torch.equal(samples.labels, torch.where(levels == 0, 0, -1))  # the rest has no class
     unlabelled = Dataset(RowReader.from_array(images()))
-    assert sample_run(ByLabel(), unlabelled, 5, 0).labels is None
+    assert sample_run(generator, unlabelled, 5, 0).labels is None
