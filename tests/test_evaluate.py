@@ -239,8 +239,8 @@ def test_samples_in_a_folder_score_as_those_in_an_array(tmp_path, random):
     labels = np.arange(300) % 3
     pixels = (100 * labels[:, None, None] + random.integers(0, 20, (300, 8, 8))).astype(np.uint8)
     np.savez(tmp_path / "data.npz", samples=pixels, labels=np.array([3, 5, 10])[labels])
-    some = np.flatnonzero(labels > 0)
-    samples, named = torch.from_numpy(pixels[some])[:, None], torch.from_numpy(labels[some])
+    two = np.flatnonzero(labels > 0)
+    samples, named = torch.from_numpy(pixels[two])[:, None], torch.from_numpy(labels[two])
     for name in ("samples", "samples.npz"):
         write_samples(samples, named, ("3", "5", "10"), 0, tmp_path / name)
         pair = [str(tmp_path / name), str(tmp_path / "data.npz")]

@@ -128,8 +128,8 @@ def single_rank() -> Iterator[None]:
 
 def rank_slice(batch_size: int) -> slice:
     """This rank's part of a batch; BadInput if the batch is not divisible by the ranks."""
-    size, rest = divmod(batch_size, world_size())
-    if rest:
+    size, remainder = divmod(batch_size, world_size())
+    if remainder:
         smaller = world_size() * max(1, size)
         raise BadInput(
             f"a batch of {batch_size} is not divisible by {world_size()} ranks: use {smaller} or "

@@ -215,6 +215,8 @@ def open_folder(
             state.restore(stored.checkpoint)
             if config.compile == "auto":
                 config = replace(config, compile=stored.config.compile)
+        else:
+            folder.store_config(config)  # first, so that the folder is a run from now on
         folder.start_log(state.step)
     except BaseException:
         folder.close()

@@ -63,7 +63,7 @@ def choose_features(
 
 
 class Evaluator:
-    """Compares images with `reference` images of a data set, in some features.
+    """Compares images with `reference` images of a data set, in given features.
 
     `held_out` images give each metric's floor. Both sets are drawn with a fixed seed; each has
     `count` images: `samples`, or half of the data if that is less, or `SAMPLES` if the features are

@@ -32,8 +32,8 @@ def kernel_distance(features: Tensor, reference: Tensor) -> float:
     from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 
     size = min(1000, len(features), len(reference))
-    found = kid_features_to_metric(features, reference, kid_subset_size=size, verbose=False)
-    return found[KEY_METRIC_KID_MEAN]
+    values = kid_features_to_metric(features, reference, kid_subset_size=size, verbose=False)
+    return values[KEY_METRIC_KID_MEAN]
 
 
 def precision_and_recall(features: Tensor, reference: Tensor) -> tuple[float, float]:
@@ -41,8 +41,8 @@ def precision_and_recall(features: Tensor, reference: Tensor) -> tuple[float, fl
     et al. 2019). A manifold is the union of balls that reach each point's third neighbour."""
     from torch_fidelity.metric_prc import prc_features_to_metric
 
-    found = prc_features_to_metric(features, reference, save_cpu_ram=True, verbose=False)
-    return float(found["precision"]), float(found["recall"])
+    values = prc_features_to_metric(features, reference, save_cpu_ram=True, verbose=False)
+    return float(values["precision"]), float(values["recall"])
 
 
 def inception_score(probabilities: Tensor) -> float:
@@ -72,7 +72,7 @@ def class_coverage(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
     - `smallest_class`: the rarest class's fraction of the samples,
     - `class_divergence`: Kullback-Leibler divergence, in nats, of the histogram of the samples
       from that of the data, with one sample added to each class,
-    - `confident`: fraction of the samples with a probability of at least 95 % for one class.
+    - `confident`: fraction of the samples with a probability of at least 95% for one class.
     """
     classes = probabilities.shape[1]
     counts = probabilities.argmax(1).bincount(minlength=classes)
@@ -138,17 +138,17 @@ def mode_coverage(points: Tensor, data: Tensor, labels: Tensor) -> dict[str, flo
 
 
 def within_class_wasserstein(
-    points: Tensor, labels: Tensor, reference: Tensor, reference_labels: Tensor, most: int
+    points: Tensor, labels: Tensor, reference: Tensor, reference_labels: Tensor, maximum: int
 ) -> float:
     """Exact Wasserstein-1 distance within a class, the mean over the classes that both have.
 
-    Points `(N, D)` and labels `(N,)` int64; a negative label is no class. Up to `most` points of
+    Points `(N, D)` and labels `(N,)` int64; a negative label is no class. Up to `maximum` points of
     each class are paired. NaN if no class is in both.
     """
     distances = []
     for label in reference_labels[reference_labels >= 0].unique():
         parts = points[labels == label], reference[reference_labels == label]
-        if count := min(most, *map(len, parts)):
+        if count := min(maximum, *map(len, parts)):
             distances.append(wasserstein_distance(*(part[:count] for part in parts)))
     return float(np.mean(distances)) if distances else float("nan")
 

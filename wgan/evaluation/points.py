@@ -8,13 +8,7 @@ from utils import unbiased_estimate, wasserstein_estimate
 from wgan.config import Config
 from wgan.data import Dataset
 from wgan.evaluation import metrics
-from wgan.evaluation.samples import (
-    SAMPLES,
-    check_enough,
-    labelled_samples,
-    sample_run,
-    shuffled,
-)
+from wgan.evaluation.samples import SAMPLES, check_enough, labelled_samples, sample_run, shuffled
 from wgan.sampling import TrainedGenerator
 from wgan.state import build_networks
 
@@ -26,13 +20,13 @@ def evaluate_points(
     config: Config,
     generator: TrainedGenerator,
     dataset: Dataset,
-    samples: int,
+    count: int,
     seed: int,
 ) -> dict:
-    """Metrics of a run's points ("generated") and of held-out real points ("real"). ValueError if
-    there are too few."""
+    """Metrics of up to `count` of a run's points ("generated") and of as many held-out real points
+    ("real"). ValueError if there are too few."""
     check_enough(dataset)
-    count = min(samples, len(dataset) // 2)
+    count = min(count, len(dataset) // 2)
     drawn = sample_run(generator, dataset, count, seed)
     parts = split_points(len(dataset), count)
     held_out, reference = (labelled_samples(dataset, indices) for indices in parts)
@@ -49,7 +43,7 @@ def evaluate_points(
         # Not the estimate, as that of a critic of classes is not that of all points together.
         for report, part in ((generated, drawn), (real, held_out)):
             report["within_class_wasserstein"] = metrics.within_class_wasserstein(
-                part.values, part.labels, reference.values, reference.labels, most=PAIRED_POINTS
+                part.values, part.labels, reference.values, reference.labels, maximum=PAIRED_POINTS
             )
     return {"samples": count, "generated": generated, "real": real}
 
@@ -70,15 +64,11 @@ def report_points(
     `modes` `(M,)` int64 are those of the reference, if it is a mixture of Gaussians. The
     exact distance uses up to 2,000 of the points, and of the reference drawn with `seed`.
     """
-    found: dict[str, float] = {}
-    if modes is not None:
-        found |= metrics.mode_coverage(points, reference, modes)
+    values = {} if modes is None else metrics.mode_coverage(points, reference, modes)
     order = torch.randperm(len(reference), generator=torch.Generator().manual_seed(seed))
     count = min(PAIRED_POINTS, len(points), len(reference))
-    found["wasserstein_distance"] = metrics.wasserstein_distance(
-        points[:count], reference[order[:count]]
-    )
-    return found
+    distance = metrics.wasserstein_distance(points[:count], reference[order[:count]])
+    return values | {"wasserstein_distance": distance}
 
 
 def critic_estimate(checkpoint: dict, config: Config, real: Tensor, fake: Tensor) -> float:

@@ -85,6 +85,6 @@ def test_samples_have_the_classes_they_were_generated_for():
     samples = sample_run(generator, dataset, 200, 0)
     levels = samples.values[:, 0, 0, 0]
     assert set(levels.tolist()) == {0, 255}
-    assert torch.equal(samples.labels, torch.where(levels == 0, 0, -1))  # the rest has no class
+    assert torch.equal(samples.labels, torch.where(levels == 0, 0, -1))  # the others have no class
     unlabelled = Dataset(RowReader.from_array(images()))
     assert sample_run(generator, unlabelled, 5, 0).labels is None

@@ -115,9 +115,9 @@ def test_images_without_a_class_do_not_count_as_mistakes():
 # ---------------------------------------------------------------- its cache
 
 
-@pytest.mark.parametrize("damage", [b"corrupt", b"x" * 66, b"PK", None], ids=repr)
+@pytest.mark.parametrize("content", [b"corrupt", b"x" * 66, b"PK", None], ids=repr)
 def test_the_classifier_is_trained_once_and_again_if_corrupt(
-    damage, tmp_path, cpu, monkeypatch, capsys
+    content, tmp_path, cpu, monkeypatch, capsys
 ):
     dataset, training = random_dataset(labels=np.arange(40) % 2), np.arange(40)
     train = Mock(side_effect=features.train_classifier)
@@ -130,9 +130,9 @@ def test_the_classifier_is_trained_once_and_again_if_corrupt(
         assert torch.equal(one, other) and one.stride() == other.stride()  # so it rounds alike
     (file,) = tmp_path.glob("classifier-*.pt")
     assert first.name.startswith(file.stem)
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1  # of a weight, which torch.load does not notice
-    file.write_bytes(damage or content)
+    changed = bytearray(file.read_bytes())
+    changed[len(changed) // 2] ^= 1  # of a weight, which torch.load does not notice
+    file.write_bytes(content or changed)
     third = cached_classifier(dataset, training, str(tmp_path), cpu)
     assert (train.call_count, third.name) == (2, first.name)
     assert "will be replaced" in capsys.readouterr().err
@@ -143,8 +143,8 @@ def test_the_classifier_is_trained_once_and_again_if_corrupt(
 def test_other_data_have_another_classifier(tmp_path, cpu):
     labels, training = np.arange(40) % 2, np.arange(40)
     names = {
-        cached_classifier(random_dataset(labels=given), indices, str(tmp_path), cpu).name
-        for given, indices in ((labels, training), (1 - labels, training), (labels, training[1:]))
+        cached_classifier(random_dataset(labels=classes), indices, str(tmp_path), cpu).name
+        for classes, indices in ((labels, training), (1 - labels, training), (labels, training[1:]))
     }
     assert len(names) == 3
     assert len(list(tmp_path.glob("classifier-*.pt"))) == 3

@@ -56,19 +56,19 @@ def sure_of(*classes, count=4):
 
 
 def test_class_coverage_of_even_classes():
-    found = metrics.class_coverage(sure_of(0, 1, 2, 3), torch.tensor([0, 1, 2, 3]))
-    assert found["classes"] == 4
-    assert found["smallest_class"] == 0.25
-    assert found["class_divergence"] == pytest.approx(0, abs=1e-6)
-    assert found["confident"] == 1
+    values = metrics.class_coverage(sure_of(0, 1, 2, 3), torch.tensor([0, 1, 2, 3]))
+    assert values["classes"] == 4
+    assert values["smallest_class"] == 0.25
+    assert values["class_divergence"] == pytest.approx(0, abs=1e-6)
+    assert values["confident"] == 1
 
 
 def test_class_coverage_of_a_collapse():
     labels = torch.arange(4).repeat(250)
-    found = metrics.class_coverage(sure_of(*[2] * 1000), labels)
-    assert (found["classes"], found["smallest_class"]) == (1, 0)
+    values = metrics.class_coverage(sure_of(*[2] * 1000), labels)
+    assert (values["classes"], values["smallest_class"]) == (1, 0)
     # All samples in one of four equally likely classes: log 4, less what smoothing takes.
-    assert found["class_divergence"] == pytest.approx(math.log(4), rel=0.03)
+    assert values["class_divergence"] == pytest.approx(math.log(4), rel=0.03)
 
 
 def test_confidence_counts_samples_of_a_sure_class():
@@ -108,10 +108,10 @@ def test_mode_coverage_counts_modes_and_good_samples():
     centres = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [10.0, 10.0]])
     data = centres[labels] + gaussian(4000, [0.0, 0.0], 0.1)
     points = torch.cat([centres[:3], torch.tensor([[5.0, 5.0]]), centres[0:1] + 0.2])
-    found = metrics.mode_coverage(points, data, labels)
-    assert found["modes"] == 3
-    assert found["modes_in_all"] == 4
-    assert found["good_samples"] == pytest.approx(4 / 5)
+    values = metrics.mode_coverage(points, data, labels)
+    assert values["modes"] == 3
+    assert values["modes_in_all"] == 4
+    assert values["good_samples"] == pytest.approx(4 / 5)
     assert metrics.mode_coverage(centres + 0.4, data, labels)["modes"] == 0
 
 

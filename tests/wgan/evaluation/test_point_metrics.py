@@ -13,9 +13,9 @@ def test_points_are_reported_with_modes_only_if_there_are_labels():
     reference = torch.tensor([[0.0, 0.0], [4.0, 0.0]]).repeat(50, 1)
     reference += 0.1 * torch.randn(100, 2, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(2).repeat(50)
-    found = report_points(reference, reference, labels)
-    assert found["modes"] == found["modes_in_all"] == 2
-    assert found["wasserstein_distance"] == pytest.approx(0, abs=1e-6)
+    values = report_points(reference, reference, labels)
+    assert values["modes"] == values["modes_in_all"] == 2
+    assert values["wasserstein_distance"] == pytest.approx(0, abs=1e-6)
     moved = report_points(reference + torch.tensor([0.0, 3.0]), reference, None)
     assert list(moved) == ["wasserstein_distance"]
     assert math.isclose(moved["wasserstein_distance"], 3, rel_tol=1e-5)
@@ -26,10 +26,10 @@ def test_the_distance_within_classes_is_that_of_each_class():
     reference = torch.tensor([[0.0, 0.0], [0.0, 0.0], [3.0, 4.0], [3.0, 4.0], [100.0, 0.0]])
     labels = torch.tensor([0, 0, 1, 1, -1])
     for points, expected in ((reference, 0.0), (reference[[2, 3, 0, 1, 4]], 5.0)):
-        found = within_class_wasserstein(points, labels, reference, labels, most=10)
-        assert found == pytest.approx(expected)
+        values = within_class_wasserstein(points, labels, reference, labels, maximum=10)
+        assert values == pytest.approx(expected)
     moved = reference + torch.tensor([1.0, 0.0])  # of two points each class, one is paired
-    assert within_class_wasserstein(moved, labels, reference, labels, most=1) == pytest.approx(1)
+    assert within_class_wasserstein(moved, labels, reference, labels, maximum=1) == pytest.approx(1)
 
 
 def test_sorted_points_are_split_at_random():
