@@ -362,7 +362,7 @@ def test_no_random_command_line_crashes():
 
 def test_no_mutated_file_of_options_crashes(tmp_path):
     generator = python_random.Random(5)
-    content = (ROOT / "configs" / "points-wgan-gp.toml").read_bytes()
+    content = (ROOT / "configs" / "grid-best.toml").read_bytes()
     file, codes = tmp_path / "options.toml", set()
     for _ in range(1000):
         file.write_bytes(mutated(content, generator))
