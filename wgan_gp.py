@@ -616,33 +616,17 @@ def image_shape(sample_shape: Shape, remedy: str = "--model dense") -> tuple[int
 def count_halvings(height: int, width: int) -> int:
     """Number of stages of a DCGAN: halvings until the shorter side is 4 to 7 pixels.
 
-    ValueError, naming the nearest sizes that work, if a side cannot be halved that often.
+    ValueError, naming a size that works, if a side cannot be halved that often.
     """
-    stages = halvings(height, width)
-    if not stages:
-        names = " or ".join(f"{h}x{w}" for h, w in nearest_dcgan_sizes(height, width))
+    stages = max(0, (min(height, width) // 4).bit_length() - 1)
+    unit = 2**stages
+    if not stages or height % unit or width % unit:
+        sides = [side // unit * unit if stages else ceil(side / 8) * 8 for side in (height, width)]
         raise ValueError(
             f"convolutions for {height}x{width} images need sides of 8 pixels or more that can be "
-            f"halved until the shorter one has 4 to 7: use --image-size {names}"
+            f"halved until the shorter one has 4 to 7: use --image-size {sides[0]}x{sides[1]}"
         )
     return stages
-
-
-def halvings(height: int, width: int) -> int:
-    """As `count_halvings`, but 0 if a side cannot be halved that often."""
-    stages = max(0, (min(height, width) // 4).bit_length() - 1)
-    return stages if height % 2**stages == width % 2**stages == 0 else 0
-
-
-def nearest_dcgan_sizes(height: int, width: int) -> list[tuple[int, int]]:
-    """The nearest smaller and the nearest larger size of a DCGAN, if they exist."""
-    units = [2**stages for stages in range(1, 17)]
-    smaller = [(height // unit * unit, width // unit * unit) for unit in units]
-    larger = [(ceil(height / unit) * unit, ceil(width / unit) * unit) for unit in units]
-    nearest = []
-    for sizes in (smaller, larger):
-        nearest += [size for size in sizes if halvings(*size)][:1]  # small units change size least
-    return nearest
 
 
 UPSAMPLINGS = ("transposed", "nearest")

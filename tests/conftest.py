@@ -103,3 +103,18 @@ def trained_run(image_folder, tmp_path_factory):
     run = tmp_path_factory.mktemp("trained") / "run"
     assert run_main(image_folder, run, "--steps", 4) == 0
     return run
+
+
+@pytest.fixture(scope="session")
+def class_folder(tmp_path_factory):
+    """24 bright images in the folder `day`, 8 dark ones in `night`."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("classes")
+    random = np.random.default_rng(0)
+    for name, count, level in (("day", 24, 200), ("night", 8, 30)):
+        (folder / name).mkdir()
+        for index in range(count):
+            pixels = random.integers(level, level + 20, (16, 16)).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{index}.png")
+    return folder

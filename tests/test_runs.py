@@ -375,19 +375,6 @@ def test_the_recipes_cover_every_model():
 # ---------------------------------------------------------------- classes
 
 
-@pytest.fixture(scope="module")
-def class_folder(tmp_path_factory):
-    """24 bright images in the folder `day`, 8 dark ones in `night`."""
-    folder = tmp_path_factory.mktemp("classes")
-    random = np.random.default_rng(0)
-    for name, count, level in (("day", 24, 200), ("night", 8, 30)):
-        (folder / name).mkdir()
-        for index in range(count):
-            pixels = random.integers(level, level + 20, (16, 16)).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{index}.png")
-    return folder
-
-
 def test_a_conditional_run_learns_the_classes_and_resumes_exactly(class_folder, tmp_path):
     options = ["--conditional", "--grey", "--lr", "1e-2", "--gp-weight", "1", "--noise-dim", "4"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"

@@ -81,29 +81,28 @@ def test_the_number_of_stages_follows_from_the_size(side, stages):
 
 
 @pytest.mark.parametrize(
-    ("size", "nearest"),
+    ("size", "smaller"),
     [
-        ((30, 30), "28x28 or 32x32"),
-        ((100, 100), "96x96 or 112x112"),
-        ((218, 178), "192x160 or 224x192"),
+        ((30, 30), "28x28"),
+        ((100, 100), "96x96"),
+        ((218, 178), "192x160"),
         ((7, 7), "8x8"),
         ((64, 65), "64x64"),
     ],
 )
-def test_sizes_that_do_not_halve_name_the_nearest_that_do(size, nearest):
-    with pytest.raises(ValueError, match=f"use --image-size {nearest}"):
+def test_sizes_that_do_not_halve_name_one_that_does(size, smaller):
+    with pytest.raises(ValueError, match=f"use --image-size {smaller}$"):
         count_halvings(*size)
 
 
-def test_every_suggested_size_works():
+def test_each_suggested_size_works():
     for height in range(1, 150, 3):
         for width in range(1, 150, 7):
             try:
                 count_halvings(height, width)
             except ValueError as error:
-                names = str(error).split("--image-size ")[1].split(" or ")
-                for name in names:
-                    assert count_halvings(*map(int, name.split("x"))) > 0
+                name = str(error).split("--image-size ")[1]
+                assert count_halvings(*map(int, name.split("x"))) > 0
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -10,7 +10,8 @@ from wgan.augmentation import Augmentation
 from wgan.config import Config
 from wgan.data import Batches, draw_rows, flip_where, to_float_images
 from wgan.losses import CriticBatch, GeneratorBatch
-from wgan.state import ema_weight
+
+EMA_IMAGES = 64  # the number of generated images in which the average decays by `ema`
 
 
 class StepInputs(NamedTuple):
@@ -46,6 +47,13 @@ class StepInputs(NamedTuple):
             labels=self.generator_labels,
             augmentation=self.generator_augmentation,
         )
+
+
+def ema_weight(decay: float, step: int, batch_size: int = EMA_IMAGES) -> float:
+    """Weight of the generator in the moving average's next update, after an update by `batch_size`
+    samples; larger in the first steps, so that the initial weights are forgotten."""
+    decay = decay ** (batch_size / EMA_IMAGES)
+    return 1 - min(decay, (1 + step) / (10 + step)) if decay else 1.0
 
 
 def sample_inputs(step: int, config: Config, batches: Batches) -> StepInputs:

@@ -12,8 +12,8 @@ import torch
 from wgan import distributed
 from wgan.acceleration import Step, accelerate, prepare_device
 from wgan.budget import Budget
-from wgan.checkpoints import class_names_of, config_of, find_checkpoints, read_any_checkpoint
-from wgan.config import Config, options_of_model
+from wgan.checkpoints import class_names_of, find_checkpoints, read_any_checkpoint
+from wgan.config import Config
 from wgan.data import (
     Batches,
     Dataset,
@@ -236,8 +236,7 @@ def same_on_all_ranks(config: Config, state: TrainState) -> Config:
 
 
 def load_initial_weights(config: Config, state: TrainState, fresh: bool) -> None:
-    """Load the networks of `--init-from`; ValueError, with the options that differ, if they do
-    not fit."""
+    """Load the networks of `--init-from`; ValueError if they do not fit."""
     source, run = (os.path.realpath(path) for path in (config.init_from, config.run))
     if fresh and (source == run or os.path.dirname(source) == run):
         raise ValueError(
@@ -246,24 +245,15 @@ def load_initial_weights(config: Config, state: TrainState, fresh: bool) -> None
         )
     checkpoint = read_any_checkpoint(config.init_from)
     try:
-        classes = class_names_of(checkpoint)
         state.load(checkpoint, NETWORKS)
     except ValueError as error:
-        old = config_of(checkpoint)
-        names = ["model", "dataset", "image_size", "grey", "alpha", "conditional"]
-        names += sorted(options_of_model(config.model))
-        differences = [
-            f"{name} was {before!r} and is {after!r}"
-            for name in names
-            if (before := getattr(old, name)) != (after := getattr(config, name))
-        ]
         raise ValueError(
-            f"the weights of {config.init_from} do not fit these networks "
-            f"({'; '.join(differences) or error}): use the same options"
+            f"the weights of {config.init_from} do not fit these networks ({error}): use the "
+            "options of the networks, the image size and the classes that its config.toml has"
         ) from error
-    if classes != state.class_names:
-        text = describe_other_classes(classes, state.class_names)
-        print(f"{text}; class k takes the weights of class k", file=sys.stderr)
+    if (names := class_names_of(checkpoint)) != state.class_names:
+        differences = describe_other_classes(names, state.class_names)
+        print(f"{differences}; class k takes the weights of class k", file=sys.stderr)
 
 
 def count_steps(config: Config, samples: int) -> float:

@@ -245,16 +245,6 @@ def set_learning_rates(state: TrainState, config: Config, progress: float) -> No
                 group["lr"] = rate * factor
 
 
-EMA_IMAGES = 64  # the number of generated images in which the average decays by `ema`
-
-
-def ema_weight(decay: float, step: int, batch_size: int = EMA_IMAGES) -> float:
-    """Weight of the generator in the moving average's next update, after an update by `batch_size`
-    samples; larger in the first steps, so that the initial weights are forgotten."""
-    decay = decay ** (batch_size / EMA_IMAGES)
-    return 1 - min(decay, (1 + step) / (10 + step)) if decay else 1.0
-
-
 @torch.no_grad()
 def update_ema(ema: nn.Module, generator: nn.Module, weight: Tensor) -> None:
     """ema += weight * (generator - ema), for parameters and running statistics."""

@@ -1,7 +1,6 @@
 """What is shown and saved between steps, by the number of steps and by the time."""
 
 import csv
-import shutil
 import signal
 
 import pytest
@@ -60,13 +59,9 @@ def test_a_long_run_is_saved_less_often():
     assert unsaved == [60, 200, 600]
 
 
-def test_the_best_checkpoint_has_the_seconds_of_its_step(image_folder, tmp_path):
-    for name, indices in (("a", range(20)), ("b", range(20, 40))):
-        (tmp_path / "classes" / name).mkdir(parents=True)
-        for index in indices:
-            shutil.copy(image_folder / f"{index}.png", tmp_path / "classes" / name)
+def test_the_best_checkpoint_has_the_seconds_of_its_step(class_folder, tmp_path):
     options = ["--steps", 3, "--eval-every", 1, "--log-every", 1, "--checkpoint-every", 100]
-    assert run_main(tmp_path / "classes", tmp_path / "r", *options) == 0
+    assert run_main(class_folder, tmp_path / "r", *options) == 0
     best, last = (read_checkpoint(tmp_path / "r" / f"{name}.pt") for name in ("best", "checkpoint"))
     seconds = {row["step"]: float(row["seconds"]) for row in read_log(tmp_path / "r")}
     assert best["seconds"] == pytest.approx(seconds[str(best["step"])], abs=1e-3)

@@ -7,7 +7,8 @@ import torch
 from helpers import small_config
 from torch import nn
 
-from wgan.state import build_state, ema_weight, set_learning_rates, update_ema
+from wgan.inputs import ema_weight
+from wgan.state import build_state, set_learning_rates, update_ema
 from wgan_gp import MODELS
 
 SHAPE = (1, 16, 16)
