@@ -29,12 +29,11 @@ from benchmarks.textbook import (
 )
 from wgan.budget import seconds_since_start
 from wgan.command import run_script
-from wgan.config import RECIPES
 from wgan.data import Dataset, load_dataset, to_byte_images
 from wgan.evaluation.evaluator import Evaluator, choose_features
 from wgan.files import write_whole
 from wgan.plots import new_figure, png, to_image
-from wgan.recipes import resolve
+from wgan.recipes import RECIPES, resolve
 from wgan.sampling import generate, load_generator
 from wgan_gp import choose_device
 

@@ -19,8 +19,8 @@ from train import main
 from utils import METHODS
 from wgan import generate, load_generator
 from wgan.checkpoints import read_checkpoint
-from wgan.config import read_toml
 from wgan.data import DATASETS, Dataset, RowReader
+from wgan.recipes import read_toml
 from wgan.run_folder import LOG_COLUMNS
 from wgan_gp import MODELS
 

@@ -10,11 +10,11 @@ from wgan import distributed
 from wgan.acceleration import Step
 from wgan.budget import start_clock
 from wgan.command import Parser, run_script
-from wgan.config import FIELDS, RECIPES, SHORTHANDS, validated
+from wgan.config import FIELDS, SHORTHANDS, validated
 from wgan.data import DATASETS
 from wgan.errors import BadInput, TrainingFailed, explain_out_of_memory
 from wgan.files import try_to_write
-from wgan.recipes import Resolved, resolve
+from wgan.recipes import RECIPES, Resolved, resolve
 from wgan.setup import Run, set_up
 from wgan_gp import MODELS
 

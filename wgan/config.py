@@ -1,14 +1,13 @@
 """Every option of a training run: its default, its meaning, its valid values, where it applies.
 
 `Config` declares each option once; flags, TOML files, `--help` and the checks follow from it. It is
-a pure value: nothing here looks at the disk, except to read a TOML file.
+a pure value: nothing here looks at the disk.
 """
 
 import inspect
 import json
 import math
 import os
-import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -18,8 +17,6 @@ from wgan.augmentation import POLICIES
 from wgan.data import DATASETS, ImageOptions, parse_image_size
 from wgan.errors import suggestion
 from wgan_gp import MODELS, NORMS, UPSAMPLINGS
-
-RECIPES = Path(__file__).parent.parent / "configs"
 
 # ---------------------------------------------------------------- checks of single values
 
@@ -288,12 +285,6 @@ class Config:
                 f"categories ({self.categories}) must not exceed noise_dim ({self.noise_dim}): "
                 "use a smaller number, or 0 for none"
             )
-        if self.critic_norm == "batch" and METHODS[self.method].per_sample:
-            raise ValueError(
-                f"critic_norm = batch cannot be used with method {self.method}: it penalises the "
-                "gradient of each sample, and batch normalisation mixes the samples of a batch "
-                "(Gulrajani et al. 2017, section 4); use layer, instance or none"
-            )
         if not self.run:
             object.__setattr__(self, "run", f"images/{last_name(self.dataset)}-{self.method}")
 
@@ -323,7 +314,7 @@ class Config:
 FIELDS = {entry.name: entry for entry in fields(Config)}
 # One name for two options. Given together with one of them, it sets only the other.
 SHORTHANDS = {"lr": ("lr_critic", "lr_generator")}
-# How long to train: each of these options, if set, overrides the others' values of weaker layers.
+# How long to train: each of these options, if set, overrides the others of weaker sources.
 LENGTHS = ("steps", "epochs", "max_seconds")
 OVERRIDES = {name: [other for other in LENGTHS if other != name] for name in LENGTHS}
 PATHS = ("dataset", "data_root", "run", "init_from")  # in which ~ is the home folder
@@ -368,34 +359,6 @@ def without_effect(config: Config) -> dict[str, str]:
 def last_name(path: str) -> str:
     """The last part of a path, also of "." and "folder/.."."""
     return Path(os.path.abspath(path)).name
-
-
-# ---------------------------------------------------------------- TOML
-
-
-def read_toml(path: str | Path) -> dict:
-    """The options in a TOML file, or in a recipe; ValueError if it cannot be read."""
-    try:
-        text = find_toml(path).read_text(encoding="utf-8-sig")  # editors add a byte order mark
-        return tomllib.loads(text)
-    except FileNotFoundError:
-        hint = suggestion(Path(path).stem, [recipe.stem for recipe in RECIPES.glob("*.toml")])
-        raise ValueError(f"no configuration file {str(path)!r}{hint}") from None
-    except OSError as error:
-        raise ValueError(f"cannot read the configuration file {str(path)!r}: {error}") from None
-    except ValueError as error:  # of the encoding or of TOML
-        raise ValueError(
-            f"cannot read the configuration file {str(path)!r}: it must be TOML ({error})"
-        ) from None
-
-
-def find_toml(path: str | Path) -> Path:
-    """The file at a path, or else the recipe of that name, with or without folder and suffix, so
-    that recipes are found from every current folder."""
-    given = Path(os.path.expanduser(path))
-    places = (given, RECIPES.parent / path, RECIPES / path)
-    candidates = (Path(f"{place}{suffix}") for place in places for suffix in ("", ".toml"))
-    return next((file for file in candidates if file.is_file()), given)
 
 
 def toml_value(value) -> str:

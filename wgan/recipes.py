@@ -9,7 +9,9 @@ A recipe holds with every method: its options of another method are dropped. Its
 [conditional] replace values on a GPU and with classes.
 """
 
+import os
 import re
+import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -18,17 +20,17 @@ from utils import METHODS
 from wgan.config import (
     FIELDS,
     OVERRIDES,
-    RECIPES,
     Config,
     last_name,
-    read_toml,
     shown,
     validated,
     without_effect,
 )
 from wgan.data import DatasetEntry, find_entry, unused_options
+from wgan.errors import suggestion
 from wgan_gp import MODELS, choose_device
 
+RECIPES = Path(__file__).parent.parent / "configs"
 COMMAND_LINE = "command line"
 TABLES = ("cuda", "conditional")
 
@@ -174,6 +176,31 @@ def read_recipe(path: str | Path) -> Recipe:
         )
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
+
+
+def read_toml(path: str | Path) -> dict:
+    """The options in a TOML file, or in a recipe; ValueError if it cannot be read."""
+    try:
+        text = find_toml(path).read_text(encoding="utf-8-sig")  # editors add a byte order mark
+        return tomllib.loads(text)
+    except FileNotFoundError:
+        hint = suggestion(Path(path).stem, [recipe.stem for recipe in RECIPES.glob("*.toml")])
+        raise ValueError(f"no configuration file {str(path)!r}{hint}") from None
+    except OSError as error:
+        raise ValueError(f"cannot read the configuration file {str(path)!r}: {error}") from None
+    except ValueError as error:  # of the encoding or of TOML
+        raise ValueError(
+            f"cannot read the configuration file {str(path)!r}: it must be TOML ({error})"
+        ) from None
+
+
+def find_toml(path: str | Path) -> Path:
+    """The file at a path, or else the recipe of that name, with or without folder and suffix, so
+    that recipes are found from every current folder."""
+    own = Path(os.path.expanduser(path))
+    places = (own, RECIPES.parent / path, RECIPES / path)
+    candidates = (Path(f"{place}{suffix}") for place in places for suffix in ("", ".toml"))
+    return next((file for file in candidates if file.is_file()), own)
 
 
 def run_of_file(recipe: Recipe, flags: dict) -> str:

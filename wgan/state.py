@@ -148,15 +148,13 @@ def build_state(
     class_names: tuple[str, ...] = (),
 ) -> TrainState:
     """Untrained networks, their moving average and optimizers; with class names, the networks are
-    conditional. ValueError if the method's penalty excludes a critic with batch normalisation."""
+    conditional. ValueError as in `build_networks`."""
     torch.manual_seed(config.seed)
     # Convolutions are faster with channels last; dense layers are not affected.
     layout = {"device": device, "memory_format": torch.channels_last}
     networks = build_networks(config, sample_shape, len(class_names))
     generator, critic = (network.to(**layout) for network in networks)
     method = build_method(config)
-    if method.per_sample:
-        check_per_sample(critic)
     precision = choose_precision(config.precision, device, sample_shape)
     return TrainState(
         generator=generator,
@@ -175,12 +173,14 @@ def build_state(
 def build_networks(
     config: Config, sample_shape: tuple[int, ...], num_classes: int = 0
 ) -> tuple[nn.Module, nn.Module]:
-    """Generator and critic; ValueError if they cannot be built for samples of this shape."""
+    """Generator and critic; ValueError if they cannot be built for samples of this shape, or if
+    the method's penalty excludes a critic with batch normalisation."""
     model = MODELS[config.model]
-    return (
-        build_network(model.generator, config, sample_shape, num_classes),
-        build_network(model.critic, config, sample_shape, num_classes),
-    )
+    generator = build_network(model.generator, config, sample_shape, num_classes)
+    critic = build_network(model.critic, config, sample_shape, num_classes)
+    if METHODS[config.method].per_sample:
+        check_per_sample(critic)
+    return generator, critic
 
 
 def build_network(

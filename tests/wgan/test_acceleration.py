@@ -20,10 +20,10 @@ from wgan.acceleration import (
     seconds_per_step,
 )
 from wgan.budget import Budget
-from wgan.config import read_toml
 from wgan.data import Batches, RowReader
 from wgan.inputs import sample_inputs
 from wgan.losses import Losses
+from wgan.recipes import read_toml
 from wgan.state import build_state, set_learning_rates
 from wgan_gp import choose_device
 

@@ -18,8 +18,9 @@ from PIL import Image
 import train
 from utils import METHODS
 from wgan.cli import OTHER_NAMES, make_parser, parse_command_line
-from wgan.config import FIELDS, RECIPES, SHORTHANDS
+from wgan.config import FIELDS, SHORTHANDS
 from wgan.data import DATASETS
+from wgan.recipes import RECIPES
 from wgan_gp import MODELS
 
 

@@ -8,9 +8,9 @@ from helpers import parse
 from utils import METHODS
 from wgan.checkpoints import config_of
 from wgan.cli import make_parser, parse_command_line
-from wgan.config import RECIPES, options_of_method
+from wgan.config import options_of_method
 from wgan.data import DATASETS
-from wgan.recipes import read_recipe
+from wgan.recipes import RECIPES, read_recipe
 
 
 def resolved(*arguments):
