@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from wgan.data.arrays import ARRAY_SUFFIXES
 from wgan.data.cache import FolderCache, Images
 from wgan.data.classes import find_classes
 from wgan.data.dataset import Dataset
@@ -59,6 +60,11 @@ def load_images(source: FolderSource | LsunSource, root: Path, options: ImageOpt
     count = len(images.names) + len(skipped)
     if not count:
         raise ValueError(f"the folder {source.path} contains no files: put images there")
+    if not images.names and any(name.lower().endswith(ARRAY_SUFFIXES) for name in skipped):
+        raise ValueError(
+            f"the folder {source.path} contains arrays and no images: name one .npy or .npz file; "
+            "join arrays with numpy.concatenate"
+        )
     if skipped:
         reasons = [f"{name!r}: {reason}" for name, reason in skipped.items()]
         print(
