@@ -231,18 +231,6 @@ def test_deep_images_are_decoded_again_if_their_range_changes(folder, opened):
         assert len(files_of(folder)) == len(buckets_of(folder))
 
 
-@pytest.mark.parametrize("content", [None, b"", b"[[1]]", b"[]", b"not JSON"])
-def test_lost_or_corrupt_ranges_are_measured_again(content, folder):
-    for index in range(6):
-        save_deep(folder / f"{index}.tif", 0, 1000 + index)
-    load(folder)
-    (ranges,) = files_of(folder)[0].parent.glob("ranges-*.json")
-    ranges.unlink() if content is None else ranges.write_bytes(content)
-    images = load(folder)
-    assert images.scale == (0, 1005)
-    assert_as_fresh(images, folder)
-
-
 def test_an_interruption_while_measuring_leaves_no_wrong_scale(folder, monkeypatch):
     for index in range(8):
         save_deep(folder / f"{index}.tif", 0, 1000 + 100 * index)
@@ -332,7 +320,7 @@ def test_a_corrupt_file_is_made_again(fault, folder, opened):
     images = load(folder)
     assert_only_opened(opened, [number], folder)
     assert_right(images, folder)
-    assert len(list(file.parent.iterdir())) == len(files_of(folder)) + 2  # the lock and the ranges
+    assert len(list(file.parent.iterdir())) == len(files_of(folder)) + 1  # the lock
 
 
 def test_files_of_another_version_are_made_again(folder, opened, monkeypatch):
@@ -484,7 +472,7 @@ def test_a_disk_that_becomes_full_is_an_error_and_the_next_start_continues(
 
     def fill(descriptor):
         calls.append(descriptor)
-        if len(calls) > 7:  # the ranges and six buckets
+        if len(calls) > 6:
             raise OSError(errno.ENOSPC, "No space left on device")
         fsync(descriptor)
 
@@ -494,7 +482,7 @@ def test_a_disk_that_becomes_full_is_an_error_and_the_next_start_continues(
             load(folder)
     finished = {int(file.name[:4]) for file in files_of(folder)}
     assert len(finished) == 6
-    assert len(list(files_of(folder)[0].parent.iterdir())) == 8  # and the lock and the ranges
+    assert len(list(files_of(folder)[0].parent.iterdir())) == 7  # and the lock
     opened.clear()
     images = load(folder)
     assert_only_opened(opened, buckets_of(folder).keys() - finished, folder)
