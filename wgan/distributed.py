@@ -127,14 +127,8 @@ def single_rank() -> Iterator[None]:
 
 
 def rank_slice(batch_size: int) -> slice:
-    """This rank's part of a batch; BadInput if the batch is not divisible by the ranks."""
-    size, remainder = divmod(batch_size, world_size())
-    if remainder:
-        smaller = world_size() * max(1, size)
-        raise BadInput(
-            f"a batch of {batch_size} is not divisible by {world_size()} ranks: use {smaller} or "
-            f"{smaller + world_size()}"
-        )
+    """This rank's part of a batch, whose size must be divisible by the number of ranks."""
+    size = batch_size // world_size()
     first = rank() * size if world_size() > 1 else 0
     return slice(first, first + size)
 
