@@ -14,7 +14,6 @@ from wgan import plots
 from wgan.data.classes import class_numbers
 from wgan.files import GENERATED, check_output, write_whole
 
-SUFFIXES = ("", ".npy", ".npz", ".png", ".gif")
 MAX_GRID_PIXELS = 100_000_000  # that a browser shows
 FRAME_MILLISECONDS = 80  # of an animation
 
@@ -25,13 +24,10 @@ def check_target(out: str, interpolate: bool, is_points: bool) -> Path:
     suffix = target.suffix.lower()
     if is_points and interpolate:
         raise ValueError("points cannot be interpolated: remove --interpolate")
-    if suffix not in SUFFIXES:
-        names = ", ".join(filter(None, SUFFIXES))
-        raise ValueError(f"--out {out}: the suffix must be one of {names}, or none")
-    if interpolate != (suffix == ".gif"):
-        raise ValueError(f"--out {out}: use the suffix .gif with --interpolate, and only then")
-    if is_points and not suffix:
-        raise ValueError(f"--out {out}: points need .png, .npz or .npy")
+    suffixes = (".gif",) if interpolate else (".png", ".npz", ".npy")
+    if suffix not in suffixes and (suffix or is_points or interpolate):
+        names = ", ".join(suffixes)
+        raise ValueError(f"--out {out}: samples of this kind need a file with the suffix {names}")
     if suffix:
         return check_output("--out", out)
     used = target.is_dir() and any(path.name != GENERATED for path in target.iterdir())

@@ -136,7 +136,7 @@ def test_the_advice_for_a_single_image_works(image_folder, tmp_path, capsys):
     shutil.copy(image_folder / "0.png", folder)
     assert run_main(folder, tmp_path / "r", "--steps", 1) == 2
     error = capsys.readouterr().err
-    assert "add samples, or use --batch-size 1 with --generator-norm layer" in error
+    assert "use --batch-size 1 or less" in error
     advice = ["--batch-size", 1, "--generator-norm", "layer"]
     assert run_main(folder, tmp_path / "r", "--steps", 1, *advice) == 0
     grid = Image.open(tmp_path / "r" / "real.png")

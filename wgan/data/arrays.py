@@ -246,17 +246,12 @@ def load_images(arrays: Arrays, rows: Rows, options: ImageOptions) -> Dataset:
 def load_vectors(arrays: Arrays, rows: Rows) -> Dataset:
     """Standardised vectors, and their classes if there are labels."""
     moments = Moments(arrays.stored_shape[0])
-    with np.errstate(over="ignore", invalid="ignore"):  # checked below
-        for vectors in finite_rows(arrays, rows):
-            moments.add(vectors)
-    if not np.isfinite(moments.squares).all():
-        raise ValueError(f"{arrays.path} contains values too large to be squared: rescale them")
+    for vectors in finite_rows(arrays, rows):
+        moments.add(vectors)
     standardisation = moments.standardisation()
-    constant = int((standardisation.deviation == 0).sum())
     print(
         f"{arrays.path}: {len(arrays):,} vectors of {arrays.stored_shape[0]:,} values "
-        f"({arrays.dtype}), standardised per column"
-        + (f"; {constant:,} columns are constant" if constant else ""),
+        f"({arrays.dtype}), standardised per column",
         file=sys.stderr,
     )
     dataset = to_dataset(arrays, rows, standardisation.apply, arrays.stored_shape, torch.float32)

@@ -58,7 +58,6 @@ IMAGES_PER_BUCKET, MAX_BUCKETS = 16, 1024
 FOOTER = struct.Struct("<Q32s")
 NO_SPACE = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 ADVICE = "Free some space, or use another --data-root or a smaller --image-size"
-CORRUPT = (ValueError, OSError, OverflowError, LookupError, TypeError, AttributeError)
 
 Buckets = dict[int, list[ImageFile]]  # by number, the images of each bucket
 
@@ -159,7 +158,7 @@ class FolderCache:
         """Read the intact buckets, and the values of those deep images that have not changed."""
         self.stored = []
         for path in self.folder.glob("*.rows"):
-            with suppress(*CORRUPT):
+            with suppress(ValueError, OSError, OverflowError):  # it is corrupt
                 self.stored.append(self.read_bucket(path))
         images = set().union(*buckets.values())
         self.ranges = {

@@ -1,7 +1,6 @@
 """Samples by index, from memory or from files."""
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Lock
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 COPIED_BYTES = 2**25  # at a time, from files to the device
+SEEKING = Lock()  # between moving a file's position and reading there: two threads may read
 
 
 class RowReader:
@@ -82,7 +82,12 @@ class RowReader:
         starts = np.append(0, self.ends)[places]
         offsets = (numbers - starts) * self.row_bytes
         for row, place, offset in zip(copy.numpy(), places, offsets.tolist(), strict=True):
-            read_at(self.files[place], self.start + offset, row)
+            file = self.files[place]
+            with SEEKING:
+                file.seek(self.start + offset)
+                count = file.readinto(row)
+            if count < row.nbytes:
+                raise OSError(f"{file.name} became shorter while in use: run the command again")
         return copy
 
     def to_device(self, device: torch.device) -> Tensor:
@@ -119,21 +124,6 @@ class ConvertedReader(RowReader):
         for part, rows in zip(indices.split(self.at_once), copy.split(self.at_once), strict=True):
             rows.copy_(self.compute(part))
         return copy
-
-
-def read_at(file: BinaryIO, offset: int, row: np.ndarray) -> None:
-    """Fill `row` with the bytes at that offset of a file; several threads may read at once."""
-    if hasattr(os, "preadv"):
-        count = os.preadv(file.fileno(), [row], offset)
-    else:  # Windows
-        with SEEKING:
-            file.seek(offset)
-            count = file.readinto(row)
-    if count < row.nbytes:
-        raise OSError(f"{file.name} became shorter while it was in use: run the command again")
-
-
-SEEKING = Lock()  # between moving a file's position and reading there
 
 
 def allow_open_files(count: int) -> None:

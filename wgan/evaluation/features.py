@@ -94,10 +94,6 @@ class InceptionFeatures(Features):
         return {"inception_score": inception_score(probabilities)}
 
 
-def inception_files() -> list[Path]:
-    return list(Path(torch.hub.get_dir()).glob(INCEPTION_FILES))
-
-
 # ---------------------------------------------------------------- a random network
 
 

@@ -252,7 +252,6 @@ BAD = {
     "text": ({"a": np.array([["a"]])}, "samples are real numbers"),
     "nan": ({"a": NAN}, r"NaN or infinite, the first at index \(3, 0, 2\)"),
     "infinite": ({"a": np.array([[1, np.inf]])}, r"the first at index \(0, 1\)"),
-    "huge": ({"a": np.array([[1e300], [-1e300]])}, "too large to be squared"),
     "one": ({"a": np.arange(5)}, r"the shape \(5,\): samples are"),
     "five": ({"a": np.zeros((1, 2, 3, 4, 5))}, r"the shape \(1, 2, 3, 4, 5\): samples are"),
     "zero": ({"a": np.zeros((0, 28, 28))}, "no number is 0"),

@@ -41,12 +41,6 @@ def test_files_are_read_as_memory_is(readers, cpu):
     assert not dataset.is_points and Dataset(numbered(3)).is_points
 
 
-def test_without_preadv_files_are_read_the_same(readers, monkeypatch):
-    monkeypatch.delattr(os, "preadv", raising=False)  # Windows
-    order = torch.randperm(50)
-    assert torch.equal(readers[0].read(order), readers[1].read(order))
-
-
 @pytest.mark.parametrize("index", [-1, 50])
 def test_an_index_outside_is_an_error(readers, index):
     for reader in readers:
