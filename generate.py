@@ -54,10 +54,11 @@ def make_parser() -> Parser:
     add("--per-class", metavar="N", type=integer(1), help=per_class_help)
     add = parser.add_argument_group("interpolation").add_argument
     add("--interpolate", action="store_true", help="interpolate between samples, as a GIF")
-    through_help = "walk through the samples with these numbers (000003.png in a folder: 3)"
+    through_help = (
+        "walk through the samples with these numbers (000003.png in a folder: 3); without it, each "
+        f"walk has {STOPS} samples"
+    )
     add("--through", metavar="N", type=integer(0), nargs="+", help=through_help)
-    stops_help = f"samples of each walk, without --through (default: {STOPS})"
-    add("--stops", metavar="N", type=integer(2), help=stops_help)
     frames_help = f"frames from one sample to the next (default: {FRAMES})"
     add("--frames", metavar="N", type=integer(1), help=frames_help)
     return parser
@@ -66,15 +67,13 @@ def make_parser() -> Parser:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The options; ValueError for an invalid one or one without effect."""
     options = make_parser().parse_args(argv)
-    if options.through and len(options.through) < 2:
-        raise ValueError(f"--through {options.through[0]}: give at least two numbers")
-    walk = {f"--{name}": getattr(options, name) for name in ("through", "stops", "frames")}
+    walk = {f"--{name}": getattr(options, name) for name in ("through", "frames")}
     if not options.interpolate:
         refuse_unused(walk, "without --interpolate")
     else:
         refuse_unused({"--per-class": options.per_class}, "with --interpolate")
     if options.through:
-        refuse_unused({"--stops": options.stops, "--count": options.count}, "with --through")
+        refuse_unused({"--count": options.count}, "with --through")
     if options.per_class:
         refuse_unused({"--count": options.count}, "with --per-class")
     return options
@@ -106,7 +105,7 @@ def interpolate(generator: TrainedGenerator, options: argparse.Namespace, target
     that the first frame shows the same samples as a grid of that count. A walk keeps the class of
     its first sample."""
     walks = 1 if options.through else options.count or WALKS
-    numbers = options.through or range((options.stops or STOPS) * walks)
+    numbers = options.through or range(STOPS * walks)
     labels = choose_labels(generator, options, max(numbers) + 1)[list(numbers[:walks])]
     stops = noise_of(generator, numbers, options.seed).unflatten(0, (-1, walks))
     walk = interpolation_frames(generator, stops, labels, options.frames or FRAMES)

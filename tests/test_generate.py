@@ -51,15 +51,15 @@ def frames_of(path):
         return frames, animation.info["duration"]
 
 
-def test_an_interpolation_has_the_requested_stops_and_frames(trained_run, tmp_path):
+def test_an_interpolation_has_the_requested_frames(trained_run, tmp_path):
     out = tmp_path / "walk.gif"
     arguments = [str(trained_run), "--interpolate", "--device", "cpu", "--out", str(out)]
     assert main(arguments) == 0
     assert len(frames_of(out)[0]) == 5 * 16
-    more = ["--stops", "3", "--frames", "4", "--count", "1"]
+    more = ["--frames", "4", "--count", "1"]
     assert main([*arguments, *more]) == 0
     frames, milliseconds = frames_of(out)
-    assert (len(frames), milliseconds) == (3 * 4, 80)
+    assert (len(frames), milliseconds) == (5 * 4, 80)
     assert not np.array_equal(frames[0], frames[4])
 
 
@@ -123,11 +123,8 @@ def test_points_are_written_as_numbers_and_as_a_plot(tmp_path, capsys):
         (["{run}", "--seed", "-1"], "--seed: -1: must be at least 0"),
         (["{run}", "--count", "1000000"], "can hold 390625 images of 16x16"),
         (["{run}", "--class", "0"], "generates no classes"),
-        (["{run}", "--stops", "3"], "--stops has no effect without --interpolate"),
         (["{run}", "--through", "3", "4"], "--through has no effect without --interpolate"),
-        (["{run}", "--interpolate", "--stops", "1"], "--stops: 1: must be at least 2"),
         (["{run}", "--interpolate", "--per-class", "2"], "no effect with --interpolate"),
-        (["{run}", "--interpolate", "--through", "3"], "at least two numbers"),
         (["{run}", "--interpolate", "--through", "3", "-4"], "--through: -4: must be at least 0"),
         (["{run}", "--interpolate", "--through", "3", "4", "--count", "2"], "with --through"),
         (["{run}", "--out", "a.bmp"], "need a file with the suffix .png, .npz, .npy"),

@@ -180,14 +180,10 @@ PANELS = {  # title and unit of a column of the log; the critic's score has no u
 def curves(log: dict[str, np.ndarray]) -> Image.Image:
     """Plot the log's columns over the steps: raw in grey, the running mean in blue.
 
-    A value that was not measured is NaN. A column without values has no panel, nor has the penalty
-    of a method that has none, which is 0.
+    A value that was not measured is NaN. A column without values has no panel, nor has one of
+    zeros, as the penalty of a method that has none.
     """
-    panels = []
-    for name in PANELS:
-        measured = log[name][np.isfinite(log[name])]
-        if measured.any() or (len(measured) and name != "penalty"):
-            panels.append(name)
+    panels = [name for name in PANELS if np.nan_to_num(log[name]).any()]
     width, left, bottom = 4, 0.85, 0.27  # of a panel in inches; the margins of its axes
     figure = new_figure(width * len(panels), 3.8)
     for index, name in enumerate(panels):
@@ -234,12 +230,10 @@ def running_mean(values: np.ndarray) -> np.ndarray:
 
 def timelapse(frames: list[Path], target: BinaryIO) -> None:
     """Write an animated GIF of image files, at most `TIMELAPSE_FRAMES` of them, evenly spaced."""
-    if len(frames) > TIMELAPSE_FRAMES:
-        chosen = np.linspace(0, len(frames) - 1, TIMELAPSE_FRAMES).round().astype(int)
-        frames = [frames[index] for index in chosen]
+    count = min(len(frames), TIMELAPSE_FRAMES)
     images = []
-    for frame in frames:
-        with Image.open(frame) as image:
+    for index in np.linspace(0, len(frames) - 1, count).round().astype(int):
+        with Image.open(frames[index]) as image:
             image = image.convert("L" if image.mode == "L" else "RGB")
         # By a whole factor, as grids are enlarged by one.
         images.append(image.reduce(ceil(max(image.size) / TIMELAPSE_SIDE)))

@@ -59,24 +59,18 @@ def write_samples(
         write_images(samples, [class_names[k] if class_names else "" for k in labels], target)
         return
     is_images, suffix, buffer = samples.dim() == 4, target.suffix.lower(), io.BytesIO()
-    if suffix == ".png":
+    if suffix == ".png" and is_images:
+        columns = per_class or max(8, ceil(len(samples) ** 0.5))  # about square
         row_labels = [class_names[k] for k in labels[::per_class]] if per_class else None
-        buffer.write(plots.png(draw(samples.numpy(), per_class, row_labels)))
+        buffer.write(plots.png(plots.image_grid(samples.numpy(), columns, row_labels)))
+    elif suffix == ".png":
+        buffer.write(plots.png(plots.scatter(fake=samples.numpy())))
     else:
         array = samples.permute(0, 2, 3, 1).numpy() if is_images else samples.numpy()
         numbers = np.array(class_numbers(class_names), np.int64)
         arrays = {"samples": array} | ({"labels": numbers[labels.numpy()]} if class_names else {})
         np.save(buffer, array) if suffix == ".npy" else np.savez(buffer, **arrays)
     write_whole(target, buffer.getvalue())
-
-
-def draw(samples: np.ndarray, columns: int, row_labels: list[str] | None) -> Image.Image:
-    """A grid of images with this number of columns, or points. Without a number, a grid of many
-    images is about square."""
-    if samples.ndim == 2:
-        return plots.scatter(fake=samples)
-    columns = columns or max(8, ceil(len(samples) ** 0.5))
-    return plots.image_grid(samples, columns=columns, row_labels=row_labels)
 
 
 def write_images(images: Tensor, subfolders: list[str], folder: Path) -> None:

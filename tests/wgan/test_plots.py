@@ -122,7 +122,6 @@ LOG = {name: np.arange(50) + 1.0 for name in LOG_COLUMNS}
         ({"frechet_distance": np.where(np.arange(50) == 0, 3.0, np.nan)}, 4),
         ({"frechet_distance": UNMEASURED}, 3),
         ({"frechet_distance": UNMEASURED, "penalty": np.zeros(50)}, 2),  # a method without one
-        ({"wasserstein": np.zeros(50), "gradient_norm": np.zeros(50)}, 4),
         ({name: np.array([3.0]) for name in LOG_COLUMNS}, 4),  # a single value can be seen
     ],
 )

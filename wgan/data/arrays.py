@@ -229,7 +229,8 @@ def load_images(arrays: Arrays, rows: Rows, options: ImageOptions) -> Dataset:
         values = f"; black is {scale[0]:g}, white is {scale[1]:g}"
 
     def convert(stored: np.ndarray) -> Tensor:
-        images = to_channels_first(stored, arrays.layout)
+        images = stored[:, None] if arrays.layout == PLAIN else stored
+        images = images.transpose(0, 3, 1, 2) if arrays.layout == LAST else images
         images = to_bytes(images, scale) if scale else images
         images = fit_images(images if options.alpha else opaque(images), options)
         return torch.from_numpy(clear_transparent(images) if options.alpha else images)
@@ -315,13 +316,6 @@ def to_dataset(
     return Dataset(samples, labels, class_names=class_names)
 
 
-def to_channels_first(stored: np.ndarray, layout: str) -> np.ndarray:
-    """Images `(N, ...)` in a layout to `(N, C, H, W)`."""
-    if layout == PLAIN:
-        return stored[:, None]
-    return stored.transpose(0, 3, 1, 2) if layout == LAST else stored
-
-
 # ---------------------------------------------------------------- all values
 
 
@@ -334,9 +328,9 @@ def find_scale(arrays: Arrays, rows: Rows, scale: Range | None) -> Range:
     minimum, maximum = float(min(low for low, _ in ranges)), float(max(high for _, high in ranges))
     black, white = black_and_white(minimum, maximum, arrays.dtype.kind != "f")
     if black == white or not np.isfinite(white - black):
-        values = f"are all {black:g}" if black == white else f"lie between {black:g} and {white:g}"
         raise ValueError(
-            f"the values of {arrays.path} {values}: check them, or use --range LOW HIGH"
+            f"the values of {arrays.path} lie between {black:g} and {white:g}: check them, or use "
+            "--range LOW HIGH"
         )
     return black, white
 

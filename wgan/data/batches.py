@@ -75,11 +75,6 @@ class Batches:
         for batches in self.prefetched.values():
             batches.result()
 
-    def take(self, indices: Tensor) -> Tensor:
-        """The samples of these indices `(K,)`, on the device: `(K, ...)`."""
-        samples = self.on_device[indices] if self.resident else self.samples.read(indices)
-        return samples.to(self.device)
-
     def indices(self, number: int, count: int = 1) -> Tensor:
         """Indices of the samples in the batches from `number` on, or in this rank's part."""
         first, left = number * self.batch_size, count * self.batch_size

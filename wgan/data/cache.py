@@ -17,7 +17,6 @@ Deep images, of more than 8 bits, need a scale, and all of them have the same: f
 the maximum of their values. New files are therefore opened once before they are decoded.
 """
 
-import errno
 import hashlib
 import json
 import math
@@ -56,8 +55,7 @@ from wgan.files import acquire_lock, format_size
 VERSION = 6  # increase it if the images' bytes change, so that existing caches are made again
 IMAGES_PER_BUCKET, MAX_BUCKETS = 16, 1024
 FOOTER = struct.Struct("<Q32s")
-NO_SPACE = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
-ADVICE = "Free some space, or use another --data-root or a smaller --image-size"
+ADVICE = "Use another --data-root, free some space, or use a smaller --image-size"
 
 Buckets = dict[int, list[ImageFile]]  # by number, the images of each bucket
 
@@ -122,19 +120,15 @@ class FolderCache:
             return self.to_images(current)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            message = f"waiting for another process to prepare {self.source.path}"
-            with wait_for_lock(self.folder / "lock", message):
+            with self.lock():
                 return self.to_images(self.update(buckets))
         except KeyboardInterrupt:
-            message = "stopped preparing images; run the same command to continue"
-            print(message, file=sys.stderr)
+            print("stopped preparing images; run the command again to continue", file=sys.stderr)
             raise
         except OSError as error:
-            full = error.errno in NO_SPACE
-            advice = f"the disk is full. {ADVICE}" if full else "Use another --data-root"
             raise ValueError(
-                f"the images of {self.source.path} cannot be prepared in {self.folder} ({error}): "
-                f"{advice}, and run the same command to continue"
+                f"the images of {self.source.path} cannot be prepared in {self.folder} ({error}). "
+                f"{ADVICE}, and run the same command to continue"
             ) from error
 
     def update(self, buckets: Buckets) -> dict[int, StoredBucket]:
@@ -151,6 +145,14 @@ class FolderCache:
             with suppress(OSError):  # Windows does not remove a file that is being read
                 path.unlink()
         return current
+
+    def lock(self) -> ExitStack:
+        """`acquire_lock`, printing a message before waiting for another process."""
+        try:
+            return acquire_lock(self.folder / "lock", timeout=0)
+        except Timeout:
+            print(f"waiting for another process to prepare {self.source.path}", file=sys.stderr)
+            return acquire_lock(self.folder / "lock")
 
     # ------------------------------------------------------------ what is stored
 
@@ -206,14 +208,12 @@ class FolderCache:
     def find_rows(self, current: dict[int, StoredBucket]) -> None:
         """Find the rows in outdated buckets that can be copied."""
         outdated = [bucket for bucket in self.stored if current.get(bucket.number) is not bucket]
-        readable = [image for bucket in outdated for image in bucket.readable]
-        other_scale = {
-            image
-            for bucket in outdated
-            for image in bucket.images
-            if image.name in bucket.deep and bucket.scale != self.scale
+        pairs = [(bucket, image) for bucket in outdated for image in bucket.readable]
+        self.rows = {
+            image: row
+            for row, (bucket, image) in enumerate(pairs)
+            if image.name not in bucket.deep or bucket.scale == self.scale
         }
-        self.rows = {image: row for row, image in enumerate(readable) if image not in other_scale}
         paths, counts = [b.path for b in outdated], [len(b.readable) for b in outdated]
         self.outdated = RowReader.from_files(paths, counts, self.shape)
 
@@ -368,15 +368,6 @@ def thread_count() -> int:
     """Two more than the cores that this process may use, as some threads wait for the disk."""
     confined = hasattr(os, "sched_getaffinity")
     return 2 + (len(os.sched_getaffinity(0)) if confined else os.cpu_count() or 1)
-
-
-def wait_for_lock(path: Path, message: str) -> ExitStack:
-    """`acquire_lock`, printing the message before waiting for another process."""
-    try:
-        return acquire_lock(path, timeout=0)
-    except Timeout:
-        print(message, file=sys.stderr, flush=True)
-        return acquire_lock(path)
 
 
 def encode(name: str) -> bytes:

@@ -58,23 +58,3 @@ def download(name: str, files: list[str], folder: Path, **arguments):
             f"files that may be corrupt from {folder}. Download {', '.join(files)} by hand into "
             "it, or give another --data-root"
         ) from error
-
-
-def fetch_celeba(root: Path) -> Path:
-    """The folder of CelebA's aligned faces, downloaded if it is missing."""
-    folder = root / "celeba" / "img_align_celeba"
-    if not folder.is_dir():
-        files = ["img_align_celeba.zip (unpacked to img_align_celeba/)"]
-        download("CelebA", files, root / "celeba", root=str(root), split="all")
-    return folder
-
-
-def find_lsun(root: Path) -> Path:
-    """The folder of LSUN's bedrooms, which must be downloaded by hand; ValueError if missing."""
-    folder = root / "lsun" / "bedroom_train_lmdb"
-    if not (folder / "data.mdb").is_file():
-        raise ValueError(
-            "LSUN cannot be downloaded automatically. Download bedroom_train_lmdb.zip by hand, "
-            f"and unpack it into {folder.parent}"
-        )
-    return folder

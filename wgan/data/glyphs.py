@@ -63,14 +63,13 @@ def read_cache(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
     """Images and labels from the cache; None if it is missing, corrupt or of another version."""
     try:
         with np.load(path) as arrays:  # a zip file, whose checksums reveal corruption
-            if arrays["version"] != GLYPH_VERSION:
-                return None
-            return arrays["samples"], arrays["labels"]
+            if arrays["version"] == GLYPH_VERSION:
+                return arrays["samples"], arrays["labels"]
     except FileNotFoundError:
-        return None
+        pass
     except Exception:  # a corrupt file may contain anything
         print(f"{path} is corrupt or cannot be read; drawing it again", file=sys.stderr)
-        return None
+    return None
 
 
 def write_cache(path: Path, images: np.ndarray, labels: np.ndarray) -> None:

@@ -52,7 +52,6 @@ FASHION_RECIPES = (
 )
 POINT_RECIPES = ("points-wgan-gp", "points-wgan", "points-wgan-div")
 
-MIRRORED = {"flip": True}  # looks natural
 DEFAULT = ImageOptions()
 
 DATASETS = {
@@ -70,10 +69,10 @@ DATASETS = {
         load_cifar10, "small colour photographs, 32x32", (3, 32, 32), IMAGE_RECIPES
     ),
     "celeba": DatasetEntry(
-        load_celeba, "faces, 64x64 by default", (3, 64, 64), IMAGE_RECIPES, settings=MIRRORED
+        load_celeba, "faces, 64x64 by default", (3, 64, 64), IMAGE_RECIPES, settings={"flip": True}
     ),
     "lsun": DatasetEntry(
-        load_lsun, "bedrooms, 64x64 by default", (3, 64, 64), IMAGE_RECIPES, settings=MIRRORED
+        load_lsun, "bedrooms, 64x64 by default", (3, 64, 64), IMAGE_RECIPES, settings={"flip": True}
     ),
 }
 

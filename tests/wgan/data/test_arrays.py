@@ -97,8 +97,8 @@ def test_other_types_are_scaled_as_those_of_folders(values, limits, expected, tm
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (np.full(3, 0.5), "are all 0.5"),
-        (np.zeros(3, np.int32), "are all 0"),
+        (np.full(3, 0.5), "lie between 0.5 and 0.5"),
+        (np.zeros(3, np.int32), "lie between 0 and 0"),
         (np.array([-1.7e308, 0, 1.7e308]), "lie between -1.7e\\+308 and 1.7e\\+308"),
     ],
 )

@@ -448,7 +448,7 @@ runpy.run_path({str(ROOT / "train.py")!r}, run_name="__main__")
     errors = process.communicate(timeout=60)[1]
     assert "preparing 23 images" in first
     assert process.returncode == 130
-    assert "run the same command to continue" in errors
+    assert "run the command again to continue" in errors
     assert "Traceback" not in errors
 
 
@@ -478,7 +478,7 @@ def test_a_disk_that_becomes_full_is_an_error_and_the_next_start_continues(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fill)
-        with pytest.raises(ValueError, match=r"No space left.*disk is full.*--data-root.*continue"):
+        with pytest.raises(ValueError, match=r"No space left.*--data-root, free some.*continue"):
             load(folder)
     finished = {int(file.name[:4]) for file in files_of(folder)}
     assert len(finished) == 6
@@ -499,7 +499,7 @@ def test_a_root_that_cannot_be_written_is_an_error_with_advice(fault, folder, mo
     else:
         where = (cache_module, "acquire_lock") if fault == "lock" else (os, "replace")
         monkeypatch.setattr(*where, refuse)
-    with pytest.raises(ValueError, match=r"cannot be prepared in .* another --data-root"):
+    with pytest.raises(ValueError, match=r"cannot be prepared in .*another --data-root"):
         load(folder, folder.parent / "other")
 
 
