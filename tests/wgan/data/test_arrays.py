@@ -9,7 +9,7 @@ from PIL import Image
 import evaluate
 import generate
 import train
-from wgan.data import ImageOptions, find_dataset, load_dataset, sample_shape
+from wgan.data import ImageOptions, load_dataset, sample_shape
 from wgan.data import arrays as arrays_module
 
 COUNT = 12
@@ -220,14 +220,6 @@ def test_a_generator_of_vectors_can_be_asked_for_a_class(tmp_path, capsys):
     assert evaluate.main([run, "--device", "cpu"]) == 0
     report = capsys.readouterr().out
     assert "within class wasserstein" in report and "critic estimate" not in report
-
-
-def test_single_numbers_are_drawn_too(tmp_path):
-    name, run = save(tmp_path / "v.npy", np.arange(40)[:, None]), tmp_path / "run"
-    assert find_dataset(name).is_points
-    options = ["--dataset", name, *SMALL, "--device", "cpu", "--run", str(run)]
-    assert train.main([*options, "--steps", "1"]) == 0
-    assert (run / "samples" / "000001.png").exists()
 
 
 def test_convolutions_and_evaluations_are_refused(spectra, tmp_path, capsys):

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections import namedtuple
-from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -231,24 +230,6 @@ def test_deep_images_are_decoded_again_if_their_range_changes(folder, opened):
         assert len(files_of(folder)) == len(buckets_of(folder))
 
 
-def test_an_interruption_while_measuring_leaves_no_wrong_scale(folder, monkeypatch):
-    for index in range(8):
-        save_deep(folder / f"{index}.tif", 0, 1000 + 100 * index)
-    for stop in range(1, 40, 3):
-        opened = []
-
-        def open_or_stop(self, name, opened=opened, stop=stop):
-            opened.append(name)
-            if len(opened) == stop:
-                raise KeyboardInterrupt
-            return open_image(self.path / name)
-
-        with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
-            patch.setattr(FolderSource, "open", open_or_stop)
-            load(folder)
-    assert_as_fresh(load(folder), folder)
-
-
 # ---------------------------------------------------------------- unusual folders
 
 
@@ -273,15 +254,6 @@ def test_links_to_nothing_are_counted_and_named(folder, capsys):
 
 
 # ---------------------------------------------------------------- unreadable images
-
-
-def test_that_no_image_is_readable_is_cached_too(tmp_path, opened):
-    (tmp_path / "p").mkdir()
-    (tmp_path / "p" / "a.txt").write_text("x")
-    for _ in range(2):
-        with pytest.raises(ValueError, match="none of the 1 files"):
-            load_dataset(str(tmp_path / "p"), tmp_path)
-    assert opened == ["a.txt"] * 2
 
 
 def test_an_unreadable_image_is_tried_again_when_it_has_changed(folder, opened):

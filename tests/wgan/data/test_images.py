@@ -54,12 +54,6 @@ def test_every_kind_of_image_becomes_its_colour(tmp_path):
         assert np.abs(sample - np.array(expected[name])[:, None, None]).max() <= 4, name
 
 
-def test_grey_has_one_channel(tmp_path):
-    save_mixed_images(tmp_path / "p")
-    samples = load(tmp_path / "p", 16, grey=True)
-    assert samples.shape[1:] == (1, 16, 16)
-
-
 # ---------------------------------------------------------------- more than 8 bits
 
 
