@@ -1,10 +1,10 @@
 """Generate samples from a trained generator: `python generate.py images/RUN --count 64`.
 
-The suffix of --out determines the format: `.png`, `.jpg` or `.webp` is one grid; `.npz` and `.npy`
-are one array (images `(N, H, W, C)` uint8, points `(N, 2)` float32, vectors `(N, D)` float64 in the
-data's units), with the classes in `.npz`; a name without suffix is a folder of numbered images,
-from 000000.png, in a subfolder per class. With --interpolate, `.gif` is an animation that walks
-from sample to sample and back to the first. In Python:
+The suffix of --out determines the format: `.png` is one grid; `.npz` and `.npy` are one array
+(images `(N, H, W, C)` uint8, points `(N, 2)` float32, vectors `(N, D)` float64 in the data's
+units), with the classes in `.npz`; a name without suffix is a folder of numbered images, from
+000000.png, in a subfolder per class. With --interpolate, `.gif` is an animation that walks from
+sample to sample and back to the first. In Python:
 
     from wgan import load_generator, generate
     samples = generate(load_generator("images/RUN"), count=64, seed=0)
@@ -31,7 +31,7 @@ from wgan.sampling import (
 )
 
 IMAGES, POINTS, WALKS = 64, 1000, 16  # the defaults of --count
-STOPS, FRAMES, FPS = 5, 16, 12.5
+STOPS, FRAMES = 5, 16
 
 
 def make_parser() -> Parser:
@@ -54,31 +54,26 @@ def make_parser() -> Parser:
     add("--per-class", metavar="N", type=integer(1), help=per_class_help)
     add = parser.add_argument_group("interpolation").add_argument
     add("--interpolate", action="store_true", help="interpolate between samples, as a GIF")
-    through_help = "walk through the samples with these numbers (000003.png in a folder: 3)"
+    through_help = (
+        "walk through the samples with these numbers (000003.png in a folder: 3); without it, each "
+        f"walk has {STOPS} samples"
+    )
     add("--through", metavar="N", type=integer(0), nargs="+", help=through_help)
-    stops_help = f"samples of each walk, without --through (default: {STOPS})"
-    add("--stops", metavar="N", type=integer(2), help=stops_help)
     frames_help = f"frames from one sample to the next (default: {FRAMES})"
     add("--frames", metavar="N", type=integer(1), help=frames_help)
-    fps_help = f"frames per second; a GIF rounds to 1/100 s per frame (default: {FPS})"
-    add("--fps", metavar="N", type=float, help=fps_help)
     return parser
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The options; ValueError for an invalid one or one without effect."""
     options = make_parser().parse_args(argv)
-    if options.fps is not None and not 1 <= options.fps <= 50:
-        raise ValueError(f"--fps {options.fps:g}: must be 1 to 50, which browsers show")
-    if options.through and len(options.through) < 2:
-        raise ValueError(f"--through {options.through[0]}: give at least two numbers")
-    walk = {f"--{name}": getattr(options, name) for name in ("through", "stops", "frames", "fps")}
+    walk = {f"--{name}": getattr(options, name) for name in ("through", "frames")}
     if not options.interpolate:
         refuse_unused(walk, "without --interpolate")
     else:
         refuse_unused({"--per-class": options.per_class}, "with --interpolate")
     if options.through:
-        refuse_unused({"--stops": options.stops, "--count": options.count}, "with --through")
+        refuse_unused({"--count": options.count}, "with --through")
     if options.per_class:
         refuse_unused({"--count": options.count}, "with --per-class")
     return options
@@ -110,13 +105,11 @@ def interpolate(generator: TrainedGenerator, options: argparse.Namespace, target
     that the first frame shows the same samples as a grid of that count. A walk keeps the class of
     its first sample."""
     walks = 1 if options.through else options.count or WALKS
-    numbers = options.through or range((options.stops or STOPS) * walks)
-    frames = options.frames or FRAMES
-    check_size(target, walks, generator.sample_shape, frames * len(numbers) // walks)
+    numbers = options.through or range(STOPS * walks)
     labels = choose_labels(generator, options, max(numbers) + 1)[list(numbers[:walks])]
     stops = noise_of(generator, numbers, options.seed).unflatten(0, (-1, walks))
-    walk = interpolation_frames(generator, stops, labels, frames)
-    write_animation(walk, options.fps or FPS, target)
+    walk = interpolation_frames(generator, stops, labels, options.frames or FRAMES)
+    write_animation(walk, target)
 
 
 def run(argv: list[str] | None) -> None:
@@ -133,7 +126,8 @@ def run(argv: list[str] | None) -> None:
     count = options.count or (POINTS if is_points else IMAGES)
     if options.per_class:
         count = options.per_class * len(choose_classes(generator, options))
-    check_size(target, count, generator.sample_shape)
+    if target.suffix.lower() == ".png" and not is_points:
+        check_size(count, generator.sample_shape)
     labels = choose_labels(generator, options, count)
     samples = generate(generator, count, options.seed, labels)
     write_samples(samples, labels, generator.class_names, options.per_class or 0, target)

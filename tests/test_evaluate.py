@@ -17,7 +17,6 @@ from wgan import load_generator
 from wgan.checkpoints import read_checkpoint
 from wgan.evaluation import comparison, points, samples
 from wgan.evaluation.evaluator import Evaluator
-from wgan.sample_files import write_samples
 from wgan.state import NETWORKS
 
 pytestmark = pytest.mark.usefixtures("hub")
@@ -231,21 +230,6 @@ def test_options_without_effect_are_refused(labelled_folder, arrays, tmp_path, c
     for option, value in (("--features", "random"), ("--neighbours", str(tmp_path / "n.png"))):
         assert main([str(points), option, value]) == 2
         assert f"{option} has no effect on points" in capsys.readouterr().err
-
-
-def test_samples_in_a_folder_score_as_those_in_an_array(tmp_path, random):
-    """Classes that a folder sorts otherwise than the data, 3, 5 and 10, and of which it lacks one,
-    are recognised by their names."""
-    labels = np.arange(300) % 3
-    pixels = (100 * labels[:, None, None] + random.integers(0, 20, (300, 8, 8))).astype(np.uint8)
-    np.savez(tmp_path / "data.npz", samples=pixels, labels=np.array([3, 5, 10])[labels])
-    two = np.flatnonzero(labels > 0)
-    samples, named = torch.from_numpy(pixels[two])[:, None], torch.from_numpy(labels[two])
-    for name in ("samples", "samples.npz"):
-        write_samples(samples, named, ("3", "5", "10"), 0, tmp_path / name)
-        pair = [str(tmp_path / name), str(tmp_path / "data.npz")]
-        result = evaluate(tmp_path, *pair, "--data-root", str(tmp_path / "d"))
-        assert result["generated"]["class_agreement"] > 0.9  # half, with the classes exchanged
 
 
 def test_a_folder_has_no_test_images(labelled_folder, arrays, tmp_path, capsys):

@@ -24,7 +24,6 @@ from wgan.checkpoints import DIGEST_LENGTH, add_digest, config_of, read_checkpoi
 from wgan.config import FIELDS, SHORTHANDS
 from wgan.data import ImageOptions, load_dataset
 from wgan.data.glyphs import read_cache
-from wgan.data.pixels import fit_images
 from wgan.data.sources import FolderSource, ImageFile
 from wgan.recipes import resolve
 from wgan.run_folder import RunFolder
@@ -417,8 +416,6 @@ def test_absurd_files_and_names(tmp_path, monkeypatch, capsys):
     assert "4 of" in capsys.readouterr().err
 
 
-def test_a_size_beyond_the_disk_or_memory_is_refused(image_folder, tmp_path):
+def test_a_size_beyond_the_disk_is_refused(image_folder, tmp_path):
     with pytest.raises(ValueError, match=r"need .* GiB of disk .*a smaller --image-size"):
         load_dataset(str(image_folder), tmp_path, ImageOptions((99_999, 99_999)))
-    with pytest.raises(ValueError, match="GiB of memory: use a smaller --image-size"):
-        fit_images(np.zeros((50_000, 1, 1, 1), np.uint8), ImageOptions((99_999, 99_999)))

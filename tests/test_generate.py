@@ -51,15 +51,15 @@ def frames_of(path):
         return frames, animation.info["duration"]
 
 
-def test_an_interpolation_has_the_requested_stops_frames_and_speed(trained_run, tmp_path):
+def test_an_interpolation_has_the_requested_frames(trained_run, tmp_path):
     out = tmp_path / "walk.gif"
     arguments = [str(trained_run), "--interpolate", "--device", "cpu", "--out", str(out)]
     assert main(arguments) == 0
     assert len(frames_of(out)[0]) == 5 * 16
-    more = ["--stops", "3", "--frames", "4", "--fps", "20", "--count", "1"]
+    more = ["--frames", "4", "--count", "1"]
     assert main([*arguments, *more]) == 0
     frames, milliseconds = frames_of(out)
-    assert (len(frames), milliseconds) == (3 * 4, 50)
+    assert (len(frames), milliseconds) == (5 * 4, 80)
     assert not np.array_equal(frames[0], frames[4])
 
 
@@ -85,17 +85,17 @@ def test_without_out_the_samples_go_to_the_runs_folder(source, trained_run, tmp_
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "count", "size"),
+    ("count", "size"),
     [
-        ("a.PNG", "PNG", 1000, (2 * (32 * 18 + 2), 2 * (32 * 18 + 2))),  # about square
-        ("a.jpg", "JPEG", 3, (5 * (3 * 18 + 2), 5 * (18 + 2))),  # no empty cells
-        ("a.webp", "WEBP", 3, (5 * (3 * 18 + 2), 5 * (18 + 2))),
+        (1000, (2 * (32 * 18 + 2), 2 * (32 * 18 + 2))),  # about square
+        (3, (5 * (3 * 18 + 2), 5 * (18 + 2))),  # no empty cells
     ],
 )
-def test_a_grid_has_a_suitable_shape(name, kind, count, size, trained_run, tmp_path):
-    assert main([str(trained_run), "--count", str(count), "--out", str(tmp_path / name)]) == 0
-    with Image.open(tmp_path / name) as grid:
-        assert (grid.format, grid.size) == (kind, size)
+def test_a_grid_has_a_suitable_shape(count, size, trained_run, tmp_path):
+    out = tmp_path / "a.PNG"
+    assert main([str(trained_run), "--count", str(count), "--out", str(out)]) == 0
+    with Image.open(out) as grid:
+        assert grid.size == size
 
 
 def test_points_are_written_as_numbers_and_as_a_plot(tmp_path, capsys):
@@ -123,18 +123,13 @@ def test_points_are_written_as_numbers_and_as_a_plot(tmp_path, capsys):
         (["{run}", "--seed", "-1"], "--seed: -1: must be at least 0"),
         (["{run}", "--count", "1000000"], "can hold 390625 images of 16x16"),
         (["{run}", "--class", "0"], "generates no classes"),
-        (["{run}", "--stops", "3"], "--stops has no effect without --interpolate"),
         (["{run}", "--through", "3", "4"], "--through has no effect without --interpolate"),
-        (["{run}", "--interpolate", "--stops", "1"], "--stops: 1: must be at least 2"),
-        (["{run}", "--interpolate", "--stops", "100000"], "in 1600000 frame(s)"),
-        (["{run}", "--interpolate", "--fps", "nan"], "--fps nan: must be 1 to 50"),
         (["{run}", "--interpolate", "--per-class", "2"], "no effect with --interpolate"),
-        (["{run}", "--interpolate", "--through", "3"], "at least two numbers"),
         (["{run}", "--interpolate", "--through", "3", "-4"], "--through: -4: must be at least 0"),
         (["{run}", "--interpolate", "--through", "3", "4", "--count", "2"], "with --through"),
-        (["{run}", "--out", "a.bmp"], "the suffix must be one of"),
-        (["{run}", "--out", "a.gif"], "use the suffix .gif with --interpolate"),
-        (["{run}", "--out", "a.png", "--interpolate"], "use the suffix .gif with --interpolate"),
+        (["{run}", "--out", "a.bmp"], "need a file with the suffix .png, .npz, .npy"),
+        (["{run}", "--out", "a.gif"], "need a file with the suffix .png"),
+        (["{run}", "--out", "a.png", "--interpolate"], "need a file with the suffix .gif"),
         (["{run}", "--out", "{run}"], "the folder is not empty"),
         (["{run}", "--out", "a.png/"], "a.png/ is a folder"),
         (["{run}", "--out", "none/a.png"], "there is no folder none"),

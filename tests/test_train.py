@@ -271,7 +271,7 @@ def test_the_labels_of_a_step_are_those_of_its_real_samples(random):
     batches = small_batches(config, random)
     inputs, indices = sample_inputs(0, config, batches), batches.indices(0, 3)
     assert torch.equal(inputs.labels.flatten(), indices % 2)
-    assert torch.equal(inputs.real.flatten(0, 1), batches.take(indices))
+    assert torch.equal(inputs.real.flatten(0, 1), batches.samples.read(indices))
 
 
 def test_the_generators_classes_are_as_frequent_as_in_the_data(random, cpu):

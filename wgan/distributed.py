@@ -12,7 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from datetime import timedelta
 from typing import NoReturn
 
@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from wgan.errors import BadInput, PeerFailed, TrainingFailed
+from wgan.errors import BadInput, PeerFailed, TrainingFailed, one_line
 
 # The first rank may download data for hours while the others wait. A process that dies is noticed
 # at once, because its connections close; a machine that loses power, only by torchrun elsewhere.
@@ -63,10 +63,8 @@ def process_group() -> Iterator[None]:
         )
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
-    with ExitStack() as stack:
-        if not is_first():  # one rank prints for all
-            devnull = stack.enter_context(open(os.devnull, "w"))
-            stack.enter_context(redirect_stdout(devnull))
+    # One rank prints for all.
+    with open(os.devnull, "w") as devnull, redirect_stdout(sys.stdout if is_first() else devnull):
         yield
     dist.destroy_process_group()  # not after an error: the others may wait, see `exit_process`
 
@@ -127,14 +125,8 @@ def single_rank() -> Iterator[None]:
 
 
 def rank_slice(batch_size: int) -> slice:
-    """This rank's part of a batch; BadInput if the batch is not divisible by the ranks."""
-    size, remainder = divmod(batch_size, world_size())
-    if remainder:
-        smaller = world_size() * max(1, size)
-        raise BadInput(
-            f"a batch of {batch_size} is not divisible by {world_size()} ranks: use {smaller} or "
-            f"{smaller + world_size()}"
-        )
+    """This rank's part of a batch, whose size must be divisible by the number of ranks."""
+    size = batch_size // world_size()
     first = rank() * size if world_size() > 1 else 0
     return slice(first, first + size)
 
@@ -150,7 +142,7 @@ def collective() -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        reason = (str(error).splitlines() or [""])[0]
+        reason = one_line(error)
         raise PeerFailed(f"rank {rank()} ends because another rank failed ({reason})") from error
 
 
@@ -232,9 +224,7 @@ def first_rank_first() -> Iterator[None]:
     turn = 0 if is_first() else 1 if os.environ["LOCAL_RANK"] == "0" else 2
     for _ in range(turn):
         all_max(0)
-    with ExitStack() as stack:
-        if turn == 2:
-            stack.enter_context(redirect_stderr(stack.enter_context(open(os.devnull, "w"))))
+    with open(os.devnull, "w") as devnull, redirect_stderr(devnull if turn == 2 else sys.stderr):
         yield
     for _ in range(turn, 2):
         all_max(0)

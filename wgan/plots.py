@@ -20,6 +20,7 @@ GAP = 2  # pixels between the images of a grid, before it is enlarged
 LABEL_SIZE, LABEL_WIDTH = 14, 120  # pixels; the height of letters, the longest label of a row
 LEVELS = 20  # of a critic's surface, about
 LINES = 30  # vectors in a plot
+MARKED = 40  # values of a line, up to which each has a marker: a single value is no line
 GRID_WIDTH = 600  # pixels, so that small images can be seen in a browser
 
 
@@ -85,7 +86,7 @@ def neighbour_grid(samples: np.ndarray, neighbours: np.ndarray) -> Image.Image:
     grid.paste(right, (start, heading))
     draw, middle = ImageDraw.Draw(grid), width + LABEL_SIZE // 2
     draw.line((middle, 0, middle, grid.height), "white", 2)
-    nearest = shorten("the real images nearest to it, most similar first", font, right.width - 8)
+    nearest = "the real images nearest to it, most similar first"
     for x, text in ((0, "sample"), (start, nearest)):
         draw.text((x + 4, heading // 2), text, "white", font, anchor="lm")  # left, middle
     return grid
@@ -149,18 +150,16 @@ def scatter(
 
 def lines(real: np.ndarray | None = None, fake: np.ndarray | None = None) -> Image.Image:
     """Real vectors `(N, D)` in grey, generated ones in red, or both: the first `LINES` of each as
-    lines over their columns. For single numbers, D = 1, all of them, in ascending order."""
+    lines over their columns."""
     figure = new_figure(8, 5)
     axes = figure.add_axes((0.08, 0.1, 0.9, 0.86))
     for vectors, colour, label in ((real, "dimgrey", "real"), (fake, "crimson", "generated")):
-        if vectors is None:
-            continue
-        single = vectors.shape[1] == 1
-        drawn = np.sort(vectors, axis=0) if single else vectors[:LINES].T
-        style = {"linewidth": 1.5 if single else 0.7, "alpha": 1 if single else 0.5}
-        axes.plot(drawn, color=colour, **style)
-        axes.plot([], color=colour, label=label)
-        axes.set(xlabel="rank" if single else "column", ylabel="value")
+        if vectors is not None:
+            marker = "." if vectors.shape[1] <= MARKED else ""
+            style = {"marker": marker, "linewidth": 0.7, "alpha": 0.5}
+            axes.plot(vectors[:LINES].T, color=colour, **style)
+            axes.plot([], color=colour, label=label)
+    axes.set(xlabel="column", ylabel="value")
     axes.legend(loc="upper right", ncols=2, fontsize=9)
     return to_image(figure)
 
@@ -176,16 +175,15 @@ PANELS = {  # title and unit of a column of the log; the critic's score has no u
     "gradient_norm": ("gradient norm at interpolates", "score per unit of distance"),
     "frechet_distance": ("Fréchet distance", "squared distance of features"),
 }
-MARKED = 40  # values in a panel, up to which each has a marker: a single value is no line
 
 
 def curves(log: dict[str, np.ndarray]) -> Image.Image:
     """Plot the log's columns over the steps: raw in grey, the running mean in blue.
 
-    A value that was not measured is NaN. A column without values has no panel, nor has the penalty
-    of a method that has none, which is 0.
+    A value that was not measured is NaN. A column without values has no panel, nor has one of
+    zeros, as the penalty of a method that has none.
     """
-    panels = [name for name in PANELS if has_panel(name, log[name])]
+    panels = [name for name in PANELS if np.nan_to_num(log[name]).any()]
     width, left, bottom = 4, 0.85, 0.27  # of a panel in inches; the margins of its axes
     figure = new_figure(width * len(panels), 3.8)
     for index, name in enumerate(panels):
@@ -201,11 +199,6 @@ def curves(log: dict[str, np.ndarray]) -> Image.Image:
         legend |= dict(zip(labels, handles, strict=True))
     figure.legend(legend.values(), legend.keys(), loc="lower center", ncols=3)
     return to_image(figure)
-
-
-def has_panel(name: str, values: np.ndarray) -> bool:
-    measured = values[np.isfinite(values)]
-    return bool(measured.any() if name == "penalty" else len(measured))
 
 
 def draw_panel(axes, name: str, steps: np.ndarray, values: np.ndarray) -> None:
@@ -237,16 +230,11 @@ def running_mean(values: np.ndarray) -> np.ndarray:
 
 def timelapse(frames: list[Path], target: BinaryIO) -> None:
     """Write an animated GIF of image files, at most `TIMELAPSE_FRAMES` of them, evenly spaced."""
-    if len(frames) > TIMELAPSE_FRAMES:
-        chosen = np.linspace(0, len(frames) - 1, TIMELAPSE_FRAMES).round().astype(int)
-        frames = [frames[index] for index in chosen]
+    count = min(len(frames), TIMELAPSE_FRAMES)
     images = []
-    for frame in frames:
-        try:
-            with Image.open(frame) as image:
-                image = image.convert("L" if image.mode == "L" else "RGB")
-        except (OSError, SyntaxError) as error:  # SyntaxError: Pillow's, for a broken PNG
-            raise OSError(f"{frame} is corrupt ({error}): remove it") from error
+    for index in np.linspace(0, len(frames) - 1, count).round().astype(int):
+        with Image.open(frames[index]) as image:
+            image = image.convert("L" if image.mode == "L" else "RGB")
         # By a whole factor, as grids are enlarged by one.
         images.append(image.reduce(ceil(max(image.size) / TIMELAPSE_SIDE)))
     durations = [100] * (len(images) - 1) + [2000]  # milliseconds; longer for the last frame

@@ -14,10 +14,8 @@ from wgan import plots
 from wgan.data.classes import class_numbers
 from wgan.files import GENERATED, check_output, write_whole
 
-GRID_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-SUFFIXES = ("", ".npy", ".npz", *GRID_FORMATS, ".gif")
 MAX_GRID_PIXELS = 100_000_000  # that a browser shows
-MAX_ANIMATION_PIXELS = 1_000_000_000  # of all frames, which are in memory until they are written
+FRAME_MILLISECONDS = 80  # of an animation
 
 
 def check_target(out: str, interpolate: bool, is_points: bool) -> Path:
@@ -26,13 +24,10 @@ def check_target(out: str, interpolate: bool, is_points: bool) -> Path:
     suffix = target.suffix.lower()
     if is_points and interpolate:
         raise ValueError("points cannot be interpolated: remove --interpolate")
-    if suffix not in SUFFIXES:
-        names = ", ".join(filter(None, SUFFIXES))
-        raise ValueError(f"--out {out}: the suffix must be one of {names}, or none")
-    if interpolate != (suffix == ".gif"):
-        raise ValueError(f"--out {out}: use the suffix .gif with --interpolate, and only then")
-    if is_points and not suffix:
-        raise ValueError(f"--out {out}: points need .png, .npz or .npy")
+    suffixes = (".gif",) if interpolate else (".png", ".npz", ".npy")
+    if suffix not in suffixes and (suffix or is_points or interpolate):
+        names = ", ".join(suffixes)
+        raise ValueError(f"--out {out}: samples of this kind need a file with the suffix {names}")
     if suffix:
         return check_output("--out", out)
     used = target.is_dir() and any(path.name != GENERATED for path in target.iterdir())
@@ -41,17 +36,13 @@ def check_target(out: str, interpolate: bool, is_points: bool) -> Path:
     return target
 
 
-def check_size(target: Path, count: int, shape: tuple[int, ...], frames: int = 1) -> None:
-    """ValueError if a grid of `count` images of this shape, or an animation, is too large."""
-    is_grid = target.suffix.lower() in GRID_FORMATS
-    if len(shape) == 1 or not (is_grid or frames > 1):
-        return  # points are drawn, not shown side by side
-    limit = MAX_GRID_PIXELS if is_grid else MAX_ANIMATION_PIXELS
-    maximum = limit // (frames * shape[-2] * shape[-1])
+def check_size(count: int, shape: tuple[int, ...]) -> None:
+    """ValueError if a grid of `count` images of this shape is too large."""
+    maximum = MAX_GRID_PIXELS // (shape[-2] * shape[-1])
     if count > maximum:
         raise ValueError(
-            f"{count} samples are too many: {target} can hold {maximum} images of "
-            f"{shape[-2]}x{shape[-1]}, in {frames} frame(s); a folder, .npz or .npy holds more"
+            f"{count} samples are too many: a grid can hold {maximum} images of "
+            f"{shape[-2]}x{shape[-1]}; a folder, .npz or .npy holds more"
         )
 
 
@@ -68,28 +59,18 @@ def write_samples(
         write_images(samples, [class_names[k] if class_names else "" for k in labels], target)
         return
     is_images, suffix, buffer = samples.dim() == 4, target.suffix.lower(), io.BytesIO()
-    if suffix in GRID_FORMATS:
+    if suffix == ".png" and is_images:
+        columns = per_class or max(8, ceil(len(samples) ** 0.5))  # about square
         row_labels = [class_names[k] for k in labels[::per_class]] if per_class else None
-        grid = draw(samples.numpy(), per_class, row_labels)
-        if suffix == ".png":
-            buffer.write(plots.png(grid))  # with a mark that keeps it out of data sets
-        else:
-            grid.save(buffer, GRID_FORMATS[suffix], quality=95)
+        buffer.write(plots.png(plots.image_grid(samples.numpy(), columns, row_labels)))
+    elif suffix == ".png":
+        buffer.write(plots.png(plots.scatter(fake=samples.numpy())))
     else:
         array = samples.permute(0, 2, 3, 1).numpy() if is_images else samples.numpy()
         numbers = np.array(class_numbers(class_names), np.int64)
         arrays = {"samples": array} | ({"labels": numbers[labels.numpy()]} if class_names else {})
         np.save(buffer, array) if suffix == ".npy" else np.savez(buffer, **arrays)
     write_whole(target, buffer.getvalue())
-
-
-def draw(samples: np.ndarray, columns: int, row_labels: list[str] | None) -> Image.Image:
-    """A grid of images with this number of columns, or points. Without a number, a grid of many
-    images is about square."""
-    if samples.ndim == 2:
-        return plots.scatter(fake=samples)
-    columns = columns or max(8, ceil(len(samples) ** 0.5))
-    return plots.image_grid(samples, columns=columns, row_labels=row_labels)
 
 
 def write_images(images: Tensor, subfolders: list[str], folder: Path) -> None:
@@ -104,7 +85,7 @@ def write_images(images: Tensor, subfolders: list[str], folder: Path) -> None:
         image.save(folder / name / f"{index:06d}.png", compress_level=1)
 
 
-def write_animation(frames: Iterable[Image.Image], fps: float, target: Path) -> None:
+def write_animation(frames: Iterable[Image.Image], target: Path) -> None:
     buffer = io.BytesIO()
-    plots.save_gif(frames, round(1000 / fps), buffer)
+    plots.save_gif(frames, FRAME_MILLISECONDS, buffer)
     write_whole(target, buffer.getvalue())

@@ -33,7 +33,7 @@ class SampleGrid:
         rng = seeded_generator("cpu", config.seed, "grid")  # the same on every device
         self.noise = torch.randn(len(shown), config.noise_dim, generator=rng).to(device)
         self.labels = labels[shown].to(device)
-        self.real = to_float_images(run.batches.take(shown.to(run.batches.order(0).device)))
+        self.real = to_float_images(run.dataset.read(shown).to(device))
 
     @torch.no_grad()
     def draw(self, state: TrainState) -> Image:

@@ -141,8 +141,8 @@ def test_other_labels_are_announced_and_other_classes_refused(tmp_path, capsys):
     assert resume(labelled_array(path, 1 - labels), run, 2, "--conditional") == 0
     assert "trained on other labels of the same samples" in capsys.readouterr().out
     for other, message in (
-        (labels + 5, "has 2 classes, and the data 2; only in the checkpoint: 0, 1; new: 5, 6"),
-        (np.arange(20) % 3, "has 2 classes, and the data 3; new: 2"),
+        (labels + 5, "has 2 classes, and the data 2; in the checkpoint: 0, 1; in the data: 5, 6"),
+        (np.arange(20) % 3, "has 2 classes, and the data 3; in the checkpoint"),
     ):
         assert resume(labelled_array(path, other), run, 3, "--conditional") == 2
         assert message in capsys.readouterr().err
@@ -154,7 +154,7 @@ def test_initial_weights_do_not_bring_the_frequency_of_their_classes(tmp_path, c
     assert resume(paths[0], tmp_path / "a", 1, "--conditional") == 0
     start = ["--conditional", "--init-from", tmp_path / "a"]
     assert resume(paths[1], tmp_path / "b", 1, *start) == 0
-    assert "only in the checkpoint: 0, 1; new: 7, 8; class k takes" in capsys.readouterr().err
+    assert "in the checkpoint: 0, 1; in the data: 7, 8; class k takes" in capsys.readouterr().err
     assert load_generator(tmp_path / "b", device="cpu").class_counts == (4, 16)
 
 

@@ -1,15 +1,14 @@
-"""Arrays as data: a `.npy` or `.npz` file, or a folder of `.npy` files of one shape and type.
+"""Arrays as data: a `.npy` or `.npz` file.
 
     (N, D)                                    vectors, standardised per column
     (N, H, W), (N, H, W, C), (N, C, H, W)     images, C = 1, 3 or 4 (with alpha)
 
-What the samples are follows from the headers. Values are read by index, so that a `.npy` file may
+What the samples are follows from the header. Values are read by index, so that a `.npy` file may
 exceed the memory; they are converted once if the result is small, otherwise whenever they are read.
 Nothing is ever unpickled.
 """
 
 import math
-import os
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
@@ -20,7 +19,6 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -37,14 +35,12 @@ from wgan.data.pixels import (
 )
 from wgan.data.rows import ConvertedReader, RowReader
 from wgan.data.standardisation import Moments
-from wgan.files import format_size
 
 SAMPLE_NAMES = ("samples", "images", "x", "data", "arr_0", "x_train", "train_images")
 LABEL_NAMES = ("labels", "y", "y_train", "train_labels")
 ARRAY_SUFFIXES = (".npy", ".npz")
 CHANNELS = (1, 3, 4)
 VECTORS, PLAIN, LAST, FIRST = "N x D", "N x H x W", "N x H x W x C", "N x C x H x W"
-MAX_LOADED = 2**32  # bytes of an array that cannot be read part by part
 CONVERTED_ONCE = 2**28  # bytes of samples that are converted into memory
 VALUES_AT_ONCE = 2**21
 
@@ -64,31 +60,26 @@ class StoredArray(NamedTuple):
     def __str__(self) -> str:
         return f"{self.path} ({self.member})" if self.member else str(self.path)
 
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
-
 
 @dataclass(frozen=True)
 class Arrays:
-    """The samples in a file or folder, in one or several arrays, and what the dimensions mean."""
+    """The samples in a file, what their dimensions mean, and their labels, if there are any."""
 
     path: Path
-    parts: list[StoredArray]
+    samples: StoredArray
     layout: str
     labels: StoredArray | None = None
-    unused: tuple[str, ...] = ()  # names of other arrays in the file
 
     def __len__(self) -> int:
-        return sum(part.shape[0] for part in self.parts)
+        return self.samples.shape[0]
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
-        return self.parts[0].shape[1:]
+        return self.samples.shape[1:]
 
     @property
     def dtype(self) -> np.dtype:
-        return self.parts[0].dtype
+        return self.samples.dtype
 
     @property
     def is_vectors(self) -> bool:
@@ -127,51 +118,16 @@ class Arrays:
 # ---------------------------------------------------------------- finding arrays
 
 
-def is_arrays(path: Path) -> bool:
-    """Whether a path is a `.npy` or `.npz` file, or a folder of `.npy` files."""
-    if path.is_dir():
-        return bool(npy_files(path))
-    return path.suffix.lower() in ARRAY_SUFFIXES and path.is_file()
-
-
-def npy_files(folder: Path) -> list[Path]:
-    """The `.npy` files of a folder, sorted by name; none if it has an image or a subfolder, too."""
-    files = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            suffix = os.path.splitext(entry.name)[1].lower()
-            if entry.name.startswith("."):
-                continue
-            if suffix in Image.registered_extensions() or entry.is_dir():
-                return []
-            files += [folder / entry.name] if suffix == ".npy" else []
-    return sorted(files)
-
-
 def open_arrays(path: Path) -> Arrays:
-    """The arrays at a path, from their headers; ValueError if they are corrupt or no samples."""
-    if path.suffix.lower() == ".npz" and path.is_file():
+    """The arrays in a file, from their headers; ValueError if they are corrupt or no samples."""
+    if path.suffix.lower() == ".npz":
         return open_npz(path)
-    parts = [open_npy(file) for file in (npy_files(path) if path.is_dir() else [path])]
-    first = parts[0]
-    layout = find_layout(first)
-    for other in parts:
-        if (other.shape[1:], other.dtype) != (first.shape[1:], first.dtype):
-            raise ValueError(
-                f"{path} contains arrays of different kinds: {first.path.name} is "
-                f"{first.shape} {first.dtype}, and {other.path.name} is {other.shape} "
-                f"{other.dtype}: only the first number may differ"
-            )
-    return Arrays(path, parts, layout)
-
-
-def open_npy(path: Path) -> StoredArray:
     with explain_corruption(path), open(path, "rb") as file:
         array = StoredArray(path, "", *read_header(file), file.tell())
-        length = array.start + array.nbytes
+        length = array.start + math.prod(array.shape) * array.dtype.itemsize
         if not array.dtype.hasobject and path.stat().st_size < length:
             raise EOFError(f"{path.stat().st_size:,} bytes instead of {length:,}")
-    return array
+    return Arrays(path, array, find_layout(array))
 
 
 def open_npz(path: Path) -> Arrays:
@@ -191,9 +147,7 @@ def open_npz(path: Path) -> Arrays:
             f"{path} contains {', '.join(names) or 'no arrays'}: name the array of samples "
             "'samples', and that of their classes 'labels'"
         )
-    unused = tuple(name for name in others if name != samples)
-    layout = find_layout(arrays[samples])
-    return Arrays(path, [arrays[samples]], layout, arrays.get(labels), unused)
+    return Arrays(path, arrays[samples], find_layout(arrays[samples]), arrays.get(labels))
 
 
 def find_name(names: list[str], usual_names: tuple[str, ...]) -> str | None:
@@ -256,11 +210,11 @@ def find_layout(array: StoredArray) -> str:
 
 
 def load_arrays(path: Path, root: Path, options: ImageOptions) -> Dataset:
-    """Load the vectors or images in arrays, and print what they are.
+    """Load the vectors or images in a file, and print what they are.
 
     Images of 4 channels keep them with `options.alpha`, otherwise they are shown on white. Raises
-    ValueError for values that are not finite, for labels that are no integers or of another number,
-    and for an array that does not fit in memory and cannot be read part by part.
+    ValueError for values that are not finite, and for labels that are no integers or of another
+    number.
     """
     arrays = open_arrays(path)
     rows = read_rows(arrays)
@@ -275,16 +229,14 @@ def load_images(arrays: Arrays, rows: Rows, options: ImageOptions) -> Dataset:
         values = f"; black is {scale[0]:g}, white is {scale[1]:g}"
 
     def convert(stored: np.ndarray) -> Tensor:
-        images = to_channels_first(stored, arrays.layout)
+        images = stored[:, None] if arrays.layout == PLAIN else stored
+        images = images.transpose(0, 3, 1, 2) if arrays.layout == LAST else images
         images = to_bytes(images, scale) if scale else images
         images = fit_images(images if options.alpha else opaque(images), options)
         return torch.from_numpy(clear_transparent(images) if options.alpha else images)
 
     stored = f"{'x'.join(map(str, arrays.image_shape))} ({arrays.dtype}, {arrays.layout})"
-    print(
-        f"{arrays.path}: {len(arrays):,} images of {stored}{values}{describe_unused(arrays)}",
-        file=sys.stderr,
-    )
+    print(f"{arrays.path}: {len(arrays):,} images of {stored}{values}", file=sys.stderr)
     shape = options.shape(arrays.sample_shape)
     dataset = to_dataset(arrays, rows, convert, shape, torch.uint8)
     if options.alpha:
@@ -295,44 +247,28 @@ def load_images(arrays: Arrays, rows: Rows, options: ImageOptions) -> Dataset:
 def load_vectors(arrays: Arrays, rows: Rows) -> Dataset:
     """Standardised vectors, and their classes if there are labels."""
     moments = Moments(arrays.stored_shape[0])
-    with np.errstate(over="ignore", invalid="ignore"):  # checked below
-        for vectors in finite_rows(arrays, rows):
-            moments.add(vectors)
-    if not np.isfinite(moments.squares).all():
-        raise ValueError(f"{arrays.path} contains values too large to be squared: rescale them")
+    for vectors in finite_rows(arrays, rows):
+        moments.add(vectors)
     standardisation = moments.standardisation()
-    constant = int((standardisation.deviation == 0).sum())
     print(
         f"{arrays.path}: {len(arrays):,} vectors of {arrays.stored_shape[0]:,} values "
-        f"({arrays.dtype}), standardised per column"
-        + (f"; {constant:,} columns are constant" if constant else "")
-        + describe_unused(arrays),
+        f"({arrays.dtype}), standardised per column",
         file=sys.stderr,
     )
     dataset = to_dataset(arrays, rows, standardisation.apply, arrays.stored_shape, torch.float32)
     return replace(dataset, standardisation=standardisation)
 
 
-def describe_unused(arrays: Arrays) -> str:
-    return f"; not used: {', '.join(arrays.unused)}" if arrays.unused else ""
-
-
 def read_rows(arrays: Arrays) -> Rows:
-    """How stored samples are read by index: from the files, or from memory if they are compressed
+    """How stored samples are read by index: from the file, or from memory if they are compressed
     or in Fortran order."""
-    parts, dtype, shape = arrays.parts, arrays.dtype, arrays.stored_shape
-    if not any(part.member or part.fortran_order for part in parts):
-        row_bytes = math.prod(shape) * dtype.itemsize
-        counts, starts = [part.shape[0] for part in parts], [part.start for part in parts]
-        reader = RowReader.from_files([part.path for part in parts], counts, (row_bytes,), starts)
-        return lambda indices: reader.read(indices).numpy().view(dtype).reshape(-1, *shape)
-    if (nbytes := sum(part.nbytes for part in parts)) > MAX_LOADED:
-        raise ValueError(
-            f"{arrays.path} would need {format_size(nbytes)} of memory: save it with numpy.save("
-            "'NAME.npy', numpy.ascontiguousarray(ARRAY)), which is read part by part"
-        )
-    array = np.concatenate([read_array(part) for part in parts])
-    return lambda indices: array[np.asarray(indices)]
+    samples, dtype, shape = arrays.samples, arrays.dtype, arrays.stored_shape
+    if samples.member or samples.fortran_order:
+        array = read_array(samples)
+        return lambda indices: array[np.asarray(indices)]
+    row_bytes = math.prod(shape) * dtype.itemsize
+    reader = RowReader.from_files([samples.path], [len(arrays)], (row_bytes,), samples.start)
+    return lambda indices: reader.read(indices).numpy().view(dtype).reshape(-1, *shape)
 
 
 def read_array(array: StoredArray) -> np.ndarray:
@@ -380,13 +316,6 @@ def to_dataset(
     return Dataset(samples, labels, class_names=class_names)
 
 
-def to_channels_first(stored: np.ndarray, layout: str) -> np.ndarray:
-    """Images `(N, ...)` in a layout to `(N, C, H, W)`."""
-    if layout == PLAIN:
-        return stored[:, None]
-    return stored.transpose(0, 3, 1, 2) if layout == LAST else stored
-
-
 # ---------------------------------------------------------------- all values
 
 
@@ -399,9 +328,9 @@ def find_scale(arrays: Arrays, rows: Rows, scale: Range | None) -> Range:
     minimum, maximum = float(min(low for low, _ in ranges)), float(max(high for _, high in ranges))
     black, white = black_and_white(minimum, maximum, arrays.dtype.kind != "f")
     if black == white or not np.isfinite(white - black):
-        values = f"are all {black:g}" if black == white else f"lie between {black:g} and {white:g}"
         raise ValueError(
-            f"the values of {arrays.path} {values}: check them, or use --range LOW HIGH"
+            f"the values of {arrays.path} lie between {black:g} and {white:g}: check them, or use "
+            "--range LOW HIGH"
         )
     return black, white
 

@@ -39,8 +39,10 @@ class Batches:
         check_batch_size(batch_size, samples)
         self.samples, self.batch_size, self.seed = samples, batch_size, seed
         self.device, self.rank_slice = device, rank_slice
-        if resident is None:
-            resident = fits(samples.nbytes, device) and (samples.in_memory or device.type == "cuda")
+        if resident is None and device.type == "cuda":
+            resident = 2 * samples.nbytes <= torch.cuda.mem_get_info(device)[0]
+        elif resident is None:
+            resident = samples.in_memory
         self.resident = resident
         if resident:
             self.on_device = samples.to_device(device)
@@ -73,11 +75,6 @@ class Batches:
         for batches in self.prefetched.values():
             batches.result()
 
-    def take(self, indices: Tensor) -> Tensor:
-        """The samples of these indices `(K,)`, on the device: `(K, ...)`."""
-        samples = self.on_device[indices] if self.resident else self.samples.read(indices)
-        return samples.to(self.device)
-
     def indices(self, number: int, count: int = 1) -> Tensor:
         """Indices of the samples in the batches from `number` on, or in this rank's part."""
         first, left = number * self.batch_size, count * self.batch_size
@@ -100,17 +97,10 @@ class Batches:
         return order
 
 
-def fits(size: int, device: torch.device) -> bool:
-    """Whether `size` bytes leave half of the device's free memory; always true without CUDA, where
-    samples in memory are there already."""
-    return device.type != "cuda" or 2 * size <= torch.cuda.mem_get_info(device)[0]
-
-
 def check_batch_size(batch_size: int, samples: RowReader) -> None:
     """ValueError if a batch is larger than the data set."""
     if batch_size > len(samples):
-        single = "add samples, or use --batch-size 1 with --generator-norm layer"
         raise ValueError(
             f"a batch of {batch_size} is larger than the data set of {len(samples)} samples: "
-            + (f"use --batch-size {len(samples)} or less" if len(samples) > 1 else single)
+            f"use --batch-size {len(samples)} or less"
         )

@@ -4,7 +4,7 @@ The cache of a folder is `<data root>/prepared/<folder>-<shape>-<hash>/`. A hash
 assigns it to one of up to 1,024 buckets, and each bucket is one file:
 
     rows      the bytes (C, H, W) of the readable images, in the order of their names
-    manifest  JSON: which images these are, why others could not be read, which are deep, the scale
+    manifest  JSON: which images these are, why others could not be read, the values of deep ones
     footer    the length of the manifest and its SHA-256
 
 If images are added, changed or removed, their buckets are written again; rows of other images are
@@ -14,11 +14,9 @@ temporary name and never changes: its name contains the manifest's hash, so that
 still reads an outdated file finds the same images in it.
 
 Deep images, of more than 8 bits, need a scale, and all of them have the same: from the minimum to
-the maximum of their values. New files are therefore opened once before they are decoded, and
-`ranges-<version>.json` keeps the values of those that are deep.
+the maximum of their values. New files are therefore opened once before they are decoded.
 """
 
-import errno
 import hashlib
 import json
 import math
@@ -34,7 +32,6 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -53,14 +50,12 @@ from wgan.data.images import (
 )
 from wgan.data.rows import RowReader
 from wgan.data.sources import FolderSource, ImageFile, LsunSource
-from wgan.files import acquire_lock, format_size, write_whole
+from wgan.files import acquire_lock, format_size
 
-VERSION = 5  # increase it if the images' bytes change, so that existing caches are made again
+VERSION = 6  # increase it if the images' bytes change, so that existing caches are made again
 IMAGES_PER_BUCKET, MAX_BUCKETS = 16, 1024
 FOOTER = struct.Struct("<Q32s")
-NO_SPACE = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
-ADVICE = "Free some space, or use another --data-root or a smaller --image-size"
-CORRUPT = (ValueError, OSError, OverflowError, LookupError, TypeError, AttributeError)
+ADVICE = "Use another --data-root, free some space, or use a smaller --image-size"
 
 Buckets = dict[int, list[ImageFile]]  # by number, the images of each bucket
 
@@ -79,14 +74,14 @@ class Images:
 
 @dataclass(frozen=True)
 class StoredBucket:
-    """A bucket's file: its images, by name why some of them could not be read, the names of deep
+    """A bucket's file: its images, by name why some of them could not be read, the values of deep
     ones, and the scale of all deep images when it was written."""
 
     path: Path
     number: int
     images: list[ImageFile]
     failures: dict[str, str]
-    deep: set[str]
+    deep: dict[str, Range | None]  # None: no values
     scale: Range | None
 
     @property
@@ -125,19 +120,15 @@ class FolderCache:
             return self.to_images(current)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            message = f"waiting for another process to prepare {self.source.path}"
-            with wait_for_lock(self.folder / "lock", message):
+            with self.lock():
                 return self.to_images(self.update(buckets))
         except KeyboardInterrupt:
-            message = "stopped preparing images; run the same command to continue"
-            print(message, file=sys.stderr)
+            print("stopped preparing images; run the command again to continue", file=sys.stderr)
             raise
         except OSError as error:
-            full = error.errno in NO_SPACE
-            advice = f"the disk is full. {ADVICE}" if full else "Use another --data-root"
             raise ValueError(
-                f"the images of {self.source.path} cannot be prepared in {self.folder} ({error}): "
-                f"{advice}, and run the same command to continue"
+                f"the images of {self.source.path} cannot be prepared in {self.folder} ({error}). "
+                f"{ADVICE}, and run the same command to continue"
             ) from error
 
     def update(self, buckets: Buckets) -> dict[int, StoredBucket]:
@@ -150,28 +141,34 @@ class FolderCache:
             self.check_disk(missing, count_images(buckets))
             current |= self.in_threads(self.write_bucket, missing, "preparing images")
         needed = {bucket.path for bucket in current.values()}
-        for path in set(self.folder.iterdir()) - needed - {self.folder / "lock", self.ranges_file}:
+        for path in set(self.folder.iterdir()) - needed - {self.folder / "lock"}:
             with suppress(OSError):  # Windows does not remove a file that is being read
                 path.unlink()
         return current
 
-    # ------------------------------------------------------------ what is stored
+    def lock(self) -> ExitStack:
+        """`acquire_lock`, printing a message before waiting for another process."""
+        try:
+            return acquire_lock(self.folder / "lock", timeout=0)
+        except Timeout:
+            print(f"waiting for another process to prepare {self.source.path}", file=sys.stderr)
+            return acquire_lock(self.folder / "lock")
 
-    @property
-    def ranges_file(self) -> Path:
-        return self.folder / f"ranges-{VERSION}.json"
+    # ------------------------------------------------------------ what is stored
 
     def read_stored(self, buckets: Buckets) -> None:
         """Read the intact buckets, and the values of those deep images that have not changed."""
-        self.stored, self.ranges = [], {}
+        self.stored = []
         for path in self.folder.glob("*.rows"):
-            with suppress(*CORRUPT):
+            with suppress(ValueError, OSError, OverflowError):  # it is corrupt
                 self.stored.append(self.read_bucket(path))
-        with suppress(*CORRUPT):
-            images = set(chain(*buckets.values()))
-            for image, values in json.loads(self.ranges_file.read_bytes()):
-                if (file := ImageFile(*image)) in images:
-                    self.ranges[file] = values and tuple(values)
+        images = set().union(*buckets.values())
+        self.ranges = {
+            image: bucket.deep[image.name]
+            for bucket in self.stored
+            for image in images.intersection(bucket.images)
+            if image.name in bucket.deep
+        }
 
     def find_current(self, buckets: Buckets) -> dict[int, StoredBucket]:
         """Decide the scale; returns the stored buckets that are up to date, by number."""
@@ -199,11 +196,11 @@ class FolderCache:
         if hashlib.sha256(manifest).digest() != digest:
             raise ValueError(f"{path} is corrupt")
         content = json.loads(manifest)
-        if (content.pop("version"), tuple(content.pop("shape"))) != (VERSION, self.shape):
+        if content.pop("version") != VERSION:
             raise ValueError(f"{path} is of another version")
         content["images"] = [ImageFile(*image) for image in content["images"]]
         content["scale"] = content["scale"] and tuple(content["scale"])
-        bucket = StoredBucket(path, **content | {"deep": set(content["deep"])})
+        bucket = StoredBucket(path, **content)
         if start != len(bucket.readable) * self.row_bytes:
             raise ValueError(f"{path} is corrupt")
         return bucket
@@ -211,28 +208,21 @@ class FolderCache:
     def find_rows(self, current: dict[int, StoredBucket]) -> None:
         """Find the rows in outdated buckets that can be copied."""
         outdated = [bucket for bucket in self.stored if current.get(bucket.number) is not bucket]
-        readable = [image for bucket in outdated for image in bucket.readable]
-        other_scale = {
-            image
-            for bucket in outdated
-            for image in bucket.images
-            if image.name in bucket.deep and bucket.scale != self.scale
+        pairs = [(bucket, image) for bucket in outdated for image in bucket.readable]
+        self.rows = {
+            image: row
+            for row, (bucket, image) in enumerate(pairs)
+            if image.name not in bucket.deep or bucket.scale == self.scale
         }
-        self.rows = {image: row for row, image in enumerate(readable) if image not in other_scale}
         paths, counts = [b.path for b in outdated], [len(b.readable) for b in outdated]
         self.outdated = RowReader.from_files(paths, counts, self.shape)
 
     # ------------------------------------------------------------ preparing images
 
     def measure(self, buckets: Buckets) -> None:
-        """Find and store the values of new deep images; other files are only opened."""
-        known = self.ranges.keys() | {
-            image
-            for bucket in self.stored
-            for image in bucket.images
-            if image.name not in bucket.deep
-        }
-        new = {n: [image for image in buckets[n] if image not in known] for n in buckets}
+        """Find the values of new deep images; other files are only opened."""
+        measured = {image for bucket in self.stored for image in bucket.images}
+        new = {n: [image for image in buckets[n] if image not in measured] for n in buckets}
 
         def measure_bucket(number: int, images: list[ImageFile]) -> dict[ImageFile, Range | None]:
             ranges = {}
@@ -244,9 +234,8 @@ class FolderCache:
                         ranges[image] = self.options.range or value_range(opened)
             return ranges
 
-        measured = self.in_threads(measure_bucket, new, "measuring images")
-        self.ranges |= ChainMap(*measured.values())
-        write_whole(self.ranges_file, json.dumps([*self.ranges.items()]).encode())
+        ranges = self.in_threads(measure_bucket, new, "measuring images")
+        self.ranges |= ChainMap(*ranges.values())
 
     def check_disk(self, missing: Buckets, count: int) -> None:
         """Print how much will be written; ValueError if the disk is too small for it."""
@@ -271,9 +260,9 @@ class FolderCache:
         try:
             with open(temporary, "wb") as file:
                 failures = self.write_rows(images, file.write)
-                deep = [image.name for image in images if image in self.ranges]
+                deep = {image.name: self.ranges[image] for image in images if image in self.ranges}
                 content = {"number": number, "images": images, "failures": failures, "deep": deep}
-                content |= {"scale": self.scale, "version": VERSION, "shape": self.shape}
+                content |= {"scale": self.scale, "version": VERSION}
                 manifest = json.dumps(content).encode()
                 digest = hashlib.sha256(manifest)
                 file.write(manifest + FOOTER.pack(len(manifest), digest.digest()))
@@ -379,15 +368,6 @@ def thread_count() -> int:
     """Two more than the cores that this process may use, as some threads wait for the disk."""
     confined = hasattr(os, "sched_getaffinity")
     return 2 + (len(os.sched_getaffinity(0)) if confined else os.cpu_count() or 1)
-
-
-def wait_for_lock(path: Path, message: str) -> ExitStack:
-    """`acquire_lock`, printing the message before waiting for another process."""
-    try:
-        return acquire_lock(path, timeout=0)
-    except Timeout:
-        print(message, file=sys.stderr, flush=True)
-        return acquire_lock(path)
 
 
 def encode(name: str) -> bytes:

@@ -43,13 +43,14 @@ def find_classes(names: list[str]) -> tuple[np.ndarray | None, tuple[str, ...], 
     if not counts:
         return None, (), f"no classes ({reason})" if reason else ""
     stray_names = [name for name, folder in zip(names, folders, strict=True) if not folder]
-    listed = ", ".join(stray_names[:SHOWN_NAMES]) + (", ..." if strays > SHOWN_NAMES else "")
+    listed = list_names(stray_names, SHOWN_NAMES)
     if strays > MAX_STRAYS * len(names):
         reason = f"{strays:,} of {len(names):,} images are in no class folder: {listed}"
         return None, (), f"no classes ({'; '.join([*passed_over, reason])})"
     numbers = {name: number for number, name in enumerate(sorted(counts))}
     labels = np.array([numbers.get(folder, NO_CLASS) for folder in folders], np.int64)
-    line = f"{len(counts):,} classes{f' ({reason})' if reason else ''}: {list_classes(counts)}"
+    sizes = list_names([f"{name} {counts[name]:,}" for name in numbers])
+    line = f"{len(counts):,} classes{f' ({reason})' if reason else ''}: {sizes}"
     if strays:
         line += f"; {strays:,} images in no class folder are used without a class: {listed}"
     return labels, tuple(numbers), one_line(line)
@@ -110,20 +111,15 @@ def match_classes(names: Sequence[str], reference: Sequence[str]) -> np.ndarray:
 
 def describe_other_classes(before: Sequence[str], now: Sequence[str]) -> str:
     """How the classes of the data differ from those of a checkpoint."""
-    if set(before) == set(now):
-        return "the classes have another order"
-    text = f"the checkpoint has {len(before)} classes, and the data {len(now)}"
-    for one, other, where in ((before, now, "only in the checkpoint"), (now, before, "new")):
-        if names := [name for name in one if name not in other]:
-            text += f"; {where}: {list_names(names)}"
-    return text
-
-
-def list_names(names: Sequence[str]) -> str:
-    """The first few names."""
-    return one_line(
-        ", ".join(names[:SHOWN_CLASSES]) + (", ..." if len(names) > SHOWN_CLASSES else "")
+    return (
+        f"the checkpoint has {len(before)} classes, and the data {len(now)}; "
+        f"in the checkpoint: {list_names(before)}; in the data: {list_names(now)}"
     )
+
+
+def list_names(names: Sequence[str], count: int = SHOWN_CLASSES) -> str:
+    """The first `count` names, in one line."""
+    return one_line(", ".join(names[:count]) + (", ..." if len(names) > count else ""))
 
 
 def describe_level(counts: Counter[str]) -> str | None:
@@ -148,10 +144,3 @@ def are_numbered_shards(counts: Counter[str]) -> bool:
         return False
     sizes = [counts[name] for name in names[:-1]]
     return names[0].startswith("0") and 2 * min(sizes) >= max(max(sizes), counts[names[-1]])
-
-
-def list_classes(counts: Counter[str]) -> str:
-    """The classes and their numbers of images; of many, the first ones."""
-    first = [f"{name} {counts[name]:,}" for name in sorted(counts)[:SHOWN_CLASSES]]
-    more = len(counts) - len(first)
-    return ", ".join(first) + (f" and {more:,} more" if more else "")

@@ -1,9 +1,5 @@
 """Data sets that torchvision downloads."""
 
-import gzip
-import sys
-import zlib
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +9,6 @@ from wgan.data.dataset import Dataset
 from wgan.data.image_options import ImageOptions
 from wgan.data.pixels import fit_images
 from wgan.data.rows import RowReader
-from wgan.files import write_whole
 
 DIGITS = tuple("0123456789")
 CLOTHES = (
@@ -31,11 +26,6 @@ def load_idx(
         for part in ("train", "t10k")
         for kind in ("images-idx3", "labels-idx1")
     ]
-    for archive in map(folder.joinpath, files):
-        # torchvision unpacks only what it has downloaded, and only files with its checksums.
-        with suppress(OSError, EOFError, zlib.error):  # missing or corrupt: it is downloaded
-            if not archive.with_suffix("").exists():
-                write_whole(archive.with_suffix(""), gzip.decompress(archive.read_bytes()))
     source = download(name, files, folder, root=str(root), train=train)
     samples = RowReader.from_array(fit_images(source.data[:, None].numpy(), options))
     return Dataset(samples, source.targets.numpy(), class_names=class_names)
@@ -60,36 +50,11 @@ def download(name: str, files: list[str], folder: Path, **arguments):
     """
     import torchvision
 
-    make = getattr(torchvision.datasets, name)
-    with suppress(Exception):  # files are missing or corrupt
-        return make(download=False, **arguments)
-    state = "not complete in" if folder.exists() else "not in"
-    print(f"{name} is {state} {folder}: downloading it", file=sys.stderr)
     try:
-        return make(download=True, **arguments)
+        return getattr(torchvision.datasets, name)(download=True, **arguments)
     except Exception as error:  # networks, archives and missing packages raise all kinds
         raise ValueError(
             f"{name} could not be downloaded or read ({type(error).__name__}: {error}). Remove "
             f"files that may be corrupt from {folder}. Download {', '.join(files)} by hand into "
             "it, or give another --data-root"
         ) from error
-
-
-def fetch_celeba(root: Path) -> Path:
-    """The folder of CelebA's aligned faces, downloaded if it is missing."""
-    folder = root / "celeba" / "img_align_celeba"
-    if not folder.is_dir():
-        files = ["img_align_celeba.zip (unpacked to img_align_celeba/)"]
-        download("CelebA", files, root / "celeba", root=str(root), split="all")
-    return folder
-
-
-def find_lsun(root: Path) -> Path:
-    """The folder of LSUN's bedrooms, which must be downloaded by hand; ValueError if missing."""
-    folder = root / "lsun" / "bedroom_train_lmdb"
-    if not (folder / "data.mdb").is_file():
-        raise ValueError(
-            "LSUN cannot be downloaded automatically. Download bedroom_train_lmdb.zip by hand, "
-            f"and unpack it into {folder.parent}"
-        )
-    return folder

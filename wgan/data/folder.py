@@ -1,16 +1,16 @@
 """Data sets that are folders of images, or LSUN's database: their images, classes and warnings."""
 
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from wgan.data.arrays import ARRAY_SUFFIXES
 from wgan.data.cache import FolderCache, Images
-from wgan.data.classes import find_classes
+from wgan.data.classes import SHOWN_NAMES, find_classes, list_names
 from wgan.data.dataset import Dataset
-from wgan.data.downloads import fetch_celeba, find_lsun
+from wgan.data.downloads import download
 from wgan.data.image_options import ImageOptions
 from wgan.data.pixels import check_transparency
 from wgan.data.sources import FolderSource, LsunSource
@@ -36,12 +36,22 @@ def load_folder(folder: Path, root: Path, options: ImageOptions) -> Dataset:
 
 def load_celeba(root: Path, options: ImageOptions) -> Dataset:
     """CelebA's 202,599 aligned faces, without their attributes."""
-    return load_folder(fetch_celeba(root), root, options)
+    folder = root / "celeba" / "img_align_celeba"
+    if not folder.is_dir():
+        files = ["img_align_celeba.zip (unpacked to img_align_celeba/)"]
+        download("CelebA", files, root / "celeba", root=str(root), split="all")
+    return load_folder(folder, root, options)
 
 
 def load_lsun(root: Path, options: ImageOptions) -> Dataset:
-    """LSUN's bedrooms. Reading its database needs the package lmdb."""
-    images = load_images(LsunSource(find_lsun(root)), root, options)
+    """LSUN's bedrooms. Reading its database needs the package lmdb; ValueError if it is missing."""
+    folder = root / "lsun" / "bedroom_train_lmdb"
+    if not (folder / "data.mdb").is_file():
+        raise ValueError(
+            "LSUN cannot be downloaded automatically. Download bedroom_train_lmdb.zip by hand, "
+            f"and unpack it into {folder.parent}"
+        )
+    images = load_images(LsunSource(folder), root, options)
     return Dataset(images.samples, files_digest=images.digest)
 
 
@@ -53,29 +63,28 @@ def load_images(source: FolderSource | LsunSource, root: Path, options: ImageOpt
     if source.left_out:
         print(
             f"{source.path}: left out {len(source.left_out)} of its folders, which contain runs or "
-            f"generated images ({first_few(source.left_out, ', ')})",
+            f"generated images ({list_names(source.left_out, SHOWN_NAMES)})",
             file=sys.stderr,
         )
     count = len(images.names) + len(skipped)
-    if not count:
-        raise ValueError(f"the folder {source.path} contains no files: put images there")
     if skipped:
         reasons = [f"{name!r}: {reason}" for name, reason in skipped.items()]
         print(
             f"{source.path}: skipped {len(skipped)} of {count} files that cannot be used "
-            f"({first_few(reasons, '; ')})",
+            f"({list_names(reasons, SHOWN_NAMES)})",
             file=sys.stderr,
         )
     if not images.names:
-        raise ValueError(f"none of the {count} files in {source.path} is a readable image")
+        has_arrays = any(name.lower().endswith(ARRAY_SUFFIXES) for name in skipped)
+        advice = ": name one .npy or .npz file; join arrays with numpy.concatenate"
+        raise ValueError(
+            f"none of the {count} files in {source.path} is a readable image"
+            + (advice if has_arrays else "")
+        )
     if options.range and images.scale is None:
         print(f"--range has no effect: all images of {source.path} have 8 bits", file=sys.stderr)
     report_few_levels(images, source.path)
     return images
-
-
-def first_few(texts: Sequence[str], separator: str) -> str:
-    return separator.join([*texts[:3], *(["..."] if len(texts) > 3 else [])])
 
 
 def report_few_levels(images: Images, path: Path) -> None:

@@ -14,7 +14,7 @@ from wgan.data.dataset import Dataset
 from wgan.data.image_options import ImageOptions
 from wgan.data.pixels import fit_images
 from wgan.data.rows import RowReader
-from wgan.files import write_whole
+from wgan.files import try_to_write, write_whole
 
 GLYPH_COUNT = 50_000
 GLYPH_SEED = 1
@@ -53,7 +53,7 @@ def load_glyphs(root: Path, options: ImageOptions) -> Dataset:
     cached = read_cache(cache)
     if cached is None:
         cached = draw_glyphs(GLYPH_COUNT, GLYPH_SEED)
-        write_cache(cache, *cached)
+        try_to_write(f"cache {cache}", write_cache, cache, *cached)
     images, labels = cached
     samples = RowReader.from_array(fit_images(images, options))
     return Dataset(samples, labels, class_names=tuple("0123456789"))
@@ -63,25 +63,20 @@ def read_cache(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
     """Images and labels from the cache; None if it is missing, corrupt or of another version."""
     try:
         with np.load(path) as arrays:  # a zip file, whose checksums reveal corruption
-            if arrays["version"] != GLYPH_VERSION:
-                return None
-            return arrays["samples"], arrays["labels"]
+            if arrays["version"] == GLYPH_VERSION:
+                return arrays["samples"], arrays["labels"]
     except FileNotFoundError:
-        return None
+        pass
     except Exception:  # a corrupt file may contain anything
         print(f"{path} is corrupt or cannot be read; drawing it again", file=sys.stderr)
-        return None
+    return None
 
 
 def write_cache(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
-    """Write the cache. If the folder cannot be written, print a warning."""
     buffer = io.BytesIO()
     np.savez(buffer, version=GLYPH_VERSION, samples=images, labels=labels)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, buffer.getvalue())
-    except OSError as error:
-        print(f"cannot cache the images in {path}: {error}", file=sys.stderr)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, buffer.getvalue())
 
 
 def draw_glyphs(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

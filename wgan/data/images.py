@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from wgan.data.image_options import ImageOptions, Range
 from wgan.data.pixels import black_and_white, clear_transparent, resize_then_crop, to_bytes
@@ -17,7 +17,6 @@ from wgan.files import MARK
 
 REFUSED = ("EPS", "WMF")  # Pillow runs another program to draw them
 INSTALL_HEIF = "HEIC: install pillow-heif"
-METADATA_BYTES = 2**26  # of a PNG file; Pillow refuses images with more than 1 MiB
 
 
 def open_image(source: Path | BinaryIO) -> Image.Image:
@@ -38,7 +37,6 @@ def open_image(source: Path | BinaryIO) -> Image.Image:
 def register_formats() -> None:
     """Let Pillow read all its formats, and HEIC if pillow-heif is installed."""
     Image.init()
-    PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = METADATA_BYTES
     logging.getLogger("PIL").addHandler(logging.NullHandler())  # failures are reported by name
     with suppress(ImportError):
         import pillow_heif
@@ -73,14 +71,14 @@ def image_to_bytes(
     # JPEG files are decoded at the smallest eighth that still covers the size, many times faster.
     image.draft(None, (2 * max(size), 2 * max(size)))
     image.load()
-    turn = find_rotation(image)
+    with suppress(Exception):  # broken EXIF data raises all kinds
+        ImageOps.exif_transpose(image, in_place=True)
     if is_deep(image):
         image = scaled(image, scale)
-    elif not options.alpha:
-        image = over_white(image)
+    elif image.has_transparency_data and not options.alpha:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     image = image.convert("RGBA" if options.alpha else "L" if options.grey else "RGB")
-    if turn is not None:
-        image = image.transpose(turn)
     (height, width), (top, left) = resize_then_crop((image.height, image.width), size)
     scale_x, scale_y = image.width / width, image.height / height
     box = (
@@ -92,33 +90,6 @@ def image_to_bytes(
     image = image.resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box)
     pixels = np.ascontiguousarray(np.atleast_3d(np.asarray(image)).transpose(2, 0, 1))
     return clear_transparent(pixels) if options.alpha else pixels
-
-
-Transpose = Image.Transpose
-TURNS = {  # by the value of EXIF's orientation
-    2: Transpose.FLIP_LEFT_RIGHT,
-    3: Transpose.ROTATE_180,
-    4: Transpose.FLIP_TOP_BOTTOM,
-    5: Transpose.TRANSPOSE,
-    6: Transpose.ROTATE_270,
-    7: Transpose.TRANSVERSE,
-    8: Transpose.ROTATE_90,
-}
-
-
-def find_rotation(image: Image.Image) -> Image.Transpose | None:
-    """How to turn an image upright by its EXIF data; None if they are missing or broken."""
-    with suppress(Exception):
-        return TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
-    return None
-
-
-def over_white(image: Image.Image) -> Image.Image:
-    """The image over a white background if it is transparent."""
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image
 
 
 # ---------------------------------------------------------------- more than 8 bits

@@ -1,6 +1,5 @@
 """Images as arrays and tensors: bytes and floats, transparency, scaling and resizing."""
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -67,8 +66,7 @@ def to_bytes(values: np.ndarray, scale: Range) -> np.ndarray:
 def fit_images(images: np.ndarray, options: ImageOptions) -> np.ndarray:
     """Resize, crop and grey an array of bytes `(N, C, H, W)` as `image_to_bytes` does a file.
 
-    Colours are weighted by the alpha channel, if there is one. Raises ValueError if there is not
-    enough memory.
+    Colours are weighted by the alpha channel, if there is one.
     """
     if options.grey and images.shape[1] == 3:
         images = (images * LUMA[:, None, None]).sum(1, keepdims=True).round().astype(np.uint8)
@@ -76,7 +74,7 @@ def fit_images(images: np.ndarray, options: ImageOptions) -> np.ndarray:
     if size is None or size == images.shape[2:]:
         return np.ascontiguousarray(images)
     inner, (top, left) = resize_then_crop(images.shape[2:], size)
-    fitted = empty_bytes((*images.shape[:2], *size))
+    fitted = np.empty((*images.shape[:2], *size), np.uint8)
     for start in range(0, len(images), 1000):  # in parts, as floats need four times the memory
         part = slice(start, start + 1000)
         floats = torch.from_numpy(images[part]).float()
@@ -95,15 +93,3 @@ def resize_then_crop(source: Size, target: Size) -> tuple[Size, tuple[int, int]]
     scale = max(target[0] / source[0], target[1] / source[1])
     inner = tuple(max(t, round(s * scale)) for s, t in zip(source, target, strict=True))
     return inner, ((inner[0] - target[0]) // 2, (inner[1] - target[1]) // 2)
-
-
-def empty_bytes(shape: tuple[int, ...]) -> np.ndarray:
-    """An uninitialised array of bytes; ValueError, with its size, if there is no memory for it."""
-    try:
-        return np.empty(shape, np.uint8)
-    except (MemoryError, ValueError) as error:  # ValueError: larger than the address space
-        size = math.prod(shape) / 2**30
-        text = "x".join(map(str, shape))
-        raise ValueError(
-            f"{text} bytes of images need {size:,.1f} GiB of memory: use a smaller --image-size"
-        ) from error

@@ -1,7 +1,6 @@
 """Samples by index, from memory or from files."""
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Lock
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 COPIED_BYTES = 2**25  # at a time, from files to the device
+SEEKING = Lock()  # between moving a file's position and reading there: two threads may read
 
 
 class RowReader:
@@ -23,7 +23,7 @@ class RowReader:
         self.tensor: Tensor | None = None
         self.files: list[BinaryIO] = []
         self.ends = np.zeros(0, np.int64)  # of each file, the index after its last sample
-        self.starts: Sequence[int] = []  # of each file, where its first sample is, in bytes
+        self.start = 0  # of the first sample in each file, in bytes
 
     @classmethod
     def from_array(cls, array: np.ndarray) -> "RowReader":
@@ -39,10 +39,9 @@ class RowReader:
         files: Sequence[Path],
         counts: Sequence[int],
         sample_shape: tuple[int, ...],
-        starts: Sequence[int] | None = None,
+        start: int = 0,
     ) -> "RowReader":
-        """Samples in files, `counts[i]` of them in `files[i]`, as raw uint8, from byte `starts[i]`
-        on (default: 0).
+        """Samples in files, `counts[i]` of them in `files[i]`, as raw uint8, from byte `start` on.
 
         The files are kept open, so that they can be read even after they were replaced. They are
         not mapped, because pages of a map count as the process's memory.
@@ -51,7 +50,7 @@ class RowReader:
         allow_open_files(len(files))
         reader.files = [open(file, "rb", buffering=0) for file in files]
         reader.ends = np.cumsum(counts, dtype=np.int64)
-        reader.starts = starts or [0] * len(files)
+        reader.start = start
         return reader
 
     def __len__(self) -> int:
@@ -83,7 +82,12 @@ class RowReader:
         starts = np.append(0, self.ends)[places]
         offsets = (numbers - starts) * self.row_bytes
         for row, place, offset in zip(copy.numpy(), places, offsets.tolist(), strict=True):
-            read_at(self.files[place], self.starts[place] + offset, row)
+            file = self.files[place]
+            with SEEKING:
+                file.seek(self.start + offset)
+                count = file.readinto(row)
+            if count < row.nbytes:
+                raise OSError(f"{file.name} became shorter while in use: run the command again")
         return copy
 
     def to_device(self, device: torch.device) -> Tensor:
@@ -120,21 +124,6 @@ class ConvertedReader(RowReader):
         for part, rows in zip(indices.split(self.at_once), copy.split(self.at_once), strict=True):
             rows.copy_(self.compute(part))
         return copy
-
-
-def read_at(file: BinaryIO, offset: int, row: np.ndarray) -> None:
-    """Fill `row` with the bytes at that offset of a file; several threads may read at once."""
-    if hasattr(os, "preadv"):
-        count = os.preadv(file.fileno(), [row], offset)
-    else:  # Windows
-        with SEEKING:
-            file.seek(offset)
-            count = file.readinto(row)
-    if count < row.nbytes:
-        raise OSError(f"{file.name} became shorter while it was in use: run the command again")
-
-
-SEEKING = Lock()  # between moving a file's position and reading there
 
 
 def allow_open_files(count: int) -> None:

@@ -1,4 +1,4 @@
-"""The table of data sets. Any other name is a folder of images, or arrays.
+"""The table of data sets. Any other name is a folder of images, or a file of arrays.
 
 A further data set is one function and one entry.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from wgan.data.arrays import is_arrays, load_arrays, open_arrays
+from wgan.data.arrays import ARRAY_SUFFIXES, load_arrays, open_arrays
 from wgan.data.dataset import Dataset
 from wgan.data.downloads import load_cifar10, load_fashion_mnist, load_mnist
 from wgan.data.folder import load_celeba, load_folder, load_lsun
@@ -52,7 +52,6 @@ FASHION_RECIPES = (
 )
 POINT_RECIPES = ("points-wgan-gp", "points-wgan", "points-wgan-div")
 
-MIRRORED = {"flip": True}  # looks natural
 DEFAULT = ImageOptions()
 
 DATASETS = {
@@ -70,10 +69,10 @@ DATASETS = {
         load_cifar10, "small colour photographs, 32x32", (3, 32, 32), IMAGE_RECIPES
     ),
     "celeba": DatasetEntry(
-        load_celeba, "faces, 64x64 by default", (3, 64, 64), IMAGE_RECIPES, settings=MIRRORED
+        load_celeba, "faces, 64x64 by default", (3, 64, 64), IMAGE_RECIPES, settings={"flip": True}
     ),
     "lsun": DatasetEntry(
-        load_lsun, "bedrooms, 64x64 by default", (3, 64, 64), IMAGE_RECIPES, settings=MIRRORED
+        load_lsun, "bedrooms, 64x64 by default", (3, 64, 64), IMAGE_RECIPES, settings={"flip": True}
     ),
 }
 
@@ -81,7 +80,7 @@ DATASETS = {
 def load_dataset(
     name: str, root: str | Path = "datasets", options: ImageOptions = DEFAULT
 ) -> Dataset:
-    """Load the data set called `name`, or the folder of images or the arrays at that path.
+    """Load the data set called `name`, or the folder of images or the file of arrays at that path.
 
     Options without effect are ignored. Raises ValueError if the data set is unknown, unavailable or
     empty.
@@ -114,7 +113,7 @@ def sample_shape(name: str, options: ImageOptions = DEFAULT) -> tuple[int, ...]:
 
 
 def find_entry(name: str) -> DatasetEntry | None:
-    """The data set, folder or arrays of this name; None if there is none."""
+    """The data set, folder or file of this name; None if there is none."""
     with suppress(ValueError, OSError):
         return find_dataset(name)
     return None
@@ -127,12 +126,12 @@ def unused_options(entry: DatasetEntry) -> set[str]:
 
 
 def find_dataset(name: str) -> DatasetEntry:
-    """The table's entry, or one for the folder or the arrays at that path; ValueError if there is
-    none, or for arrays that are no samples."""
+    """The table's entry, or one for the folder or file at that path; ValueError if there is none,
+    or for arrays that are no samples."""
     if name in DATASETS:
         return DATASETS[name]
     path = Path(name)
-    if name and is_arrays(path):
+    if path.suffix.lower() in ARRAY_SUFFIXES and path.is_file():
         arrays = open_arrays(path)
         recipes = () if arrays.is_vectors else IMAGE_RECIPES
         load = partial(load_arrays, path)

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -166,9 +167,6 @@ def first_shape(folder: Path) -> tuple[int, int, int]:
     """The shape `(C, H, W)` of a folder's first image that can be read."""
     source = FolderSource(folder)
     for file in source.list():
-        try:
-            with source.open(file.name) as image:
-                return (1 if image.mode == "L" else 3, image.height, image.width)
-        except (OSError, ValueError):
-            continue
+        with suppress(OSError, ValueError), source.open(file.name) as image:
+            return (1 if image.mode == "L" else 3, image.height, image.width)
     raise ValueError(f"there is no image in {folder}")

@@ -11,12 +11,12 @@ from wgan import plots
 from wgan.data import Dataset
 from wgan.evaluation import metrics
 from wgan.evaluation.features import (
+    INCEPTION_FILES,
     Features,
     InceptionFeatures,
     RandomFeatures,
     cached_classifier,
     describe_chance,
-    inception_files,
 )
 from wgan.evaluation.samples import (
     SAMPLES,
@@ -45,7 +45,8 @@ def choose_features(
     no labels or learns nothing, or if Inception's weights cannot be loaded.
     """
     check_enough(dataset)
-    if choice == "inception" or (choice == "auto" and inception_files()):
+    weights = Path(torch.hub.get_dir()).glob(INCEPTION_FILES)
+    if choice == "inception" or (choice == "auto" and any(weights)):
         return InceptionFeatures(device)
     if choice == "classifier" and dataset.labels is None:
         raise ValueError("a classifier needs a data set with labels: use --features random")

@@ -17,7 +17,7 @@ from wgan.data import Dataset, opaque, to_float_images
 from wgan.errors import one_line
 from wgan.evaluation.metrics import inception_score
 from wgan.evaluation.samples import Samples
-from wgan.files import write_whole
+from wgan.files import try_to_write, write_whole
 
 CLASSIFIER_VERSION = 1  # increase it if the classifier or its training changes
 INCEPTION_FILES = "checkpoints/weights-inception-2015-12-05*.pth"
@@ -92,10 +92,6 @@ class InceptionFeatures(Features):
         bias, as in the original."""
         probabilities = F.linear(features, self.network.fc.weight.cpu()).softmax(1)
         return {"inception_score": inception_score(probabilities)}
-
-
-def inception_files() -> list[Path]:
-    return list(Path(torch.hub.get_dir()).glob(INCEPTION_FILES))
 
 
 # ---------------------------------------------------------------- a random network
@@ -270,7 +266,7 @@ def cached_classifier(
             classifier = train_classifier(dataset, indices, device)
         finally:
             torch.use_deterministic_algorithms(deterministic)
-        save_classifier(file, classifier)
+        try_to_write("classifier, which must be trained again", save_classifier, file, classifier)
     # One layout, trained just now or not: another one rounds differently.
     classifier.to(device, memory_format=torch.channels_last)
     return ClassifierFeatures(classifier, f"{stem}-{hash_of_weights(classifier)}")
@@ -296,11 +292,8 @@ def load_classifier(file: Path, dataset: Dataset) -> Classifier | None:
 def save_classifier(file: Path, classifier: Classifier) -> None:
     buffer = io.BytesIO()
     torch.save(classifier.state_dict(), buffer)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, add_digest(buffer.getvalue()))
-    except OSError as error:
-        print(f"the classifier was not saved and must be trained again: {error}", file=sys.stderr)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, add_digest(buffer.getvalue()))
 
 
 def hash_of_data(dataset: Dataset, indices: np.ndarray) -> str:

@@ -9,7 +9,7 @@ from PIL import Image
 import evaluate
 import generate
 import train
-from wgan.data import ImageOptions, find_dataset, load_dataset, sample_shape
+from wgan.data import ImageOptions, load_dataset, sample_shape
 from wgan.data import arrays as arrays_module
 
 COUNT = 12
@@ -66,15 +66,12 @@ def test_a_large_file_is_read_by_position(images, tmp_path, monkeypatch):
     assert dataset.identity() == in_memory
 
 
-def test_arrays_in_a_folder_are_one_after_the_other(images, tmp_path):
+def test_a_folder_of_arrays_is_refused(images, tmp_path):
     (tmp_path / "p").mkdir()
-    for index, part in enumerate(np.split(images[..., :3], [5, 6])):
-        np.save(tmp_path / "p" / f"{index}.npy", part)
+    np.save(tmp_path / "p" / "a.npy", images)
     (tmp_path / "p" / "notes.txt").write_text("x")
-    assert np.array_equal(read(str(tmp_path / "p")), images[..., :3].transpose(0, 3, 1, 2))
-    np.save(tmp_path / "p" / "3.npy", images[:2, :4, :, :3])
-    with pytest.raises(ValueError, match=r"0\.npy is \(5, 8, 16, 3\) uint8, and 3\.npy is"):
-        load_dataset(str(tmp_path / "p"))
+    with pytest.raises(ValueError, match=r"name one \.npy or \.npz file; join .*concatenate"):
+        load_dataset(str(tmp_path / "p"), tmp_path)
     Image.new("RGB", (9, 9)).save(tmp_path / "p" / "a.png")
     assert len(load_dataset(str(tmp_path / "p"), tmp_path)) == 1  # a folder of images
 
@@ -100,8 +97,8 @@ def test_other_types_are_scaled_as_those_of_folders(values, limits, expected, tm
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (np.full(3, 0.5), "are all 0.5"),
-        (np.zeros(3, np.int32), "are all 0"),
+        (np.full(3, 0.5), "lie between 0.5 and 0.5"),
+        (np.zeros(3, np.int32), "lie between 0 and 0"),
         (np.array([-1.7e308, 0, 1.7e308]), "lie between -1.7e\\+308 and 1.7e\\+308"),
     ],
 )
@@ -225,14 +222,6 @@ def test_a_generator_of_vectors_can_be_asked_for_a_class(tmp_path, capsys):
     assert "within class wasserstein" in report and "critic estimate" not in report
 
 
-def test_single_numbers_are_drawn_too(tmp_path):
-    name, run = save(tmp_path / "v.npy", np.arange(40)[:, None]), tmp_path / "run"
-    assert find_dataset(name).is_points
-    options = ["--dataset", name, *SMALL, "--device", "cpu", "--run", str(run)]
-    assert train.main([*options, "--steps", "1"]) == 0
-    assert (run / "samples" / "000001.png").exists()
-
-
 def test_convolutions_and_evaluations_are_refused(spectra, tmp_path, capsys):
     name = save(tmp_path / "v.npy", spectra)
     for options, text in (
@@ -255,7 +244,6 @@ BAD = {
     "text": ({"a": np.array([["a"]])}, "samples are real numbers"),
     "nan": ({"a": NAN}, r"NaN or infinite, the first at index \(3, 0, 2\)"),
     "infinite": ({"a": np.array([[1, np.inf]])}, r"the first at index \(0, 1\)"),
-    "huge": ({"a": np.array([[1e300], [-1e300]])}, "too large to be squared"),
     "one": ({"a": np.arange(5)}, r"the shape \(5,\): samples are"),
     "five": ({"a": np.zeros((1, 2, 3, 4, 5))}, r"the shape \(1, 2, 3, 4, 5\): samples are"),
     "zero": ({"a": np.zeros((0, 28, 28))}, "no number is 0"),
@@ -290,13 +278,6 @@ def test_corrupt_files_are_refused_however_short(suffix, tmp_path, random):
         path.write_bytes(content[:length])
         with pytest.raises(ValueError, match="is corrupt or not an array"):
             load_dataset(str(path))
-
-
-def test_what_does_not_fit_in_memory_is_refused_with_a_remedy(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(arrays_module, "MAX_LOADED", images.nbytes - 1)
-    with pytest.raises(ValueError, match=r"would need .* of memory: save it with numpy\.save"):
-        load_dataset(save(tmp_path / "a.npz", images))
-    assert len(load_dataset(save(tmp_path / "a.npy", images))) == COUNT
 
 
 def test_an_image_size_that_the_networks_cannot_take_is_refused(tmp_path, capsys):

@@ -41,12 +41,6 @@ def test_files_are_read_as_memory_is(readers, cpu):
     assert not dataset.is_points and Dataset(numbered(3)).is_points
 
 
-def test_without_preadv_files_are_read_the_same(readers, monkeypatch):
-    monkeypatch.delattr(os, "preadv", raising=False)  # Windows
-    order = torch.randperm(50)
-    assert torch.equal(readers[0].read(order), readers[1].read(order))
-
-
 @pytest.mark.parametrize("index", [-1, 50])
 def test_an_index_outside_is_an_error(readers, index):
     for reader in readers:
@@ -138,7 +132,6 @@ def test_prefetched_batches_are_those_of_resident_data(cpu):
     prefetched = Batches(numbered(10), 4, seed=0, device=cpu, resident=False)
     for number in (0, 2, 4, 6, 3, 5, 0):  # in sequence, and out of it
         assert torch.equal(prefetched(number, 2), resident(number, 2))
-    assert torch.equal(prefetched.take(torch.tensor([3])), resident.take(torch.tensor([3])))
 
 
 def test_batches_from_files_are_those_from_memory(readers, cpu):
@@ -148,7 +141,6 @@ def test_batches_from_files_are_those_from_memory(readers, cpu):
     for number in (0, 5, 10, 3):
         assert torch.equal(in_files(number, 5), in_memory(number, 5))
         assert torch.equal(copied(number, 5), in_memory(number, 5))
-    assert torch.equal(in_files.take(torch.tensor([3, 0])), in_memory.take(torch.tensor([3, 0])))
 
 
 def test_ranks_share_each_batch(cpu):

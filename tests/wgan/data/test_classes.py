@@ -116,7 +116,7 @@ def test_the_line_is_short_whatever_the_folders_are():
     names = [f"class{index}/0.png" for index in range(1000)]
     line = find_classes(names)[2]
     assert line.startswith("1,000 classes: class0 1, class1 1,") and len(line) < 250
-    assert line.endswith("and 990 more")
+    assert line.endswith(", ...")
     assert "\n" not in find_classes(names_in(**{"a\nb": 2, "c": 2}))[2]
 
 

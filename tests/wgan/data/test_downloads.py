@@ -1,6 +1,5 @@
 """torchvision's data sets, without a network."""
 
-import gzip
 import struct
 import sys
 
@@ -37,12 +36,7 @@ def raw(tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_existing_files_are_used_without_a_network(packed, raw, tmp_path):
-    if packed:  # as Debian's package and a download by hand are
-        for path in list(raw.iterdir()):
-            path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
-            path.unlink()
+def test_existing_files_are_used_without_a_network(raw, tmp_path):
     dataset = load_dataset("fashion-mnist", tmp_path)
     expected = np.arange(10 * 28 * 28).reshape(10, 1, 28, 28) % 100
     assert np.array_equal(dataset.read(np.arange(10)), expected)
@@ -80,15 +74,12 @@ def test_corrupt_files_are_refused_and_removing_them_helps(name, content, raw, t
     other = (raw / (LABELS if name == IMAGES else IMAGES)).read_bytes()
     corrupt = {"empty": b"", "header": intact[:7], "cut": intact[:-1], "longer": intact + b"x"}
     (raw / name).write_bytes((corrupt | {"text": b"not found\n" * 9, "other": other})[content])
-    archive = raw / f"{name}.gz"
-    archive.write_bytes(gzip.compress(intact)[:-10])  # cut, too
     with pytest.raises(ValueError, match=f"Remove files that may be corrupt from {raw}"):
         load_dataset("fashion-mnist", tmp_path)
     (raw / name).unlink()
     with pytest.raises(ValueError, match=f"Download .*{name}.gz"):
         load_dataset("fashion-mnist", tmp_path)
-    assert not (raw / name).exists()
-    archive.write_bytes(gzip.compress(intact))  # by another program than the original
+    (raw / name).write_bytes(intact)
     assert load_dataset("fashion-mnist", tmp_path).labels.tolist() == list(range(10))
 
 

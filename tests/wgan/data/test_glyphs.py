@@ -62,4 +62,4 @@ def test_a_folder_that_cannot_be_written_costs_only_the_cache(tmp_path, monkeypa
     monkeypatch.setattr(glyphs, "GLYPH_COUNT", 20)
     (tmp_path / "file").write_text("in the way")
     assert len(load_dataset("glyphs", tmp_path / "file")) == 20
-    assert "cannot cache" in capsys.readouterr().err
+    assert "could not write the cache" in capsys.readouterr().err

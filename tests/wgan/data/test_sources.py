@@ -71,5 +71,5 @@ def test_grids_and_animations_drawn_by_this_project_are_no_data(folder, tmp_path
     assert count(folder, tmp_path) == 11
     printed = capsys.readouterr().err
     assert "skipped 3 of 14 files" in printed  # and config.toml
-    assert "'grid.png': drawn by this project; " in printed
+    assert "'grid.png': drawn by this project, " in printed
     assert "'walk.gif': drawn by this project" in printed

@@ -13,7 +13,7 @@ from wgan.data import ImageOptions, load_dataset, load_test_set, sample_shape
         ("glyhps", r"did you mean 'glyphs'\?"),
         ("no/such/folder", "there is no such folder or file"),
         ("file.txt", "it is a file"),
-        ("empty", "contains no files"),
+        ("empty", "none of the 0 files"),
         ("texts", "none of the 1 files"),
     ],
 )

@@ -68,12 +68,6 @@ def test_features_and_probabilities_are_those_of_the_network(cpu):
     torch.testing.assert_close(probabilities, scores.softmax(1), rtol=1e-4, atol=1e-6)
 
 
-def test_probabilities_leave_the_network_on_its_device(monkeypatch):
-    extract = ClassifierFeatures(Classifier(1, 3).eval(), "name")
-    monkeypatch.setattr(nn.Module, "_apply", Mock(side_effect=AssertionError("a layer was moved")))
-    extract.probabilities(extract(torch.zeros(4, 1, 8, 8, dtype=torch.uint8)))
-
-
 class Predicting:
     """Stands in for a classifier with these predictions, whatever the images are."""
 
@@ -155,7 +149,7 @@ def test_a_classifier_that_cannot_be_saved_is_still_used(tmp_path, cpu, capsys):
     dataset = random_dataset(labels=np.arange(40) % 2)
     extract = cached_classifier(dataset, np.arange(40), str(tmp_path / "file" / "no"), cpu)
     assert extract(dataset.read(torch.arange(3))).shape == (3, 128)
-    assert "was not saved" in capsys.readouterr().err
+    assert "could not write the classifier" in capsys.readouterr().err
 
 
 def test_only_the_classifier_may_be_trained_nondeterministically(tmp_path, cpu, monkeypatch):
@@ -257,15 +251,4 @@ def test_corrupt_inception_weights_are_named(content, cpu, hub):
     file.parent.mkdir(parents=True)
     file.write_bytes(content)
     with pytest.raises(ValueError, match=r"remove .*weights-inception.*pth .*--features random"):
-        InceptionFeatures(cpu)
-
-
-def test_a_failed_download_of_inception_names_the_alternative(cpu, monkeypatch):
-    from torch_fidelity import feature_extractor_inceptionv3
-
-    def offline(*arguments):
-        raise OSError("no network")
-
-    monkeypatch.setattr(feature_extractor_inceptionv3, "FeatureExtractorInceptionV3", offline)
-    with pytest.raises(ValueError, match=r"no network.*--features random"):
         InceptionFeatures(cpu)
