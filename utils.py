@@ -188,11 +188,10 @@ class Method:
 
 @dataclass(frozen=True)
 class WeightClipping(Method):
-    """WGAN: bounded weights make the critic K-Lipschitz for some K (Arjovsky et al. 2017,
-    algorithm 1, lines 5 to 7).
+    """WGAN: bounded weights make the critic K-Lipschitz for some K.
 
-    The paper's networks use batch normalisation, so real and fake samples are scored in two
-    passes, each with its own batch statistics.
+    Arjovsky et al. 2017, algorithm 1, lines 5 to 7. The paper's networks use batch normalisation,
+    so real and fake samples are scored in two passes, each with its own batch statistics.
     """
 
     clip: float
@@ -215,8 +214,10 @@ class WeightClipping(Method):
 
 @dataclass(frozen=True)
 class GradientPenalty(Method):
-    """WGAN-GP: gradient norm 1 between real and fake samples (Gulrajani et al. 2017, algorithm 1,
-    lines 6 and 7)."""
+    """WGAN-GP: gradient norm 1 between real and fake samples.
+
+    Gulrajani et al. 2017, algorithm 1, lines 6 and 7.
+    """
 
     gp_weight: float
 
@@ -238,11 +239,11 @@ class GradientPenalty(Method):
 
 @dataclass(frozen=True)
 class WassersteinDivergence(Method):
-    """WGAN-div: the Wasserstein divergence, without a Lipschitz constraint (Wu et al. 2018).
+    """WGAN-div: the Wasserstein divergence, without a Lipschitz bound.
 
-    The paper's f is low on real data. Ours is its negative, so that all methods agree in sign.
-    k and p are the paper's, the rates and n_critic those of its authors' code; configs/README.md
-    lists where the two differ.
+    Wu et al. 2018. The paper's f is low on real data. Ours is its negative, so that all methods
+    agree in sign. k and p are the paper's, the rates and n_critic those of its authors' code;
+    configs/README.md lists where the two differ.
     """
 
     div_k: float

@@ -225,8 +225,8 @@ def test_a_new_run_starts_from_anothers_weights(image_folder, tmp_path):
 def test_weights_that_do_not_fit_are_refused(image_folder, tmp_path, capsys):
     run_main(image_folder, tmp_path / "a", "--steps", 2)
     for options, message in (
-        (["--width", 16], "(width was 8 and is 16): use the same options"),
-        (["--model", "dense"], "(model was 'dcgan' and is 'dense'"),
+        (["--width", 16], "size mismatch"),
+        (["--model", "dense"], "do not fit these networks"),
         (["--init-from", tmp_path / "none.pt"], "there is no checkpoint or run"),
         (["--init-from", image_folder / "0.png"], "is corrupt or was not written by this project"),
     ):

@@ -17,12 +17,7 @@ UNWRITABLE = (OSError, ValueError)  # a closed pipe or terminal, a full disk; a 
 
 
 class Parser(argparse.ArgumentParser):
-    """Invalid flags raise a ValueError, as invalid values do, so that one place reports both.
-
-    `hints` says what to use instead of flags of other programs.
-    """
-
-    hints: Mapping[str, str] = {}
+    """Invalid flags raise a ValueError, as invalid values do, so that one place reports both."""
 
     def __init__(self, formatter_class=argparse.RawDescriptionHelpFormatter, **options):
         super().__init__(formatter_class=formatter_class, allow_abbrev=False, **options)
@@ -30,10 +25,8 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, *arguments) -> argparse.Namespace:
         options, unknown = self.parse_known_args(*arguments)
         if unknown:
-            name = unknown[0].split("=")[0]
             flags = [text for action in self._actions for text in action.option_strings]
-            hint = self.hints.get(name.replace("_", "-"))
-            hint = f": {hint}" if hint else suggestion(name, flags)
+            hint = suggestion(unknown[0].split("=")[0], flags)
             raise ValueError(f"unknown argument {unknown[0]!r}{hint}")
         return options
 

@@ -233,8 +233,11 @@ def timelapse(frames: list[Path], target: BinaryIO) -> None:
     count = min(len(frames), TIMELAPSE_FRAMES)
     images = []
     for index in np.linspace(0, len(frames) - 1, count).round().astype(int):
-        with Image.open(frames[index]) as image:
-            image = image.convert("L" if image.mode == "L" else "RGB")
+        try:
+            with Image.open(frames[index]) as image:
+                image = image.convert("L" if image.mode == "L" else "RGB")
+        except SyntaxError as error:  # Pillow's, for a broken PNG
+            raise OSError(f"{frames[index]} is corrupt ({error}): remove it") from error
         # By a whole factor, as grids are enlarged by one.
         images.append(image.reduce(ceil(max(image.size) / TIMELAPSE_SIDE)))
     durations = [100] * (len(images) - 1) + [2000]  # milliseconds; longer for the last frame

@@ -31,17 +31,9 @@ from wgan.config import Config
 from wgan.files import acquire_lock, write_temporary, write_whole
 
 LOG_COLUMNS = (
-    "step",
-    "epoch",
-    "images",
-    "seconds",
-    "images_per_second",
-    "wasserstein",
-    "penalty",
-    "generator_loss",
-    "gradient_norm",
-    "frechet_distance",
-)
+    "step", "epoch", "images", "seconds", "images_per_second", "wasserstein", "penalty",
+    "generator_loss", "gradient_norm", "frechet_distance",
+)  # fmt: skip
 TIME_COLUMNS = ("seconds", "images_per_second")
 CURVE_COLOURS = 64  # a file is a third as large as with all colours
 LOCK, OPTIONS = "lock", "config.toml"

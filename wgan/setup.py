@@ -55,17 +55,15 @@ class Run:
         return self.state.step >= self.budget.steps or (limited and self.state.progress == 1)
 
     def describe_finished(self) -> str:
-        more = "raise --steps"
-        if self.state.step > self.budget.steps:
-            more = f"raise --steps from {self.budget.steps} to more than {self.state.step}"
+        further = f"raise --steps above {self.state.step}"
         if self.config.lr_decay:
-            more = (
+            further = (
                 "start a new run with --init-from this one and another --run, as its learning "
                 "rates have decayed to zero (lr_decay)"
             )
         return (
             f"{self.folder.path} is finished at {self.budget.describe(self.state.step)}; to train "
-            f"further, {more}; --fresh starts again"
+            f"further, {further}; --fresh starts again"
         )
 
     def describe(self) -> str:

@@ -247,8 +247,11 @@ def load_images(arrays: Arrays, rows: Rows, options: ImageOptions) -> Dataset:
 def load_vectors(arrays: Arrays, rows: Rows) -> Dataset:
     """Standardised vectors, and their classes if there are labels."""
     moments = Moments(arrays.stored_shape[0])
-    for vectors in finite_rows(arrays, rows):
-        moments.add(vectors)
+    with np.errstate(over="ignore", invalid="ignore"):  # checked below
+        for vectors in finite_rows(arrays, rows):
+            moments.add(vectors)
+    if not np.isfinite(moments.squares).all():
+        raise ValueError(f"{arrays.path} contains values too large to be squared: rescale them")
     standardisation = moments.standardisation()
     print(
         f"{arrays.path}: {len(arrays):,} vectors of {arrays.stored_shape[0]:,} values "

@@ -20,30 +20,16 @@ GLYPH_COUNT = 50_000
 GLYPH_SEED = 1
 GLYPH_VERSION = 1  # increase it if the images change, so that existing caches are drawn again
 DIGIT_HEIGHT, CANVAS = 56, 96  # of the drawn digits, in pixels, before they are shrunk
-THIN = (  # file names without the extension
-    "DejaVuSans",
-    "DejaVuSans-Oblique",
-    "DejaVuSansMono",
-    "DejaVuSansMono-Oblique",
-    "DejaVuSerif",
-    "DejaVuSerif-Italic",
-    "STIXGeneral",
-    "STIXGeneralItalic",
-    "cmr10",
-    "cmss10",
-    "cmtt10",
-)
+# File names without the extension
+THIN = (
+    "DejaVuSans", "DejaVuSans-Oblique", "DejaVuSansMono", "DejaVuSansMono-Oblique", "DejaVuSerif",
+    "DejaVuSerif-Italic", "STIXGeneral", "STIXGeneralItalic", "cmr10", "cmss10", "cmtt10",
+)  # fmt: skip
 BOLD = (
-    "DejaVuSans-Bold",
-    "DejaVuSans-BoldOblique",
-    "DejaVuSansMono-Bold",
-    "DejaVuSansMono-BoldOblique",
-    "DejaVuSerif-Bold",
-    "DejaVuSerif-BoldItalic",
-    "STIXGeneralBol",
-    "STIXGeneralBolIta",
-    "cmb10",
-)
+    "DejaVuSans-Bold", "DejaVuSans-BoldOblique", "DejaVuSansMono-Bold",
+    "DejaVuSansMono-BoldOblique", "DejaVuSerif-Bold", "DejaVuSerif-BoldItalic", "STIXGeneralBol",
+    "STIXGeneralBolIta", "cmb10",
+)  # fmt: skip
 STROKES = dict.fromkeys(THIN, range(4)) | dict.fromkeys(BOLD, range(1))  # pixels to thicken by
 
 

@@ -19,7 +19,7 @@ from wgan.evaluation.metrics import inception_score
 from wgan.evaluation.samples import Samples
 from wgan.files import try_to_write, write_whole
 
-CLASSIFIER_VERSION = 1  # increase it if the classifier or its training changes
+CLASSIFIER_VERSION = 2  # increase it if the classifier or its training changes
 INCEPTION_FILES = "checkpoints/weights-inception-2015-12-05*.pth"
 CHUNK = 500  # images computed at a time
 FAINT = 0.01  # magnitude of a response, in [-1, 1], below which a random feature is insensitive
@@ -159,9 +159,9 @@ class Classifier(nn.Module):
     def __init__(self, channels: int, classes: int):
         super().__init__()
         self.features = nn.Sequential(
-            *(nn.Conv2d(channels, 32, 3, 1, 1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Conv2d(32, 64, 3, 1, 1), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64 * 16, 128), nn.ReLU()),
+            *(nn.Conv2d(channels, 32, 3, 2, 1), nn.BatchNorm2d(32), nn.ReLU()),
+            *(nn.Conv2d(32, 64, 3, 2, 1), nn.BatchNorm2d(64), nn.ReLU()),
+            *(nn.AdaptiveAvgPool2d(7), nn.Flatten(), nn.Linear(64 * 49, 128), nn.ReLU()),
         )
         self.scores = nn.Linear(128, classes)
 
@@ -191,7 +191,7 @@ class ClassifierFeatures(Features):
 
 
 def train_classifier(
-    dataset: Dataset, indices: np.ndarray, device: torch.device, epochs: int = 4, seed: int = 0
+    dataset: Dataset, indices: np.ndarray, device: torch.device, epochs: int = 3, seed: int = 0
 ) -> Classifier:
     """Train a classifier on the images of a data set with these indices, all of which have a class.
 
