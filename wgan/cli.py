@@ -41,9 +41,8 @@ def parse_and_train(argv: list[str] | None, step: Step, train: Callable[[Run], i
             print(config.to_toml(resolved.sources), end="")
         return 0
     advice = (
-        f"--batch-size is {config.batch_size} and --width {config.width}; use --accumulate "
-        f"{2 * config.accumulate}, or lower one of them or --image-size (a run that has a "
-        "checkpoint needs --fresh for that)"
+        f"use --accumulate {2 * config.accumulate}, or lower --batch-size, --width or --image-size "
+        "(a run that has a checkpoint needs --fresh for that)"
     )
     with distributed.process_group(), explain_out_of_memory(advice):
         print(f"options: {resolved.recipe or f'the settings of {config.method}'}")
@@ -111,13 +110,13 @@ def describe_choices() -> str:
     }
     lines = []
     for title, texts in tables.items():
-        lines += [f"{title}:", *(f"  {name:<15} {text}" for name, text in texts.items()), ""]
+        lines += [f"{title}:", *(f"  {name:<13} {text}" for name, text in texts.items()), ""]
     recipes = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.toml")))
     return "\n".join(
         [
             *lines,
             "recipes:",
-            textwrap.indent(textwrap.fill(recipes, 78, break_on_hyphens=False), "  "),
+            textwrap.indent(textwrap.fill(recipes, 76, break_on_hyphens=False), "  "),
         ]
     )
 

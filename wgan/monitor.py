@@ -23,7 +23,6 @@ from wgan.sampling import TrainedGenerator, generate
 from wgan.saver import Saver, check_finite
 from wgan.setup import Run
 
-DIVERGED = 1e6  # absolute Wasserstein estimate
 # If steps are slow, something is shown and saved between the steps at which it is due.
 MAX_SECONDS_WITHOUT_LINE = 10
 MAX_SECONDS_UNSAVED = 60, 600  # at first, and in a long run
@@ -45,7 +44,6 @@ class Monitor:
             except ValueError as error:  # training is worth as much without an evaluation
                 print(f"--eval-every is ignored: {error}", file=sys.stderr)
         self.display: Display | None = None
-        self.last_estimate = 0.0  # in the log
         self.lap_step, self.lap_seconds = self.state.step, self.state.seconds
         # Seconds of training, which are the same on all ranks: they must exchange losses and
         # weights at the same steps.
@@ -98,11 +96,6 @@ class Monitor:
         if not (status.finished or is_due(self.config.sample_every, status.step)):
             self.save_latest()
         try_to_write("curves and timelapse", self.folder.save_plots)
-        if abs(self.last_estimate) > DIVERGED:
-            print(
-                f"the Wasserstein estimate is {self.last_estimate:.2g}: training has diverged; "
-                "lower --lr or set --grad-clip, and start again with --fresh"
-            )
         end = self.budget.describe(self.state.step)
         if status.stop_signal:
             print(f"stopped at {end}; run the same command to resume")
@@ -115,7 +108,6 @@ class Monitor:
     def log(self, status: StepStatus, losses: dict[str, Tensor], evaluate: bool) -> None:
         """Write a line of the log, with the evaluation if requested, and display it."""
         row = self.measure(losses | {"gradient_norm": self.gradient_norm()})
-        self.last_estimate = row["wasserstein"]
         if evaluate and self.evaluation:
             row["frechet_distance"] = self.evaluation.measure()
         try_to_write("log line", self.folder.log, row)

@@ -17,7 +17,8 @@ PNG_LEVEL = 3  # of compression, 1 to 9: a third of the time of 6, and a tenth m
 TIMELAPSE_FRAMES = 60
 TIMELAPSE_SIDE = 820  # pixels; together with the number of frames it bounds the file size
 GAP = 2  # pixels between the images of a grid, before it is enlarged
-LABEL_SIZE, LABEL_WIDTH = 14, 120  # pixels; the height of letters, the longest label of a row
+LABEL_SIZE = 14  # pixels; the height of letters
+LABEL_LENGTH = 16  # letters of a row's label
 LEVELS = 20  # of a critic's surface, about
 LINES = 30  # vectors in a plot
 MARKED = 40  # values of a line, up to which each has a marker: a single value is no line
@@ -60,7 +61,7 @@ def label_rows(grid: Image.Image, labels: list[str]) -> Image.Image:
     """A grid with the label of each row in a margin on its left."""
     pitch = grid.height / len(labels)
     font = label_font(max(1, min(LABEL_SIZE, int(pitch))))
-    labels = [shorten(label, font, LABEL_WIDTH) for label in labels]
+    labels = [text if len(text) <= LABEL_LENGTH else f"{text[:LABEL_LENGTH]}…" for text in labels]
     margin = ceil(max(font.getlength(label) for label in labels)) + LABEL_SIZE
     labelled = Image.new(grid.mode, (margin + grid.width, grid.height))
     labelled.paste(grid, (margin, 0))
@@ -73,32 +74,14 @@ def label_rows(grid: Image.Image, labels: list[str]) -> Image.Image:
 
 def neighbour_grid(samples: np.ndarray, neighbours: np.ndarray) -> Image.Image:
     """Samples `(N, C, H, W)` uint8 in a column, and right of a line, in the same row, the real
-    images nearest to each, `(N, K, C, H, W)`. Headings say which are which."""
-    count = neighbours.shape[1]
-    factor = enlargement(samples.shape, 1 + count)
-    left = tile(samples, 1, factor)
-    right = tile(neighbours.reshape(-1, *samples.shape[1:]), count, factor)
-    font = label_font(LABEL_SIZE)
-    heading, width = 2 * LABEL_SIZE, max(left.width, ceil(font.getlength("sample")) + 8)
-    start = width + LABEL_SIZE
-    grid = Image.new(left.mode, (start + right.width, heading + left.height))
-    grid.paste(left, (0, heading))
-    grid.paste(right, (start, heading))
-    draw, middle = ImageDraw.Draw(grid), width + LABEL_SIZE // 2
-    draw.line((middle, 0, middle, grid.height), "white", 2)
-    nearest = "the real images nearest to it, most similar first"
-    for x, text in ((0, "sample"), (start, nearest)):
-        draw.text((x + 4, heading // 2), text, "white", font, anchor="lm")  # left, middle
+    images nearest to each, `(N, K, C, H, W)`."""
+    rows = np.concatenate([samples[:, None], neighbours], 1)
+    columns = rows.shape[1]
+    grid = image_grid(rows.reshape(-1, *samples.shape[1:]), columns)
+    factor = enlargement(samples.shape, columns)
+    middle = factor * (samples.shape[3] + GAP + GAP // 2)  # of the gap after the first column
+    ImageDraw.Draw(grid).line((middle, 0, middle, grid.height), "white", factor)
     return grid
-
-
-def shorten(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """The text if it is up to `width` pixels wide, else its start and "…"."""
-    short = text
-    while short and font.getlength(short) > width:
-        text = text[:-1]
-        short = f"{text}…" if text else ""
-    return short
 
 
 def label_font(size: int) -> ImageFont.FreeTypeFont:

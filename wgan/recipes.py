@@ -17,15 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from utils import METHODS
-from wgan.config import (
-    FIELDS,
-    OVERRIDES,
-    Config,
-    last_name,
-    shown,
-    validated,
-    without_effect,
-)
+from wgan.config import FIELDS, OVERRIDES, Config, last_name, shown, validated, without_effect
 from wgan.data import DatasetEntry, find_entry, unused_options
 from wgan.errors import suggestion
 from wgan_gp import MODELS, choose_device
@@ -205,13 +197,9 @@ def find_toml(path: str | Path) -> Path:
 
 def run_of_file(recipe: Recipe, flags: dict) -> str:
     """The default folder of a run with `--config`: the file's name, and the data set and the method
-    if flags change them."""
-    names = [Path(recipe.name).stem]
-    for option in ("dataset", "method"):
-        value = flags.get(option)
-        if value is not None and value != recipe.values.get(option):
-            names.append(last_name(value))
-    return f"images/{'-'.join(names)}"
+    of flags."""
+    names = [last_name(flags[name]) for name in ("dataset", "method") if name in flags]
+    return f"images/{'-'.join([Path(recipe.name).stem, *names])}"
 
 
 def is_cuda(device: str) -> bool:

@@ -174,7 +174,7 @@ def test_a_run_that_runs_out_of_memory_says_what_to_lower_and_accepts_it(
     monkeypatch.setattr(train, "train_step", lambda *a: torch.empty(2**60, dtype=torch.uint8))
     assert run_main(image_folder, tmp_path / "r", "--steps", 2) == 1
     error = capsys.readouterr().err
-    assert "--batch-size is 8 and --width 8; use --accumulate 2, or lower one of them" in error
+    assert "use --accumulate 2, or lower --batch-size, --width or --image-size" in error
     monkeypatch.undo()
     assert run_main(image_folder, tmp_path / "r", "--steps", 2, "--batch-size", 4) == 0
 

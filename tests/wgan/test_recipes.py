@@ -199,7 +199,7 @@ def test_with_a_file_the_run_is_named_after_it_and_what_flags_change(tmp_path):
         (["grid-best"], "grid-best"),
         (["configs/grid-best.toml", "--seed", "1"], "grid-best"),
         (["grid-best", "--run", "other"], "other"),
-        (["grid-best", "--dataset", "grid", "--method", "wgan-gp"], "grid-best"),
+        (["grid-best", "--method", "wgan-gp"], "grid-best-wgan-gp"),
         (["images", "--dataset", "lsun", "--width", "9"], "images-lsun"),
         ([tmp_path / "c.toml", "--dataset", "lsun", "--method", "wgan"], "c-lsun-wgan"),
         (["points-wgan", "--dataset", "ring"], "points-wgan-ring"),
