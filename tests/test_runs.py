@@ -139,7 +139,7 @@ def test_fewer_steps_than_a_run_has_are_not_called_its_end(image_folder, tmp_pat
     capsys.readouterr()
     assert run_main(image_folder, tmp_path / "r", "--steps", 2) == 0
     output = capsys.readouterr().out
-    assert "is finished at step 4;" in output and "more than 4" in output
+    assert "is finished at step 4;" in output and "above 4" in output
 
 
 def test_every_nth_checkpoint_is_kept_and_used_like_any_other(image_folder, tmp_path):

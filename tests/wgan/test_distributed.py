@@ -277,7 +277,7 @@ def test_an_error_on_one_rank_ends_all_with_its_message(processes, image_folder,
     assert end_of(start_ranks(processes, tmp_path, fail_at, 3, arguments)) == [1, 1]
     first, second = errors_of(tmp_path)
     assert "another rank failed" in first
-    assert second.startswith("error on rank 1: out of memory: --batch-size is 8")
+    assert second.startswith("error on rank 1: out of memory: use --accumulate")
     assert read_checkpoint(tmp_path / "r" / "checkpoint.pt")["step"] == 2
 
 

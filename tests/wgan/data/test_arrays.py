@@ -283,4 +283,4 @@ def test_corrupt_files_are_refused_however_short(suffix, tmp_path, random):
 def test_an_image_size_that_the_networks_cannot_take_is_refused(tmp_path, capsys):
     name = save(tmp_path / "a.npy", np.zeros((9, 30, 30), np.uint8))
     assert train.main(["--dataset", name, "--run", str(tmp_path / "r")]) == 2
-    assert "use --image-size 28x28 or 32x32" in capsys.readouterr().err
+    assert "use --image-size 28x28" in capsys.readouterr().err
