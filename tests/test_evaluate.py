@@ -19,6 +19,8 @@ from wgan.evaluation import comparison, points, samples
 from wgan.evaluation.evaluator import Evaluator
 from wgan.state import NETWORKS
 
+pytestmark = pytest.mark.slow
+
 pytestmark = pytest.mark.usefixtures("hub")
 
 

@@ -29,6 +29,8 @@ from wgan.recipes import resolve
 from wgan.run_folder import RunFolder
 from wgan.state import build_state
 
+pytestmark = pytest.mark.slow
+
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX signals and limits")
 
 
@@ -75,7 +77,7 @@ def last_written(path):
     return path.stat().st_mtime_ns if path.exists() else None
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @posix
 def test_kills_at_any_moment_lose_nothing(processes, image_folder, tmp_path):
     run, checkpoint = tmp_path / "killed", tmp_path / "killed" / "checkpoint.pt"
@@ -187,7 +189,7 @@ def wait_for(condition):
         time.sleep(0.02)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_processes_that_draw_the_digits_at_once_do_not_harm_each_other(tmp_path):
     code = (
         "from wgan.data import glyphs, load_dataset; glyphs.GLYPH_COUNT = 3000;"
@@ -276,7 +278,6 @@ def test_no_mutated_checkpoint_is_accepted(image_folder, tmp_path, capsys):
             assert "no checkpoint of" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_no_forged_checkpoint_crashes(image_folder, tmp_path):
     """Each is loaded or refused. If the digest is correct, only the loader and the checks of the
     content remain."""

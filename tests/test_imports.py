@@ -1,6 +1,7 @@
 """The import rules of the repository, read from the syntax trees."""
 
 import ast
+from functools import cache
 from graphlib import TopologicalSorter
 
 import pytest
@@ -22,6 +23,7 @@ def name_of(path):
 MODULES = {name_of(path): path for path in FILES}
 
 
+@cache
 def imports_of(path):
     """The modules of this repository that a file imports, inside functions too."""
     found = set()

@@ -19,6 +19,8 @@ from benchmarks.quality import (
 from wgan.cli import make_parser, parse_command_line
 from wgan.data import Dataset, RowReader
 
+pytestmark = pytest.mark.slow
+
 RECIPE = "fashion-mnist-best"
 
 
@@ -52,7 +54,6 @@ def test_a_recipe_trains_with_its_time_limit(tmp_path):
     assert (config.device, config.data_root) == ("cpu", str(tmp_path))
 
 
-@pytest.mark.slow
 def test_a_recipe_whose_training_fails_has_no_distance(tmp_path, capfd):
     """The learning rates of this recipe take longer than a second to warm up."""
     options = options_for(tmp_path, marks=[1])
@@ -96,7 +97,7 @@ def test_a_loop_without_any_result_has_failed(tmp_path, capsys):
     assert f"| {RECIPE} | failed | failed |" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_plain_script_runs_in_a_new_process_that_reports_its_errors(tmp_path):
     (tmp_path / "file").write_text("in the way of the data set")
     with pytest.raises((ValueError, OSError), match="file") as error:

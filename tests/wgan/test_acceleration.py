@@ -27,6 +27,8 @@ from wgan.recipes import read_toml
 from wgan.state import build_state, set_learning_rates
 from wgan_gp import choose_device
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (3, 16, 16)
 
 # ---------------------------------------------------------------- captured steps
@@ -108,7 +110,7 @@ def test_a_captured_cuda_step_trains_like_a_plain_one(method):
 # ---------------------------------------------------------------- compiled losses
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(not can_compile(torch.device("cpu")), reason="there is no C++ compiler")
 def test_a_compiled_bfloat16_run_resumes_exactly(image_folder, tmp_path, capsys):
     options = ["--compile", "on", "--precision", "bf16", "--model", "dense"]

@@ -45,16 +45,6 @@ def test_the_help_has_groups_and_fits_a_narrow_terminal(monkeypatch):
     assert {path.stem for path in RECIPES.glob("*.toml")} <= set(re.findall(r"[\w-]+", text))
 
 
-def test_the_readme_names_only_flags_that_exist():
-    flags = set(re.findall(r"(?<![-\w])--[a-z][a-z-]+", (ROOT / "README.md").read_text("utf-8")))
-    known = set(re.findall(r"--[a-z][a-z-]+", make_parser().format_help()))
-    for script in ("generate.py", "evaluate.py", "benchmarks/speed.py", "benchmarks/quality.py"):
-        known |= set(re.findall(r'"(--[a-z][a-z-]+)"', (ROOT / script).read_text("utf-8")))
-    known |= {"--standalone", "--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint"}
-    known |= {"--max-restarts"}  # torchrun's
-    assert flags <= known, flags - known
-
-
 def test_flags_take_numbers_in_every_usual_form():
     flags = ["--steps", "1e3", "--lr", ".001", "--batch-size", "8"]
     config = parse_command_line(make_parser(), flags)[0].config

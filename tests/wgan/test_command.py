@@ -12,6 +12,8 @@ from helpers import arguments_for
 from wgan.checkpoints import read_checkpoint
 from wgan.command import SafeStream, safe_output
 
+pytestmark = pytest.mark.slow
+
 
 class Full(io.StringIO):
     """A stream that cannot be written to as long as `full`."""
@@ -56,6 +58,9 @@ def test_streams_are_restored(monkeypatch, capsys):
     assert sys.stdout is None
 
 
+NIGHTLY_TARGETS = [("full disk", 1), ("terminal", 20_000)]
+
+
 def open_target(name):
     """A file descriptor to which nothing can be written."""
     if name == "full disk":
@@ -68,7 +73,11 @@ def open_target(name):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
 @pytest.mark.parametrize(
     ("target", "lines"),
-    [("pipe", 1), ("full disk", 1), ("full disk", 20_000), ("terminal", 20_000)],
+    [
+        ("pipe", 1),
+        ("full disk", 20_000),
+        *(pytest.param(*case, marks=pytest.mark.nightly) for case in NIGHTLY_TARGETS),
+    ],
 )
 def test_output_that_cannot_be_written_does_not_change_the_exit_code(target, lines, tmp_path):
     program = [

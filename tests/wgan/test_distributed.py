@@ -29,6 +29,8 @@ from wgan.losses import Losses
 from wgan.run_folder import RunFolder
 from wgan.state import NETWORKS
 
+pytestmark = pytest.mark.slow
+
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available() or os.name == "nt",
     reason="torch.distributed with Gloo, and POSIX processes",
@@ -128,8 +130,7 @@ def train_all(folder, runs, ports, compiled):
     return 0
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.nightly)])
 def test_two_ranks_train_as_one(compiled, processes, image_folder, tmp_path):
     methods = ["wgan-gp"] if compiled else METHODS  # tracing takes seconds for each
     ports = {method: free_port() for method in methods}
@@ -322,7 +323,6 @@ def measure_in_no_time(arguments):
     return train.main(arguments)
 
 
-@pytest.mark.slow
 def test_measuring_finishing_and_beginning_with_others_weights(processes, image_folder, tmp_path):
     for kind, names in (("a", "01234"), ("b", "56789")):
         (tmp_path / "classes" / kind).mkdir(parents=True)
@@ -374,7 +374,6 @@ def test_bad_input_is_reported_once(arguments, message, processes, image_folder,
     assert not second.startswith("error")
 
 
-@pytest.mark.slow
 def test_a_signal_to_one_rank_stops_all_and_they_resume_exactly(processes, image_folder, tmp_path):
     """At whichever step it arrives."""
     run = tmp_path / "stopped"
@@ -421,7 +420,7 @@ distributed.exit_process(train.main)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_torchrun_restarts_after_a_kill_and_nothing_is_lost(processes, image_folder, tmp_path):
     script = tmp_path / "killed.py"
     script.write_text(KILLED)

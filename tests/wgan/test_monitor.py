@@ -10,6 +10,8 @@ import train
 from wgan import display, monitor
 from wgan.checkpoints import read_checkpoint
 
+pytestmark = pytest.mark.slow
+
 RARELY = ["--log-every", 100, "--sample-every", 100, "--checkpoint-every", 100]
 
 

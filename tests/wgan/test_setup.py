@@ -6,6 +6,8 @@ from helpers import run_main
 import train
 from wgan import setup
 
+pytestmark = pytest.mark.slow
+
 
 def test_points_have_an_identity_too(tmp_path, capsys):
     options = ["--dataset", "ring", "--run", str(tmp_path / "r"), "--batch-size", "8"]

@@ -14,6 +14,8 @@ from wgan import load_generator
 from wgan.checkpoints import config_of, pack_checkpoint, read_checkpoint
 from wgan.stored_run import changes, is_same_path
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def pictures(tmp_path):

@@ -22,6 +22,8 @@ from wgan.data.cache import FOOTER, FolderCache, Images, group
 from wgan.data.images import image_to_bytes, open_image
 from wgan.data.sources import FolderSource, ImageFile
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = ImageOptions((8, 8))
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX signals and names")
 
@@ -363,8 +365,8 @@ def start(folder):
     )
 
 
+@pytest.mark.nightly
 @posix
-@pytest.mark.slow
 def test_a_kill_costs_at_most_the_buckets_in_progress(folder):
     decoded = []
     for kill_after in (8, 8, 1000):
@@ -383,7 +385,6 @@ def test_a_kill_costs_at_most_the_buckets_in_progress(folder):
     assert_right(load(folder), folder)
 
 
-@pytest.mark.slow
 def test_two_processes_at_once_prepare_once(folder):
     cache = FolderCache(FolderSource(folder), folder.parent, OPTIONS).folder
     cache.mkdir(parents=True)
@@ -398,8 +399,8 @@ def test_two_processes_at_once_prepare_once(folder):
     assert errors.count("preparing 23 images") == 1
 
 
+@pytest.mark.nightly
 @posix
-@pytest.mark.slow
 def test_ctrl_c_while_preparing_ends_the_command_with_130(folder, tmp_path):
     code = f"""
 import runpy, signal, sys, time
