@@ -259,6 +259,9 @@ def cached_classifier(
     file = Path(data_root) / f"{stem}.pt"
     classifier = load_classifier(file, dataset)
     if classifier is None:
+        print(
+            f"training a classifier on {len(indices):,} images, once per data set", file=sys.stderr
+        )
         # On CUDA, the backward pass of the pooling has no deterministic algorithm.
         deterministic = torch.are_deterministic_algorithms_enabled()
         torch.use_deterministic_algorithms(False)
