@@ -1,18 +1,19 @@
 """Train a Wasserstein GAN: `python train.py`, and `python train.py --help` for the options.
 
 Algorithm 1 of Gulrajani et al. 2017 (arXiv:1704.00028). With weight clipping instead of the
-penalty it is algorithm 1 of Arjovsky et al. 2017 (arXiv:1701.07875).
+penalty, and RMSProp (`--config arjovsky-2017`), it is algorithm 1 of Arjovsky et al. 2017
+(arXiv:1701.07875).
 
     repeat for every training step:                                               train_step
-        repeat n_critic times:                                                    critic_step
-            sample data x, noise z, mixing weights e ~ U[0, 1]
-            update the critic f to minimise
+        sample data x, noise z, mixing weights e ~ U[0, 1]                        sample_inputs
+        repeat n_critic times, with other samples:                                all_updates
+            generate fake samples G(z)                                            sample_fakes
+            update the critic f to minimise                                       critic_step
                 E f(G(z)) - E f(x) + penalty of f at e x + (1 - e) G(z)
-        sample noise z                                                            generator_step
-        update the generator G to minimise  -E f(G(z))
+        update the generator G to minimise  -E f(G(z)), with other noise          generator_step
 
-Losses and penalties are in utils.py, networks in wgan_gp.py. Everything that is not the
-algorithm (options, data, checkpoints, logging, several GPUs) is in the package wgan/.
+Losses and penalties are in utils.py, networks in wgan_gp.py. Everything else (options, data,
+random numbers, checkpoints, logging, several GPUs) is in the package wgan/.
 """
 
 import torch
@@ -39,7 +40,7 @@ def critic_step(state: TrainState, batch: CriticBatch, config: Config) -> Critic
     losses = []
     for part in split(batch, config.accumulate):  # one part, unless memory is short
         loss = state.losses.critic(state.critic, part)
-        (loss.loss / config.accumulate).backward(inputs=list(state.critic.parameters()))
+        (loss.loss / config.accumulate).backward()
         losses.append(loss.detach())
     average_clip_and_step(state.critic_optimizer, state.critic, config.grad_clip)
     state.method.after_critic_step(state.critic)  # WGAN: clip the weights
@@ -56,7 +57,7 @@ def generator_step(state: TrainState, batch: GeneratorBatch, config: Config) -> 
     with frozen(state.critic):
         for part in split(batch, config.accumulate):
             loss = state.losses.generator(state.generator, state.critic, part)
-            (loss / config.accumulate).backward(inputs=list(state.generator.parameters()))
+            (loss / config.accumulate).backward()
             losses.append(loss.detach())
     average_clip_and_step(state.generator_optimizer, state.generator, config.grad_clip)
     return torch.stack(losses).mean()
@@ -97,8 +98,8 @@ def train_step(state: TrainState, config: Config, batches: Batches) -> dict[str,
 
 
 def all_updates(state: TrainState, config: Config, inputs: StepInputs) -> dict[str, Tensor]:
-    """The updates of one step. Nothing is sampled or read back from the device here, so that the
-    whole function can be captured as a CUDA graph."""
+    """The updates of one step. No random number is drawn and nothing is read back from the device,
+    so that the whole function can be captured as a CUDA graph."""
     fakes = sample_fakes(state, inputs.noise, inputs.labels, config.accumulate)
     critic_losses = [
         critic_step(state, inputs.critic_batch(update, fake), config)
@@ -111,12 +112,12 @@ def all_updates(state: TrainState, config: Config, inputs: StepInputs) -> dict[s
 
 
 @torch.no_grad()
-def sample_fakes(state: TrainState, noise: Tensor, labels: Tensor, accumulate: int = 1) -> Tensor:
+def sample_fakes(state: TrainState, noise: Tensor, labels: Tensor, accumulate: int) -> Tensor:
     """Fake samples `(n, B, ...)` for each critic update of a step (algorithm 1, line 5), from noise
-    `(n, B, noise_dim)`, of the classes labels `(n, B)`, in `accumulate` parts.
+    `(n, B, noise_dim)`, of the classes labels `(n, B)`.
 
-    The generator does not change between these updates, so all are sampled at once, unless batch
-    normalisation lets a sample depend on the rest of its batch.
+    The generator does not change between these updates, so all are sampled at once, in `accumulate`
+    parts; or for each update, if batch normalisation lets a sample depend on the rest of its batch.
     """
     parts = accumulate * (len(noise) if state.generator_mixes_batch else 1)
     pairs = zip(noise.flatten(0, 1).chunk(parts), labels.flatten().chunk(parts), strict=True)

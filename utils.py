@@ -73,7 +73,8 @@ def input_gradients(critic: Critic, samples: Tensor) -> Tensor:
 def check_per_sample(critic: Critic) -> None:
     """ValueError, naming the module, if batch normalisation makes scores depend on other samples.
 
-    In evaluation mode it uses its running statistics, if it has any, and scores are independent.
+    In evaluation mode it uses its running statistics, if it has any, and scores are independent. A
+    critic that is not a module cannot be checked.
     """
     modules = critic.named_modules() if isinstance(critic, nn.Module) else ()
     for name, module in modules:
@@ -120,12 +121,10 @@ def gradient_penalty(critic: Critic, samples: Tensor) -> Tensor:
 def divergence_penalty(critic: Critic, samples: Tensor, k: float, p: float) -> Tensor:
     """k E |grad f(x)|^p over the given points x, a scalar (Wu et al. 2018, equation 7).
 
-    |g|^p is computed as (sum of squares)^(p/2): no root, so no infinite gradient at 0. ValueError
-    if the critic uses batch normalisation, as in `check_per_sample`.
+    Its gradient is finite for every p > 1, also where the norm is 0. ValueError as in
+    `gradient_norms`.
     """
-    check_per_sample(critic)
-    squares = input_gradients(critic, samples).square().sum(dim=1)
-    return k * squares.pow(p / 2).mean()
+    return k * gradient_norms(critic, samples).pow(p).mean()
 
 
 @torch.no_grad()
@@ -156,7 +155,7 @@ class CriticLoss(NamedTuple):
 
     @staticmethod
     def mean(losses: "Sequence[CriticLoss]") -> "CriticLoss":
-        """Average of the losses of equally large parts of a batch."""
+        """Average of several losses: of equal parts of a batch, or of several updates."""
         return CriticLoss(*(torch.stack(values).mean() for values in zip(*losses, strict=True)))
 
 

@@ -491,7 +491,7 @@ class LeakyReLUFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, g):
-        y = ctx.saved_tensors[0].detach()  # of the same sign as x
+        y = ctx.saved_tensors[0].detach()  # positive exactly where x is
         return torch.ops.aten.leaky_relu_backward(g, y, ctx.slope, True), None
 
 

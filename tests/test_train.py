@@ -96,7 +96,7 @@ def test_the_generator_moves_onto_the_data(method):
         for _ in range(5):
             real = torch.randn(256, 2, generator=rng) + SHIFT
             noise, mix = torch.randn(256, 2, generator=rng), torch.rand(256, generator=rng)
-            (fake,) = sample_fakes(state, noise[None], torch.zeros(1, len(noise)))
+            (fake,) = sample_fakes(state, noise[None], torch.zeros(1, len(noise)), 1)
             critic_step(state, critic_batch(real, fake, mix), PLAIN)
         generator_step(state, generator_batch(torch.randn(256, 2, generator=rng)), PLAIN)
     assert (state.generator.shift.detach() - SHIFT).norm() < 0.1 * SHIFT.norm()
@@ -202,7 +202,7 @@ def test_fakes_are_sampled_at_once_unless_a_sample_depends_on_its_batch(
         return sample(generator, noise, labels)
 
     state.losses = state.losses._replace(sample=sample)
-    fakes = sample_fakes(state, noise, labels)
+    fakes = sample_fakes(state, noise, labels, accumulate=1)
     assert sizes == [24 // calls] * calls
     assert not fakes.requires_grad
     torch.testing.assert_close(fakes, torch.stack(expected))

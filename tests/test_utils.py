@@ -87,7 +87,9 @@ def test_the_gradient_norm_at_interpolates_of_critics_with_and_without_batch_nor
     assert interpolate_gradient_norm(normalised, real, fake, mix).item() < 1e-6
 
 
-@pytest.mark.parametrize("penalty", [gradient_penalty, lambda f, x: divergence_penalty(f, x, 2, 6)])
+@pytest.mark.parametrize(
+    "penalty", [gradient_penalty, *(partial(divergence_penalty, k=2, p=p) for p in (1.5, 6))]
+)
 def test_a_zero_gradient_is_no_nan(penalty):
     critic = LinearCritic(torch.zeros(3))
     penalty(critic, torch.randn(4, 3)).backward()

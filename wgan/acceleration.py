@@ -64,16 +64,16 @@ def accelerate(
         if can_capture(config, state.device):
             capture_step(state, config, inputs, step)
 
-    auto = config.compile == "auto"
-    if auto:
+    if config.compile == "auto":
         capture()  # takes a second, compiling up to a minute
         run_step = (lambda: state.graph(inputs)) if state.graph else trial_step
         decision = "on" if compiling_pays(state, budget, run_step) else "off"
         config = replace(config, compile=decision)
     if config.compile == "on":
         state.graph = None  # of the uncompiled step
-        compile_losses(state, trial_step)
-    if config.compile == "on" or not auto:
+        compiled = compile_losses(state, trial_step)
+        config = replace(config, compile="on" if compiled else "off")
+    if not state.graph:
         capture()
     return config
 
@@ -120,11 +120,12 @@ def can_compile(device: torch.device) -> bool:
     return device.type == "cpu" and any(map(shutil.which, compilers))
 
 
-def compile_losses(state: TrainState, trial_step: Callable[[], None]) -> None:
+def compile_losses(state: TrainState, trial_step: Callable[[], None]) -> bool:
+    """Whether the losses could be compiled."""
     if not can_compile(state.device):
         missing = {"cuda": "Triton", "cpu": "a C++ compiler"}.get(state.device.type, "support")
         print(f"not compiled because {missing} is missing; training continues, more slowly")
-        return
+        return False
     print("compiling the losses, once ...", end=" ", flush=True)
     # It warns that CUDA_HOME is set on a machine without a GPU.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
@@ -133,9 +134,11 @@ def compile_losses(state: TrainState, trial_step: Callable[[], None]) -> None:
     try:
         state.run_and_roll_back(trial_step)
         print(f"took {time.perf_counter() - start:.0f} s", flush=True)
+        return True
     except Exception as error:  # compilers fail in many ways, and training works without
         state.losses = eager
         print(f"failed ({first_line(error)}); training continues, more slowly", flush=True)
+        return False
 
 
 def capture_step(state: TrainState, config: Config, inputs: StepInputs, step: Step) -> None:

@@ -115,7 +115,7 @@ class Budget:
         status = self.status(step, signals)
         if status.finished:
             distributed.fail(
-                f"starting took {self.begin:.0f} s, longer than --max-seconds: increase it"
+                f"starting took {self.begin:.0f} s and leaves no time of --max-seconds: increase it"
             )
         return status
 

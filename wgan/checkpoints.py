@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from wgan.config import FIELDS, OVERRIDES, Config, validated
+from wgan.config import FIELDS, LENGTHS, Config, validated
 
 CHECKPOINT_FORMAT = 5  # increase it if the content or its meaning changes
 CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
@@ -70,8 +70,8 @@ def read_checkpoint(path: Path) -> dict:
 def config_of(checkpoint: dict) -> Config:
     """The options of the run that wrote a checkpoint. Options added since have their defaults,
     whatever the data set's recipe sets by now. ValueError for invalid ones."""
-    defaults = {name: entry.default for name, entry in FIELDS.items() if name not in OVERRIDES}
-    zeros = {name: type(FIELDS[name].default)(0) for name in OVERRIDES}
+    defaults = {name: entry.default for name, entry in FIELDS.items() if name not in LENGTHS}
+    zeros = {name: type(FIELDS[name].default)(0) for name in LENGTHS}
     return Config(**defaults | zeros | validated(checkpoint["config"]))
 
 
@@ -84,8 +84,8 @@ def class_names_of(checkpoint: dict) -> tuple[str, ...]:
 
 
 def describe_other_data(trained: object, now: dict) -> str | None:
-    """How the data differ from those that a checkpoint was trained on, both as `Dataset.identity`;
-    None if they do not, or in what the checkpoint, which is older, does not say."""
+    """How the data differs from that of a checkpoint, both as `Dataset.identity`; None if it does
+    not. What the checkpoint lacks is not compared."""
     before, count = trained.get("samples") if isinstance(trained, dict) else None, now["samples"]
     if type(before) is not int:
         return None

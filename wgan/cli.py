@@ -11,7 +11,7 @@ from wgan.acceleration import Step
 from wgan.budget import start_clock
 from wgan.command import Parser, run_script
 from wgan.config import FIELDS, SHORTHANDS
-from wgan.data import DATASETS
+from wgan.data import DATASETS, find_dataset
 from wgan.errors import BadInput, TrainingFailed, explain_out_of_memory
 from wgan.files import try_to_write
 from wgan.recipes import RECIPES, Resolved, resolve
@@ -33,7 +33,9 @@ def run_training(argv: list[str] | None, step: Step, train: Callable[[Run], int]
 def parse_and_train(argv: list[str] | None, step: Step, train: Callable[[Run], int]) -> int:
     try:
         resolved, options = parse_command_line(make_parser(), argv)
-    except ValueError as error:  # all ranks have the same command line
+        if options.dry_run:
+            find_dataset(resolved.config.dataset)
+    except (ValueError, OSError) as error:  # all ranks have the same command line
         distributed.fail(str(error), BadInput)
     config = resolved.config
     if options.dry_run:

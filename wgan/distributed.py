@@ -1,8 +1,8 @@
 """Several processes under torchrun: process group, slices of a batch, averaged gradients.
 
 `torchrun --nproc-per-node=2 train.py ...` starts several processes, the ranks. Each holds a copy
-of the networks and computes its slice of every batch. Gradients are averaged after each backward
-pass, so that all copies take the same step and remain identical, byte for byte. Without torchrun
+of the networks and computes its slice of every batch. Gradients are averaged once per
+update, so that all copies take the same step and remain identical, byte for byte. Without torchrun
 there is one rank, and nothing here has any effect.
 """
 

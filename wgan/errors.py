@@ -27,7 +27,7 @@ class PeerFailed(CommandError):
     """Another rank failed, and reports the reason itself."""
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: object) -> str:
     """An error's message without line breaks, which other libraries' messages may contain."""
     return " ".join(str(error).split())
 

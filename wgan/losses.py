@@ -17,8 +17,8 @@ from wgan.augmentation import Augmentation
 class CriticBatch(NamedTuple):
     """What one critic update needs besides the critic, for B samples."""
 
-    real: Tensor  # (B, ...), images in [-1, 1]
-    fake: Tensor  # (B, ...), images in [-1, 1]
+    real: Tensor  # (B, ...), images in [-1, 1], or points
+    fake: Tensor  # (B, ...), images in [-1, 1], or points
     labels: Tensor  # (B,) int64, the classes of both real and fake; zeros without classes
     mix: Tensor  # (B,), uniform in [0, 1]
     augmentation: Tensor  # (B, 2, K), uniform in [0, 1), of real and fake; K = 0: none
@@ -86,7 +86,9 @@ def build_losses(
 
     def generator_loss(generator: nn.Module, critic: nn.Module, batch: GeneratorBatch) -> Tensor:
         with autocast():
-            fake = augmentation(generator(batch.noise, batch.labels), batch.augmentation)
+            fake = generator(batch.noise, batch.labels)
+            if augmentation.numbers:
+                fake = augmentation(fake.float(), batch.augmentation)
             return method.generator_loss(critic_of_classes(critic, batch.labels), fake)
 
     return Losses(sample, critic_loss, generator_loss)

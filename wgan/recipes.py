@@ -78,13 +78,15 @@ def resolve(flags: dict, file: str | None = None) -> Resolved:
     dataset = options.get("dataset", FIELDS["dataset"].default)
     entry = find_entry(dataset)
     method = options.get("method", FIELDS["method"].default)
-    model = options.get("model", "dense" if entry and entry.is_points else FIELDS["model"].default)
+    settings = entry.settings if entry else {}
+    settings = {"model": "dense"} | settings if entry and entry.is_points else settings
+    model = options.get("model", settings.get("model", FIELDS["model"].default))
     resolved = merge(
         [
             Source("default", {name: entry.default for name, entry in FIELDS.items()}),
             Source(f"method {method}", validated(METHODS[method].settings)),
-            Source(f"model {model}", validated(MODELS[model].settings | {"model": model})),
-            Source(f"dataset {dataset}", validated(entry.settings if entry else {})),
+            Source(f"model {model}", validated(MODELS[model].settings)),
+            Source(f"dataset {dataset}", validated(settings)),
             *([Source(file, {"run": run_of_file(recipe, flags)})] if file else []),
             *recipe_sources,
             Source(COMMAND_LINE, flags),

@@ -76,8 +76,7 @@ def check_finite(values: dict[str, float], step: int) -> None:
     bad = [name for name, value in values.items() if not math.isfinite(value)]
     if bad:
         distributed.fail(
-            f"{' and '.join(bad)} became infinite or NaN by step {step}. Likely causes: too "
-            "high a learning rate, or too large a penalty. Lower --lr or --gp-weight, or bound the "
+            f"{' and '.join(bad)} became infinite or NaN by step {step}. Lower --lr, or bound the "
             "updates with --grad-clip, and start again with --fresh. The last checkpoint is "
             "untouched."
         )

@@ -1,4 +1,4 @@
-"""All that training changes: networks, their moving average, optimizers, and how far it got."""
+"""The state of training: networks, their moving average, optimizers, losses, how far it got."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

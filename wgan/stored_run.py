@@ -12,7 +12,7 @@ from wgan.checkpoints import (
     find_checkpoints,
     read_newest,
 )
-from wgan.config import FIELDS, OVERRIDES, PATHS, Config
+from wgan.config import FIELDS, LENGTHS, PATHS, Config
 from wgan.data import DATASETS
 from wgan.data.classes import describe_other_classes
 from wgan.state import TrainState
@@ -75,7 +75,7 @@ def changes(old: Config, new: Config) -> list[str]:
     for name, after in new.applicable().items():
         before = getattr(old, name)
         # A decay of the learning rate ends at the last step, so the number of steps matters.
-        resumable = FIELDS[name].metadata["resumable"] and not (new.lr_decay and name in OVERRIDES)
+        resumable = FIELDS[name].metadata["resumable"] and not (new.lr_decay and name in LENGTHS)
         same = before == after or (name in PATHS and is_same_path(before, after))
         if not resumable and not same:
             changed.append(f"{name} was {before!r} and is {after!r}")
@@ -84,7 +84,7 @@ def changes(old: Config, new: Config) -> list[str]:
 
 def describe_changes(config: Config, changed: list[str]) -> str:
     """An error that names the changes and says what to do."""
-    if all(line.split()[0] in OVERRIDES for line in changed):
+    if all(line.split()[0] in LENGTHS for line in changed):
         return (
             f"the learning rates of {config.run} decay to zero at the end (lr_decay), so its "
             f"length is fixed ({'; '.join(changed)}): use the old value, start again with "
@@ -94,7 +94,7 @@ def describe_changes(config: Config, changed: list[str]) -> str:
     return (
         f"{config.run} contains another run ({'; '.join(changed)}): choose another folder with "
         "--run, move this one aside with --fresh, or resume it with its own options, --config "
-        f"{Path(config.run) / 'config.toml'}"
+        f"{Path(config.run) / 'config.toml'} --run {config.run}"
     )
 
 

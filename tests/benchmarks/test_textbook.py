@@ -33,7 +33,7 @@ def test_the_textbook_loop_trains_as_ours_does(method, model, cpu, monkeypatch):
     monkeypatch.setattr(textbook, "mix", lambda count: next(mixes))
     before = [parameter.detach().clone() for parameter in textbook.critic.parameters()]
     textbook.step()
-    fake = sample_fakes(state, noise[:2], torch.zeros(noise[:2].shape[:2]))
+    fake = sample_fakes(state, noise[:2], torch.zeros(noise[:2].shape[:2]), 1)
     for i in range(2):
         critic_step(state, critic_batch(real[i], fake[i], mix[i]), config)
     generator_step(state, generator_batch(noise[2]), config)

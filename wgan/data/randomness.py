@@ -26,10 +26,11 @@ def draw_rows(
     seed: int,
     *purpose: int | str,
 ) -> list[Tensor]:
-    """Rows of `total` random rows, of which each rank draws only its own, whatever their number.
+    """Some of `total` random rows, which are the same for any number of ranks.
 
     `draw(rng, count)` returns tensors `(count, ...)`, drawn with the random generator `rng` on the
-    device. Each block of `DRAWN_ROWS` rows has a random generator of its own.
+    device. Each block of `DRAWN_ROWS` rows has a random generator of its own, so that a rank draws
+    only the blocks that contain its rows.
     """
     parts = []
     for start in range(rows.start - rows.start % DRAWN_ROWS, rows.stop, DRAWN_ROWS):
