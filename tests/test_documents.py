@@ -62,9 +62,7 @@ def test_the_readme_names_only_flags_that_exist():
 
 def example(title, *modules):
     """The names that an example defines in a module."""
-    names = {}
-    for module in modules:
-        names |= vars(module)
+    names = {name: value for module in modules for name, value in vars(module).items()}
     code = re.search(rf"\*\*{title}\*\*.*?```python\n(.*?)```", CONTRIBUTING, re.S)[1]
     exec(code, names)
     return names

@@ -37,10 +37,6 @@ def has_digest(content: bytes) -> bool:
     return add_digest(content[: -len(COMMENT_LENGTH) - DIGEST_LENGTH] + COMMENT_LENGTH) == content
 
 
-def is_intact(path: Path) -> bool:
-    return has_digest(path.read_bytes())
-
-
 def read_checkpoint(path: Path) -> dict:
     """The content of a checkpoint file, loaded as data and never as code.
 

@@ -33,8 +33,7 @@ def run_training(argv: list[str] | None, step: Step, train: Callable[[Run], int]
 def parse_and_train(argv: list[str] | None, step: Step, train: Callable[[Run], int]) -> int:
     try:
         resolved, options = parse_command_line(make_parser(), argv)
-        if options.dry_run:
-            find_dataset(resolved.config.dataset)
+        find_dataset(resolved.config.dataset)
     except (ValueError, OSError) as error:  # all ranks have the same command line
         distributed.fail(str(error), BadInput)
     config = resolved.config
@@ -78,8 +77,7 @@ def make_parser() -> Parser:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add `--config` and a flag for every option, in its group. Flags that are not given set
     nothing."""
-    config_help = "TOML file of options, or the name of a recipe"
-    parser.add_argument("--config", metavar="RECIPE", help=config_help)
+    parser.add_argument("--config", metavar="RECIPE", help="a recipe's name, or a TOML file")
     groups: dict[str, argparse._ArgumentGroup] = {}
     for name, entry in FIELDS.items():
         about = entry.metadata

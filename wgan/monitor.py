@@ -7,7 +7,6 @@ and training continues, except for the third checkpoint in a row that cannot be 
 import sys
 
 import torch
-from PIL.Image import Image
 from torch import Tensor
 
 from utils import interpolate_gradient_norm
@@ -75,8 +74,10 @@ class Monitor:
         )
         if is_due(config.log_every, step) or evaluate or last:
             self.log(status, losses, evaluate)
+            self.last_line = status.seconds
         elif status.seconds - self.last_line > MAX_SECONDS_WITHOUT_LINE:
-            self.show(status, self.measure(losses))
+            self.display.show(status, self.measure(losses))
+            self.last_line = status.seconds
         draw = is_due(config.sample_every, step) or last
         if draw and distributed.is_first():
             self.save_samples()
@@ -111,11 +112,7 @@ class Monitor:
         if evaluate and self.evaluation:
             row["frechet_distance"] = self.evaluation.measure()
         try_to_write("log line", self.folder.log, row)
-        self.show(status, row)
-
-    def show(self, status: StepStatus, row: dict[str, float]) -> None:
         self.display.show(status, row)
-        self.last_line = status.seconds
 
     def measure(self, scalars: dict[str, Tensor]) -> dict[str, float]:
         """A row of the log from values on the device; ends training if one is not finite."""
@@ -142,14 +139,12 @@ class Monitor:
         return interpolate_gradient_norm(critic, real, fake, mix)
 
     def save_samples(self) -> None:
-        try_to_write("sample grid", self.folder.save_sample, self.state.step, self.draw())
+        image = self.grid.draw(self.state)
+        try_to_write("sample grid", self.folder.save_sample, self.state.step, image)
 
     def save_latest(self) -> None:
         if distributed.is_first():
-            try_to_write("latest grid", self.folder.save_latest, self.draw())
-
-    def draw(self) -> Image:
-        return self.grid.draw(self.state)
+            try_to_write("latest grid", self.folder.save_latest, self.grid.draw(self.state))
 
 
 def is_due(every: int, step: int) -> bool:
@@ -167,12 +162,10 @@ class Evaluation:
     """Measures the samples of the moving average, and keeps the best checkpoint as best.pt."""
 
     def __init__(self, run: Run, saver: Saver):
-        data_root, device = run.config.data_root, run.state.device
-        features = choose_features("classifier", run.dataset, data_root, device)
+        state, data_root = run.state, run.config.data_root
+        features = choose_features("classifier", run.dataset, data_root, state.device)
         self.evaluator = Evaluator(run.dataset, features)
-        self.generator = TrainedGenerator(
-            run.state.ema, run.state.class_names, run.state.class_counts
-        )
+        self.generator = TrainedGenerator(state.ema, state.class_names, state.class_counts)
         self.saver, self.best = saver, run.folder.best_distance()
 
     def measure(self) -> float:

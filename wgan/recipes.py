@@ -78,8 +78,8 @@ def resolve(flags: dict, file: str | None = None) -> Resolved:
     dataset = options.get("dataset", FIELDS["dataset"].default)
     entry = find_entry(dataset)
     method = options.get("method", FIELDS["method"].default)
-    settings = entry.settings if entry else {}
-    settings = {"model": "dense"} | settings if entry and entry.is_points else settings
+    settings = {"model": "dense"} if entry and entry.is_points else {}
+    settings |= entry.settings if entry else {}
     model = options.get("model", settings.get("model", FIELDS["model"].default))
     resolved = merge(
         [

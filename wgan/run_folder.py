@@ -26,7 +26,7 @@ from filelock import Timeout
 from PIL.Image import Image
 
 from wgan import plots
-from wgan.checkpoints import CHECKPOINT, PREVIOUS, find_checkpoints, is_intact
+from wgan.checkpoints import CHECKPOINT, PREVIOUS, find_checkpoints, has_digest
 from wgan.config import Config
 from wgan.files import acquire_lock, write_temporary, write_whole
 
@@ -212,7 +212,9 @@ def file_identity(path: Path) -> tuple[int, int] | None:
 
 def is_run(folder: Path) -> bool:
     """Whether the folder contains the options of a run, or at least an intact checkpoint."""
-    return (folder / OPTIONS).is_file() or any(map(is_intact, find_checkpoints(folder)))
+    return (folder / OPTIONS).is_file() or any(
+        has_digest(path.read_bytes()) for path in find_checkpoints(folder)
+    )
 
 
 def is_empty_run(folder: Path) -> bool:

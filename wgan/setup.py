@@ -73,9 +73,8 @@ class Run:
         limits = [f"step {self.budget.steps}"] if self.budget.steps < math.inf else []
         limits += [f"{config.max_seconds} s"] if config.max_seconds else []
         start = f"resumed at step {state.step}," if state.step else "from step 0"
-        sizes = [
-            sum(p.numel() for p in net.parameters()) for net in (state.generator, state.critic)
-        ]
+        networks = state.generator, state.critic
+        sizes = [sum(p.numel() for p in network.parameters()) for network in networks]
         return (
             f"{config.method} on {config.dataset} ({len(self.dataset):,} samples of {shape}), "
             f"{config.model} ({sizes[0]:,} + {sizes[1]:,} weights), {state.device}, {precision}, "

@@ -84,20 +84,26 @@ def test_two_broken_checkpoints_are_an_error_and_kept(run):
     assert run.checkpoint.read_bytes() == run.previous.read_bytes() == b"x"
 
 
-def test_a_log_of_another_form_is_refused_and_left_alone(run):
-    run.log_file.write_text("step;epoch\n1;2\n")
-    with pytest.raises(ValueError, match="was not written by this project"):
-        run.start_log(5)
-    assert run.log_file.read_text() == "step;epoch\n1;2\n"
-
-
-@pytest.mark.parametrize("value", ["much", "x" * 200_000])
-@pytest.mark.parametrize("column", ["wasserstein", "frechet_distance", "step"])
-def test_a_log_whose_values_are_no_numbers_is_refused(run, column, value):
+@pytest.mark.parametrize(
+    "line",
+    [
+        "1,a,b,c,d,e,f,g,h,i",
+        "1" + ",1" * 20,
+        "x" + "," * 9,
+        "1" + ",1" * 8 + "," + "x" * 200_000,
+        "\0" + ",1" * 9,
+    ],
+    ids="abcde",
+)
+def test_a_log_with_other_lines_is_refused_and_left_alone(line, run):
     run.start_log(0)
-    run.log(row(1) | {column: value})
-    with pytest.raises(ValueError, match="was not written by this project"):
+    run.log(row(1))
+    with open(run.log_file, "a") as file:
+        file.write(line + "\n")
+    content = run.log_file.read_bytes()
+    with pytest.raises(ValueError, match=r"log.csv was not written by this project"):
         run.start_log(5)
+    assert run.log_file.read_bytes() == content
 
 
 def test_other_pictures_among_the_samples_do_no_harm(run):
@@ -281,12 +287,6 @@ def test_fresh_does_not_move_the_weights_it_starts_from(image_folder, tmp_path, 
     assert [path.name for path in tmp_path.iterdir()] == ["r"]
 
 
-def test_a_log_that_is_no_text_is_refused(run):
-    run.log_file.write_bytes(b"step,epoch\n1,\0\n" + b"x" * 200_000 + b"\n")
-    with pytest.raises(ValueError, match="was not written by this project"):
-        run.start_log(5)
-
-
 def test_a_foreign_checkpoint_does_not_make_a_folder_a_run(tmp_path):
     (tmp_path / "checkpoint.pt").write_bytes(b"of another project")
     with pytest.raises(ValueError, match="is not empty and contains no run"):
@@ -303,13 +303,3 @@ def test_a_folder_that_another_run_has_taken_over_is_left_alone(run):
         with closing(RunFolder(run.path)), pytest.raises(OSError, match="was deleted or replaced"):
             write()
     assert not (run.path / "checkpoint.pt").exists() and not run.log_file.exists()
-
-
-@pytest.mark.parametrize("line", ["1,a,b,c,d,e,f,g,h,i", "1" + ",1" * 20, "x" + "," * 9])
-def test_a_log_with_other_lines_is_named(line, run):
-    run.start_log(0)
-    run.log(row(1))
-    with open(run.log_file, "a") as file:
-        file.write(line + "\n")
-    with pytest.raises(ValueError, match=r"log.csv was not written by this project"):
-        run.start_log(5)
