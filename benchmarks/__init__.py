@@ -1,1 +1,1 @@
-"""Benchmarks: `python -m benchmarks.speed`, `benchmarks.quality`, `benchmarks.scaling`."""
+"""Benchmarks: `python -m benchmarks.speed` and `python -m benchmarks.quality`."""
