@@ -67,6 +67,7 @@ def test_the_readmes_first_command(tmp_path, monkeypatch):
     assert state["step"] == 2 and state["sample_shape"] == (1, 28, 28)
 
 
+@pytest.mark.nightly
 def test_the_ring_is_learned(tmp_path, capsys):
     """All eight modes are found, and most samples are near one of them."""
     run = str(tmp_path / "ring")
@@ -81,7 +82,10 @@ def test_the_ring_is_learned(tmp_path, capsys):
     assert (nearest[distances < 0.3].bincount(minlength=8) > 20).all()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(m, marks=[pytest.mark.nightly] if m != "wgan-gp" else []) for m in METHODS],
+)
 def test_convolutions_learn_what_images_look_like(method, image_folder, tmp_path):
     """The mean sample becomes red at the top and blue at the bottom, as the mean image is."""
     options = ["--method", method, "--lr", "3e-3", "--optimizer", "adam", "--critic-norm", "layer"]

@@ -55,7 +55,7 @@ def test_gradient_penalty_settles_where_theory_says(weight):
     torch.testing.assert_close(weights, length * SHIFT / SHIFT.norm(), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("weight", [1.0, 10.0])
+@pytest.mark.parametrize("weight", [1.0, pytest.param(10.0, marks=pytest.mark.nightly)])
 def test_a_dense_critics_estimate_is_the_exact_distance_once_its_bias_is_removed(weight, cpu):
     options = {"model": "dense", "width": 64, "noise_dim": 2, "precision": "fp32", "lr": 2e-3}
     config = small_config(dataset="mnist", gp_weight=weight, **options)

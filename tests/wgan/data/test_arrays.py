@@ -202,6 +202,7 @@ def test_a_run_on_vectors_resumes_and_generates_in_their_units(spectra, tmp_path
     assert "wasserstein distance" in capsys.readouterr().out
 
 
+@pytest.mark.nightly
 def test_a_generator_of_vectors_can_be_asked_for_a_class(tmp_path, capsys):
     """Each class is a point of its own, so that a sample shows which class was generated."""
     labels = np.arange(120) % 3
