@@ -14,6 +14,7 @@ import json
 import os
 import sys
 
+from wgan.acceleration import respect_cpu_quota
 from wgan.command import Parser, add_sampling_options, integer, run_script
 from wgan.evaluation.comparison import compare, evaluate_run, is_run
 from wgan.evaluation.evaluator import CHOICES
@@ -58,6 +59,7 @@ def make_parser() -> Parser:
 
 def run(argv: list[str] | None) -> None:
     options = make_parser().parse_args(argv)
+    respect_cpu_quota()
     for name in ("json", "neighbours"):  # before the work, not after it
         if path := getattr(options, name):
             setattr(options, name, check_output(f"--{name}", path))

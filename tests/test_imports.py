@@ -1,8 +1,11 @@
 """The import rules of the repository, read from the syntax trees."""
 
 import ast
+import importlib
+import sys
 from functools import cache
 from graphlib import TopologicalSorter
+from unittest.mock import patch
 
 import pytest
 from conftest import ROOT
@@ -56,6 +59,20 @@ def test_the_package_imports_itself_and_the_two(name):
 def test_scripts_do_not_import_each_other(name):
     for imported in imports_of(MODULES[name]):
         assert imported in ("utils", "wgan_gp") or imported.split(".")[0] == "wgan"
+
+
+@pytest.mark.parametrize("name", ["utils", "wgan_gp"])
+def test_another_module_of_the_same_name_is_reported(name, tmp_path, monkeypatch):
+    """As in a project that has a `utils.py` of its own."""
+    (tmp_path / f"{name}.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    with patch.dict(sys.modules):
+        for module in [n for n in sys.modules if n.split(".")[0] in ("wgan", name)]:
+            del sys.modules[module]
+        with pytest.raises(ImportError) as raised:
+            importlib.import_module("wgan")
+    assert str(tmp_path / f"{name}.py") in str(raised.value)
+    assert f"wgan needs the {name}.py next to its folder" in raised.value.__notes__[0]
 
 
 def test_imports_run_one_way():

@@ -7,8 +7,10 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -39,12 +41,26 @@ def prepare_device(device: torch.device, deterministic: bool) -> None:
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     torch.use_deterministic_algorithms(deterministic)
+    respect_cpu_quota()
     if device.type == "cuda":
         torch.cuda.set_device(device)
         # The first backward pass runs in a thread of its own, and PyTorch sets the device for it.
         warnings.filterwarnings("ignore", "Attempting to run cuBLAS, but there was no current")
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = not deterministic
+
+
+def respect_cpu_quota(group: Path = Path("/sys/fs/cgroup")) -> None:
+    """Use no more threads than a container has CPUs (`docker --cpus`). PyTorch starts one per core
+    of the machine. `group` is the container's control group. OMP_NUM_THREADS takes precedence."""
+    for names in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):  # cgroup v2, v1
+        with suppress(OSError, ValueError):  # no such file; the quota is "max"
+            texts = [(group / name).read_text() for name in names]
+            quota, period = map(int, " ".join(texts).split())  # microseconds; -1: no quota
+            threads = math.ceil(quota / period)
+            if 0 < threads < torch.get_num_threads() and "OMP_NUM_THREADS" not in os.environ:
+                torch.set_num_threads(threads)
+                print(f"{threads} threads, because this container may use {quota / period:g} CPUs")
 
 
 def accelerate(

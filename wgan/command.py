@@ -78,6 +78,8 @@ def run_script(
     Returns the exit code: that of `run` (None: 0), 1 or 2 for a `CommandError`, 2 for exceptions
     of the kinds `bad_input`, 130 for Ctrl-C.
     """
+    if "ipykernel" not in sys.modules:  # a notebook's cells pass on a backend that may not exist
+        os.environ.pop("MPLBACKEND", None)
     with safe_output():
         try:
             return run() or 0

@@ -17,6 +17,7 @@ from wgan.acceleration import (
     capture_step,
     compiling_pays,
     prepare_device,
+    respect_cpu_quota,
     seconds_per_step,
 )
 from wgan.budget import Budget
@@ -223,3 +224,39 @@ def test_cudnn_tries_its_algorithms_unless_deterministic(monkeypatch):
     finally:
         torch.use_deterministic_algorithms(False)
         torch.set_float32_matmul_precision(precision)
+
+
+# ---------------------------------------------------------------- threads
+
+V2, V1_QUOTA, V1_PERIOD = "cpu.max", "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"
+
+
+@pytest.mark.parametrize(
+    ("files", "omp", "threads"),
+    [
+        ({}, None, 8),
+        ({V2: "max 100000\n"}, None, 8),
+        ({V2: "1200000 100000\n"}, None, 8),  # more than there are threads
+        ({V2: "250000 100000\n"}, None, 3),
+        ({V2: "25000 50000\n"}, None, 1),
+        ({V2: "250000 100000\n"}, "8", 8),  # the user's choice
+        ({V1_QUOTA: "-1\n", V1_PERIOD: "100000\n"}, None, 8),
+        ({V1_QUOTA: "200000\n", V1_PERIOD: "100000\n"}, None, 2),
+    ],
+)
+def test_a_container_uses_as_many_threads_as_it_has_cpus(
+    files, omp, threads, tmp_path, monkeypatch, capsys
+):
+    chosen = [8]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: chosen[-1])
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if omp:
+        monkeypatch.setenv("OMP_NUM_THREADS", omp)
+    (tmp_path / "cpu").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    respect_cpu_quota(tmp_path)
+    assert chosen[-1] == threads
+    output = capsys.readouterr().out
+    assert output.startswith(f"{threads} threads, because") if threads < 8 else output == ""

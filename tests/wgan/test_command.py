@@ -10,7 +10,7 @@ from conftest import ROOT
 from helpers import arguments_for
 
 from wgan.checkpoints import read_checkpoint
-from wgan.command import SafeStream, safe_output
+from wgan.command import SafeStream, run_script, safe_output
 
 pytestmark = pytest.mark.slow
 
@@ -113,3 +113,14 @@ def test_training_into_head_reaches_its_end(image_folder, tmp_path):
     assert "Traceback" not in errors
     assert head.stdout == "options: configs/images.toml\n"
     assert read_checkpoint(tmp_path / "r" / "checkpoint.pt")["step"] == 4
+
+
+@pytest.mark.parametrize("in_kernel", [False, True])
+def test_commands_of_a_notebook_cell_ignore_its_backend(in_kernel, monkeypatch):
+    """The commands' environment may lack it, and importing matplotlib would fail. In the notebook's
+    own process, figures need it."""
+    monkeypatch.setenv("MPLBACKEND", "module://backend_of_a_notebook")
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    if in_kernel:
+        monkeypatch.setitem(sys.modules, "ipykernel", None)
+    assert run_script(lambda: "MPLBACKEND" in os.environ) == in_kernel

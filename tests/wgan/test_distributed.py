@@ -2,6 +2,8 @@
 
 import errno
 import os
+import re
+import shlex
 import shutil
 import signal
 import socket
@@ -444,3 +446,66 @@ def test_torchrun_restarts_after_a_kill_and_nothing_is_lost(processes, image_fol
     )  # from the last checkpoint, in spite of --fresh
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
     assert not Path(f"{tmp_path / 'killed'}.old-1").exists()
+
+
+# Slurm's commands, for a job on two nodes that are both this machine.
+STAND_INS = {
+    "torchrun": f'exec "{sys.executable}" -m torch.distributed.run --monitor-interval=0.1 "$@"',
+    "srun": """
+        while [[ $1 == -* ]]; do shift; done
+        : > "$WORK/tasks"
+        for node in 1 2; do "$@" & echo $! >> "$WORK/tasks"; done
+        wait -n && wait -n""",
+    "scancel": '[[ "$*" == "--signal=TERM 17" ]] && kill -TERM $(cat "$WORK/tasks")',
+    "scontrol": """
+        case "$*" in
+            "show hostnames here[1-2]") echo localhost; echo localhost ;;
+            "requeue 17") cp "$WORK/run/checkpoint.pt" "$WORK/at-requeue.pt" ;;
+        esac""",
+}
+
+
+@pytest.fixture
+def slurm_job(image_folder, tmp_path):
+    """Starts the script of docs/multi-gpu.md."""
+    document = (ROOT / "docs" / "multi-gpu.md").read_text(encoding="utf-8")
+    script = re.search(r"```bash\n(#!/bin/bash\n#SBATCH.*?)```", document, re.S)[1]
+    arguments = arguments_for(image_folder, tmp_path / "run", *LONG)
+    command = shlex.join([str(ROOT / "train.py"), *arguments])
+    for text, replacement in {
+        "--nproc-per-node=8": "--nproc-per-node=1",
+        ":29500": f":{free_port()}",
+        "train.py --dataset path/to/folder --batch-size 1024": command,
+    }.items():
+        assert script.count(text) == 1
+        script = script.replace(text, replacement)
+    for name, code in STAND_INS.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{code}\n")
+        (tmp_path / name).chmod(0o755)
+    job = {"SLURM_JOB_ID": "17", "SLURM_NNODES": "2", "SLURM_CPUS_PER_TASK": "1"}
+    job |= {"SLURM_JOB_NODELIST": "here[1-2]", "WORK": str(tmp_path)}
+    job |= {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    return lambda: subprocess.Popen(["bash", "-c", script], env=os.environ | job)
+
+
+LONG = ["--steps", 200, "--sample-every", 100, "--log-every", 10, "--checkpoint-every", 1000]
+
+
+@pytest.mark.nightly
+def test_the_slurm_script_stops_requeues_and_resumes_exactly(
+    slurm_job, processes, image_folder, tmp_path
+):
+    log, at_requeue = tmp_path / "run" / "log.csv", tmp_path / "at-requeue.pt"
+    stopped = slurm_job()
+    while not log.exists() or log.read_text().count("\n") < 3:
+        assert stopped.poll() is None
+        time.sleep(0.01)
+    stopped.send_signal(signal.SIGUSR2)
+    stopped.wait(120)
+    assert 10 < read_checkpoint(at_requeue)["step"] < 200
+    at_requeue.unlink()
+    assert slurm_job().wait(120) == 0
+    assert not at_requeue.exists()  # requeued once
+    whole = arguments_for(image_folder, tmp_path / "whole", *LONG)
+    assert end_of(start_ranks(processes, tmp_path, train.main, whole)) == [0, 0]
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
