@@ -2,8 +2,9 @@
 
 The suffix of --out determines the format: `.png` is one grid; `.npz` and `.npy` are one array
 (images `(N, H, W, C)` uint8, points `(N, 2)` float32, vectors `(N, D)` float64 in the data's
-units), with the classes in `.npz`; a name without suffix is a folder of numbered images, from
-000000.png, in a subfolder per class. With --interpolate, `.gif` is an animation that walks from
+units), with the classes in `.npz`, and as `range` the values of black and white if images were
+scaled; a name without suffix is a folder of numbered images, from 000000.png, in a subfolder per
+class. With --interpolate, `.gif` is an animation that walks from
 sample to sample and back to the first. In Python:
 
     from wgan import load_generator, generate
@@ -130,7 +131,7 @@ def run(argv: list[str] | None) -> None:
         check_size(count, generator.sample_shape)
     labels = choose_labels(generator, options, count)
     samples = generate(generator, count, options.seed, labels)
-    write_samples(samples, labels, generator.class_names, options.per_class or 0, target)
+    write_samples(samples, labels, generator, options.per_class or 0, target)
     print(f"wrote {count:,} samples to {target}")
 
 

@@ -122,8 +122,8 @@ class Config:
     range: tuple[float, float] = option(
         DATA,
         (0.0, 0.0),
-        "pixel values mapped to black and white, for images of more than 8 bits; 0 0: minimum and "
-        "maximum of the data set",
+        "pixel values mapped to black and white; 0 0: minimum and maximum of the data set, but 0 "
+        "and 255 for images of 8 bits",
         value_range,
         metavar=("LOW", "HIGH"),
     )

@@ -28,8 +28,10 @@ class PeerFailed(CommandError):
 
 
 def one_line(error: object) -> str:
-    """An error's message without line breaks, which other libraries' messages may contain."""
-    return " ".join(str(error).split())
+    """An error's message without line breaks, which other libraries' messages may contain, and with
+    escapes of terminal codes, which names of files and classes may contain."""
+    text = " ".join(str(error).split())
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def suggestion(name: str, names: Iterable[str]) -> str:

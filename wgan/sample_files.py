@@ -13,6 +13,7 @@ from tqdm import tqdm
 from wgan import plots
 from wgan.data.classes import class_numbers
 from wgan.files import GENERATED, check_output, write_whole
+from wgan.sampling import TrainedGenerator
 
 MAX_GRID_PIXELS = 100_000_000  # that a browser shows
 FRAME_MILLISECONDS = 80  # of an animation
@@ -47,14 +48,15 @@ def check_size(count: int, shape: tuple[int, ...]) -> None:
 
 
 def write_samples(
-    samples: Tensor, labels: Tensor, class_names: tuple[str, ...], per_class: int, target: Path
+    samples: Tensor, labels: Tensor, generator: TrainedGenerator, per_class: int, target: Path
 ) -> None:
     """Write images `(N, C, H, W)` uint8, or points `(N, D)`, in the target's format.
 
     If there are class names, those of `labels` `(N,)` name a subfolder per class, and `.npz` files
     contain them as numbers (`class_numbers`). `per_class` samples in a row are of one class; 0:
-    any.
+    any. In `.npz` files, a byte b is the value low + b / 255 * (high - low) if there is a `range`.
     """
+    class_names, scale = generator.class_names, generator.scale
     if target.suffix == "":
         write_images(samples, [class_names[k] if class_names else "" for k in labels], target)
         return
@@ -69,6 +71,7 @@ def write_samples(
         array = samples.permute(0, 2, 3, 1).numpy() if is_images else samples.numpy()
         numbers = np.array(class_numbers(class_names), np.int64)
         arrays = {"samples": array} | ({"labels": numbers[labels.numpy()]} if class_names else {})
+        arrays |= {"range": np.array(scale)} if scale else {}
         np.save(buffer, array) if suffix == ".npy" else np.savez(buffer, **arrays)
     write_whole(target, buffer.getvalue())
 

@@ -1,5 +1,6 @@
 """Samples from a trained generator."""
 
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -15,6 +16,7 @@ from wgan import plots
 from wgan.checkpoints import class_names_of, config_of, read_any_checkpoint
 from wgan.data import Standardisation, seeded_generator, to_byte_images
 from wgan.data.classes import are_numbers, class_numbers
+from wgan.data.image_options import Range
 from wgan.errors import one_line, suggestion
 from wgan.state import build_network
 from wgan_gp import MODELS, choose_device
@@ -27,7 +29,8 @@ class TrainedGenerator:
     """A generator in evaluation mode, and what its samples are.
 
     It maps noise `(B, noise_dim)` to samples `(B, *sample_shape)`: images in [-1, 1], or points.
-    Vectors are standardised; `generate` undoes that. If there are `class_names`, it takes their
+    Vectors are standardised; `generate` undoes that. The values of `scale` became black and white
+    in the real images, if these were not bytes. If there are `class_names`, it takes their
     numbers, `(B,)` int64, as a second argument; `class_counts` are the numbers of real samples.
     """
 
@@ -35,6 +38,7 @@ class TrainedGenerator:
     class_names: tuple[str, ...] = ()
     class_counts: tuple[int, ...] = ()
     standardisation: Standardisation | None = None
+    scale: Range | None = None
 
     def __call__(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
         return self.network(noise, labels)
@@ -72,11 +76,11 @@ def generator_of(checkpoint: dict, path: str, weights: str, device: str) -> Trai
         )
         network.load_state_dict(checkpoint["generator" if weights == "raw" else "ema"])
         standardisation = Standardisation.from_checkpoint(checkpoint)
-        class_counts = checkpoint["class_counts"]
+        class_counts, scale = checkpoint["class_counts"], checkpoint["data"].get("scale")
     except Exception as error:  # a foreign checkpoint may contain anything
         raise ValueError(f"{path} contains no generator of this project: {error}") from error
     network = network.to(choose_device(device)).eval().requires_grad_(False)
-    return TrainedGenerator(network, class_names, class_counts, standardisation)
+    return TrainedGenerator(network, class_names, class_counts, standardisation, scale)
 
 
 def generate(
@@ -110,7 +114,7 @@ def draw_labels(generator: TrainedGenerator, count: int, seed: int = 0) -> Tenso
 
 def find_class(generator: TrainedGenerator, text: str) -> int:
     """The class with this name or number; ValueError, with the names there are, for another."""
-    names = list(generator.class_names)
+    names, text = list(generator.class_names), unicodedata.normalize("NFC", text)
     if text in names:
         return names.index(text)
     numbers = class_numbers(names)

@@ -23,6 +23,7 @@ from wgan.data import (
     sample_shape,
 )
 from wgan.data.classes import describe_other_classes
+from wgan.data.pixels import check_transparency
 from wgan.errors import BadInput
 from wgan.inputs import sample_inputs
 from wgan.run_folder import NullRunFolder, RunFolder, move_aside
@@ -149,6 +150,8 @@ def check_before_loading(config: Config) -> None:
 def load_data(config: Config) -> Dataset:
     dataset = load_dataset(config.dataset, config.data_root, config.image_options())
     check_batch_size(config.batch_size, dataset.samples)
+    if config.alpha:
+        check_transparency(dataset.samples, config.dataset)
     if config.eval_every and (dataset.labels is None or len(dataset) < 8):
         raise ValueError("--eval-every needs a data set of at least 8 images with classes")
     return dataset

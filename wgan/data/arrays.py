@@ -1,13 +1,14 @@
 """Arrays as data: a `.npy` or `.npz` file.
 
     (N, D)                                    vectors, standardised per column
-    (N, H, W), (N, H, W, C), (N, C, H, W)     images, C = 1, 3 or 4 (with alpha)
+    (N, H, W), (N, H, W, C), (N, C, H, W)     images, C = 1, 3, or 4 with --alpha
 
 What the samples are follows from the header. Values are read by index, so that a `.npy` file may
 exceed the memory; they are converted once if the result is small, otherwise whenever they are read.
 Nothing is ever unpickled.
 """
 
+import hashlib
 import math
 import sys
 import zipfile
@@ -22,21 +23,20 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from wgan.data.classes import NO_CLASS
+from wgan.data.classes import NO_CLASS, list_names
 from wgan.data.dataset import Dataset
 from wgan.data.image_options import ImageOptions, Range
 from wgan.data.pixels import (
     black_and_white,
-    check_transparency,
     clear_transparent,
     fit_images,
-    opaque,
+    report_scale,
     to_bytes,
 )
 from wgan.data.rows import ConvertedReader, RowReader
 from wgan.data.standardisation import Moments
 
-SAMPLE_NAMES = ("samples", "images", "x", "data", "arr_0", "x_train", "train_images")
+SAMPLE_NAMES = ("samples", "images", "x", "data", "x_train", "train_images")
 LABEL_NAMES = ("labels", "y", "y_train", "train_labels")
 ARRAY_SUFFIXES = (".npy", ".npz")
 CHANNELS = (1, 3, 4)
@@ -45,6 +45,7 @@ CONVERTED_ONCE = 2**28  # bytes of samples that are converted into memory
 VALUES_AT_ONCE = 2**21
 
 Rows = Callable[[Tensor], np.ndarray]  # indices `(K,)` to stored samples `(K, ...)`
+Digest = type(hashlib.sha256())
 
 
 class StoredArray(NamedTuple):
@@ -63,12 +64,14 @@ class StoredArray(NamedTuple):
 
 @dataclass(frozen=True)
 class Arrays:
-    """The samples in a file, what their dimensions mean, and their labels, if there are any."""
+    """The samples in a file, what their dimensions mean, their labels, if there are any, and the
+    names of arrays that are not used."""
 
     path: Path
     samples: StoredArray
     layout: str
     labels: StoredArray | None = None
+    unused: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return self.samples.shape[0]
@@ -86,29 +89,26 @@ class Arrays:
         return self.layout == VECTORS
 
     @property
-    def image_shape(self) -> tuple[int, ...]:
-        """`(C, H, W)`, with alpha."""
-        if self.layout == FIRST:
+    def sample_shape(self) -> tuple[int, ...]:
+        """`(D,)` or `(C, H, W)`."""
+        if self.layout in (VECTORS, FIRST):
             return self.stored_shape
         height, width, *channels = self.stored_shape
         return (*(channels or [1]), height, width)
-
-    @property
-    def sample_shape(self) -> tuple[int, ...]:
-        """`(D,)` or `(C, H, W)`, without alpha."""
-        if self.is_vectors:
-            return self.stored_shape
-        channels, *size = self.image_shape
-        return (min(channels, 3), *size)
 
     @property
     def options(self) -> tuple[str, ...]:
         """The options of data that have an effect."""
         if self.is_vectors:
             return ()
-        deep = ("range",) if self.dtype != np.uint8 else ()
-        alpha = ("alpha",) if self.image_shape[0] == 4 else ()
-        return ("image_size", "grey", "flip", *deep, *alpha)
+        alpha = ("alpha",) if self.sample_shape[0] == 4 else ()
+        return ("image_size", "grey", "flip", "range", *alpha)
+
+    def report(self, kind: str) -> None:
+        """Print what the samples are, and what is not used."""
+        unused = f"; not used: {list_names(self.unused)}" if self.unused else ""
+        stored = f"({self.dtype}, {self.layout})"
+        print(f"{self.path}: {len(self):,} {kind} {stored}{unused}", file=sys.stderr)
 
     def at_once(self) -> int:
         """Number of samples to convert at a time."""
@@ -147,7 +147,12 @@ def open_npz(path: Path) -> Arrays:
             f"{path} contains {', '.join(names) or 'no arrays'}: name the array of samples "
             "'samples', and that of their classes 'labels'"
         )
-    return Arrays(path, arrays[samples], find_layout(arrays[samples]), arrays.get(labels))
+    count, stored = arrays[samples].shape[0], arrays.get(labels)
+    unused = [name for name in others if name != samples]
+    if stored and (stored.dtype.kind not in "biu" or stored.shape not in ((count,), (count, 1))):
+        unused.append(f"{labels} ({stored.dtype}; classes are one integer per sample)")
+        stored = None
+    return Arrays(path, arrays[samples], find_layout(arrays[samples]), stored, tuple(unused))
 
 
 def find_name(names: list[str], usual_names: tuple[str, ...]) -> str | None:
@@ -212,53 +217,49 @@ def find_layout(array: StoredArray) -> str:
 def load_arrays(path: Path, root: Path, options: ImageOptions) -> Dataset:
     """Load the vectors or images in a file, and print what they are.
 
-    Images of 4 channels keep them with `options.alpha`, otherwise they are shown on white. Raises
-    ValueError for values that are not finite, and for labels that are no integers or of another
-    number.
+    Raises ValueError for values that are not finite, and for images of 4 channels without
+    `options.alpha`.
     """
     arrays = open_arrays(path)
+    if "alpha" in arrays.options and not options.alpha:
+        raise ValueError(
+            f"{path} has 4 channels: use --alpha if the fourth is opacity, otherwise save 3 or 1"
+        )
     rows = read_rows(arrays)
     return load_vectors(arrays, rows) if arrays.is_vectors else load_images(arrays, rows, options)
 
 
 def load_images(arrays: Arrays, rows: Rows, options: ImageOptions) -> Dataset:
     """Images as bytes `(N, C, H, W)`, and their classes if there are labels."""
-    scale, values = None, ""
-    if arrays.dtype != np.uint8:
-        scale = find_scale(arrays, rows, options.range)
-        values = f"; black is {scale[0]:g}, white is {scale[1]:g}"
+    digest = hashlib.sha256()
+    scale = find_scale(arrays, rows, options.range, digest)
 
     def convert(stored: np.ndarray) -> Tensor:
         images = stored[:, None] if arrays.layout == PLAIN else stored
         images = images.transpose(0, 3, 1, 2) if arrays.layout == LAST else images
-        images = to_bytes(images, scale) if scale else images
-        images = fit_images(images if options.alpha else opaque(images), options)
+        images = fit_images(to_bytes(images, scale) if scale else images, options)
         return torch.from_numpy(clear_transparent(images) if options.alpha else images)
 
-    stored = f"{'x'.join(map(str, arrays.image_shape))} ({arrays.dtype}, {arrays.layout})"
-    print(f"{arrays.path}: {len(arrays):,} images of {stored}{values}", file=sys.stderr)
+    arrays.report(f"images of {'x'.join(map(str, arrays.sample_shape))}")
     shape = options.shape(arrays.sample_shape)
-    dataset = to_dataset(arrays, rows, convert, shape, torch.uint8)
-    if options.alpha:
-        check_transparency(dataset.samples, arrays.path)
-    return dataset
+    dataset = to_dataset(arrays, rows, convert, shape, torch.uint8, digest.hexdigest())
+    report_scale(dataset.samples, scale, arrays.path)
+    return replace(dataset, scale=scale)
 
 
 def load_vectors(arrays: Arrays, rows: Rows) -> Dataset:
     """Standardised vectors, and their classes if there are labels."""
-    moments = Moments(arrays.stored_shape[0])
+    moments, digest = Moments(arrays.stored_shape[0]), hashlib.sha256()
     with np.errstate(over="ignore", invalid="ignore"):  # checked below
-        for vectors in finite_rows(arrays, rows):
-            moments.add(vectors)
+        for vectors in finite_rows(arrays, rows, digest):
+            moments.add(vectors.astype(np.float64))
     if not np.isfinite(moments.squares).all():
         raise ValueError(f"{arrays.path} contains values too large to be squared: rescale them")
-    standardisation = moments.standardisation()
-    print(
-        f"{arrays.path}: {len(arrays):,} vectors of {arrays.stored_shape[0]:,} values "
-        f"({arrays.dtype}), standardised per column",
-        file=sys.stderr,
+    standardisation, shape = moments.standardisation(), arrays.stored_shape
+    arrays.report(f"vectors of {shape[0]:,} values, standardised per column,")
+    dataset = to_dataset(
+        arrays, rows, standardisation.apply, shape, torch.float32, digest.hexdigest()
     )
-    dataset = to_dataset(arrays, rows, standardisation.apply, arrays.stored_shape, torch.float32)
     return replace(dataset, standardisation=standardisation)
 
 
@@ -288,15 +289,7 @@ def read_labels(arrays: Arrays) -> tuple[np.ndarray | None, tuple[str, ...]]:
     the labels in the file; negative labels are no class."""
     if arrays.labels is None:
         return None, ()
-    stored = arrays.labels
-    if stored.dtype.kind not in "biu":
-        raise ValueError(f"{stored} has the type {stored.dtype}: labels are integers")
-    if stored.shape not in ((len(arrays),), (len(arrays), 1)):
-        raise ValueError(
-            f"{stored} has the shape {stored.shape}: there are {len(arrays):,} samples, and each "
-            "needs one label"
-        )
-    labels = read_array(stored).reshape(-1).astype(np.int64)
+    labels = read_array(arrays.labels).reshape(-1).astype(np.int64)
     classes = np.unique(labels[labels >= 0])
     numbers = np.where(labels >= 0, np.searchsorted(classes, labels), NO_CLASS)
     return numbers, tuple(map(str, classes.tolist()))
@@ -308,6 +301,7 @@ def to_dataset(
     convert: Callable[[np.ndarray], Tensor],
     sample_shape: tuple[int, ...],
     dtype: torch.dtype,
+    digest: str,
 ) -> Dataset:
     """Converted samples, which are in memory if they are small, and their classes."""
     samples: RowReader = ConvertedReader(
@@ -316,17 +310,18 @@ def to_dataset(
     if samples.nbytes <= CONVERTED_ONCE:
         samples = RowReader.from_array(samples.to_device(torch.device("cpu")).numpy())
     labels, class_names = read_labels(arrays)
-    return Dataset(samples, labels, class_names=class_names)
+    return Dataset(samples, labels, digest, class_names)
 
 
 # ---------------------------------------------------------------- all values
 
 
-def find_scale(arrays: Arrays, rows: Rows, scale: Range | None) -> Range:
-    """The values that become black and white, if no scale is set; ValueError if values are not
-    finite, or black and white cannot be told apart."""
-    ranges = [(part.min(), part.max()) for part in finite_rows(arrays, rows)]
-    if scale is not None:
+def find_scale(arrays: Arrays, rows: Rows, scale: Range | None, digest: Digest) -> Range | None:
+    """The values that become black and white: `scale`, otherwise the minimum and the maximum, or
+    None for bytes. All values are added to the digest. ValueError if values are not finite, or
+    black and white cannot be told apart."""
+    ranges = [(part.min(), part.max()) for part in finite_rows(arrays, rows, digest)]
+    if scale or arrays.dtype == np.uint8:
         return scale
     minimum, maximum = float(min(low for low, _ in ranges)), float(max(high for _, high in ranges))
     black, white = black_and_white(minimum, maximum, arrays.dtype.kind != "f")
@@ -338,18 +333,19 @@ def find_scale(arrays: Arrays, rows: Rows, scale: Range | None) -> Range:
     return black, white
 
 
-def finite_rows(arrays: Arrays, rows: Rows) -> Iterator[np.ndarray]:
-    """All samples as float64, part by part; ValueError if values are not finite."""
+def finite_rows(arrays: Arrays, rows: Rows, digest: Digest) -> Iterator[np.ndarray]:
+    """All samples, part by part, and added to the digest; ValueError if values are not finite."""
     bar = tqdm(total=len(arrays), desc="reading arrays", delay=2, leave=False, disable=None)
     with bar:
         for indices in torch.arange(len(arrays)).split(arrays.at_once()):
-            values = rows(indices).astype(np.float64)
-            places = np.argwhere(~np.isfinite(values))
-            if len(places):
-                first = (int(places[0, 0] + indices[0]), *places[0, 1:].tolist())
+            values = np.ascontiguousarray(rows(indices))
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
+                place = np.argwhere(~np.isfinite(values))[0]
+                first = (int(place[0] + indices[0]), *place[1:].tolist())
                 raise ValueError(
                     f"{arrays.path} contains values that are NaN or infinite, the first at index "
                     f"{first}: replace them, or remove their samples"
                 )
+            digest.update(values)
             yield values
             bar.update(len(indices))

@@ -4,7 +4,7 @@ The cache of a folder is `<data root>/prepared/<folder>-<shape>-<hash>/`. A hash
 assigns it to one of up to 1,024 buckets, and each bucket is one file:
 
     rows      the bytes (C, H, W) of the readable images, in the order of their names
-    manifest  JSON: which images these are, why others could not be read, the values of deep ones
+    manifest  JSON: the rows' SHA-256, the images, why some are unreadable, the values of deep ones
     footer    the length of the manifest and its SHA-256
 
 If images are added, changed or removed, their buckets are written again; rows of other images are
@@ -15,6 +15,7 @@ still reads an outdated file finds the same images in it.
 
 Deep images, of more than 8 bits, need a scale, and all of them have the same: from the minimum to
 the maximum of their values. New files are therefore opened once before they are decoded.
+`options.range` replaces that scale. If there are no deep images, it is the scale of the others.
 """
 
 import hashlib
@@ -25,6 +26,7 @@ import shutil
 import struct
 import sys
 import threading
+import unicodedata
 import warnings
 import zlib
 from collections import ChainMap
@@ -52,7 +54,7 @@ from wgan.data.rows import RowReader
 from wgan.data.sources import FolderSource, ImageFile, LsunSource
 from wgan.files import acquire_lock, format_size
 
-VERSION = 6  # increase it if the images' bytes change, so that existing caches are made again
+VERSION = 7  # increase it if the images' bytes change, so that existing caches are made again
 IMAGES_PER_BUCKET, MAX_BUCKETS = 16, 1024
 FOOTER = struct.Struct("<Q32s")
 ADVICE = "Use another --data-root, free some space, or use a smaller --image-size"
@@ -63,7 +65,7 @@ Buckets = dict[int, list[ImageFile]]  # by number, the images of each bucket
 @dataclass(frozen=True)
 class Images:
     """The bytes of the readable images, their names, by name why others are unreadable, a digest of
-    the names and sizes of their files, and the scale of deep images, if there are any."""
+    the bytes, and the values that became black and white, if the images were scaled."""
 
     samples: RowReader
     names: list[str]
@@ -75,7 +77,7 @@ class Images:
 @dataclass(frozen=True)
 class StoredBucket:
     """A bucket's file: its images, by name why some of them could not be read, the values of deep
-    ones, and the scale of all deep images when it was written."""
+    ones, the scale of all deep images when it was written, and the rows' SHA-256."""
 
     path: Path
     number: int
@@ -83,6 +85,7 @@ class StoredBucket:
     failures: dict[str, str]
     deep: dict[str, Range | None]  # None: no values
     scale: Range | None
+    digest: str
 
     @property
     def readable(self) -> list[ImageFile]:
@@ -102,6 +105,7 @@ class FolderCache:
         digest = hashlib.sha256(encode(key)).hexdigest()
         self.folder = root / "prepared" / f"{path.name[:40]}-{self.shape_text}-{digest[:12]}"
         self.stopped = threading.Event()
+        self.pages: list[int] = []  # the number of pages of each new file that has several
         self.stored: list[StoredBucket] = []
         self.ranges: dict[ImageFile, Range | None] = {}  # of deep images; None: no values
         self.scale: Range | None = None  # of deep images, if there are any
@@ -140,6 +144,12 @@ class FolderCache:
         if missing := {n: buckets[n] for n in buckets if n not in current}:
             self.check_disk(missing, count_images(buckets))
             current |= self.in_threads(self.write_bucket, missing, "preparing images")
+        if self.pages:
+            print(
+                f"{self.source.path}: only the first page or frame of {len(self.pages):,} files is "
+                f"used, of {sum(self.pages):,} in all",
+                file=sys.stderr,
+            )
         needed = {bucket.path for bucket in current.values()}
         for path in set(self.folder.iterdir()) - needed - {self.folder / "lock"}:
             with suppress(OSError):  # Windows does not remove a file that is being read
@@ -179,7 +189,7 @@ class FolderCache:
             bucket.number: bucket
             for bucket in self.stored
             if buckets.get(bucket.number) == bucket.images
-            and (not bucket.deep or bucket.scale == self.scale)
+            and (bucket.scale == self.scale or not (bucket.deep or self.options.range))
             and not (INSTALL_HEIF in bucket.failures.values() and reads_heic())
         }
 
@@ -212,7 +222,7 @@ class FolderCache:
         self.rows = {
             image: row
             for row, (bucket, image) in enumerate(pairs)
-            if image.name not in bucket.deep or bucket.scale == self.scale
+            if bucket.scale == self.scale or not (image.name in bucket.deep or self.options.range)
         }
         paths, counts = [b.path for b in outdated], [len(b.readable) for b in outdated]
         self.outdated = RowReader.from_files(paths, counts, self.shape)
@@ -258,11 +268,13 @@ class FolderCache:
         """Write a bucket's file, row by row."""
         temporary = self.folder / f"{number:04}.{os.getpid()}.tmp"
         try:
-            with open(temporary, "wb") as file:
+            with open(temporary, "wb+") as file:
                 failures = self.write_rows(images, file.write)
+                file.seek(0)
+                rows = hashlib.file_digest(file, "sha256")
                 deep = {image.name: self.ranges[image] for image in images if image in self.ranges}
                 content = {"number": number, "images": images, "failures": failures, "deep": deep}
-                content |= {"scale": self.scale, "version": VERSION}
+                content |= {"scale": self.scale, "digest": rows.hexdigest(), "version": VERSION}
                 manifest = json.dumps(content).encode()
                 digest = hashlib.sha256(manifest)
                 file.write(manifest + FOOTER.pack(len(manifest), digest.digest()))
@@ -304,7 +316,11 @@ class FolderCache:
             if is_deep(image) and file not in self.ranges:
                 image.load()  # an error if it is corrupt
                 raise UnidentifiedImageError("changed while it was read")
-            return image_to_bytes(image, self.options, self.scale)
+            row = image_to_bytes(image, self.options, self.scale)
+            with suppress(Exception):  # most formats have no pages, and those unused may be corrupt
+                if image.n_frames > 1 and image.format not in ("MPO", "PSD"):  # previews, layers
+                    self.pages.append(image.n_frames)
+            return row
 
     def in_threads(
         self, function: Callable[[int, list[ImageFile]], object], buckets: Buckets, title: str
@@ -337,13 +353,13 @@ class FolderCache:
         paths, counts = [b.path for b in ordered], [len(b.readable) for b in ordered]
         digest = hashlib.sha256()
         for bucket in ordered:
-            digest.update(json.dumps([image[:2] for image in bucket.readable]).encode())
+            digest.update(bucket.digest.encode())
         return Images(
             RowReader.from_files(paths, counts, self.shape),
             [image.name for bucket in ordered for image in bucket.readable],
             dict(sorted(failure for b in ordered for failure in b.failures.items())),
             digest.hexdigest(),
-            self.scale,
+            self.scale or self.options.range,
         )
 
 
@@ -372,4 +388,4 @@ def thread_count() -> int:
 
 def encode(name: str) -> bytes:
     """A file's name as bytes, the same on every system; it may contain lone surrogates."""
-    return name.encode("utf-8", "surrogatepass")
+    return unicodedata.normalize("NFC", name).encode("utf-8", "surrogatepass")

@@ -7,6 +7,7 @@ is passed over, and the level below it decides. See `datasets/README.md`.
 
 import re
 import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
@@ -29,7 +30,8 @@ def find_classes(names: list[str]) -> tuple[np.ndarray | None, tuple[str, ...], 
     and one line that says what was found; it is empty if the images' names, which are relative
     paths with "/", tell nothing.
     """
-    paths, passed_over = names, []  # below the levels that are passed over
+    paths = [unicodedata.normalize("NFC", name) for name in names]  # equal on all systems
+    passed_over = []
     while True:
         folders = [path.partition("/")[0] if "/" in path else "" for path in paths]
         counts = Counter(folders)

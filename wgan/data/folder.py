@@ -4,34 +4,28 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from wgan.data.arrays import ARRAY_SUFFIXES
 from wgan.data.cache import FolderCache, Images
 from wgan.data.classes import SHOWN_NAMES, find_classes, list_names
 from wgan.data.dataset import Dataset
 from wgan.data.downloads import download
 from wgan.data.image_options import ImageOptions
-from wgan.data.pixels import check_transparency
+from wgan.data.pixels import report_scale
 from wgan.data.sources import FolderSource, LsunSource
 
 DEFAULT_SIZE = (64, 64)
-CHECKED_IMAGES, FEW_LEVELS, DARK = 16, 32, 128  # how grey levels are counted, and what is reported
 
 
 def load_folder(folder: Path, root: Path, options: ImageOptions) -> Dataset:
     """Load all images below a folder, with the classes that `find_classes` finds, and print these.
 
-    Files that are not images are skipped with a warning. Raises ValueError if no image is left, or
-    if none is transparent with `options.alpha`.
+    Files that are not images are skipped with a warning. Raises ValueError if no image is left.
     """
     images = load_images(FolderSource(folder, leave_out=root / "prepared"), root, options)
-    if options.alpha:
-        check_transparency(images.samples, folder)
     labels, class_names, line = find_classes(images.names)
     if line:
         print(f"{folder}: {line}", file=sys.stderr)
-    return Dataset(images.samples, labels, images.digest, class_names)
+    return Dataset(images.samples, labels, images.digest, class_names, scale=images.scale)
 
 
 def load_celeba(root: Path, options: ImageOptions) -> Dataset:
@@ -52,7 +46,7 @@ def load_lsun(root: Path, options: ImageOptions) -> Dataset:
             f"and unpack it into {folder.parent}"
         )
     images = load_images(LsunSource(folder), root, options)
-    return Dataset(images.samples, files_digest=images.digest)
+    return Dataset(images.samples, digest=images.digest, scale=images.scale)
 
 
 def load_images(source: FolderSource | LsunSource, root: Path, options: ImageOptions) -> Images:
@@ -81,23 +75,5 @@ def load_images(source: FolderSource | LsunSource, root: Path, options: ImageOpt
             f"none of the {count} files in {source.path} is a readable image"
             + (advice if has_arrays else "")
         )
-    if options.range and images.scale is None:
-        print(f"--range has no effect: all images of {source.path} have 8 bits", file=sys.stderr)
-    report_few_levels(images, source.path)
+    report_scale(images.samples, images.scale, source.path)
     return images
-
-
-def report_few_levels(images: Images, path: Path) -> None:
-    """Print a warning if the images, as bytes, use few of the 256 grey levels."""
-    indices = np.linspace(0, len(images.names) - 1, CHECKED_IMAGES).astype(int)
-    levels = np.unique(images.samples.read(indices).numpy())
-    if len(levels) >= FEW_LEVELS or (images.scale is None and levels[-1] >= DARK):
-        return
-    advice = "convert the images so that white is 255"
-    if images.scale is not None:
-        low, high = images.scale
-        advice = f"their values from {low:g} to {high:g} were scaled; use another --range LOW HIGH"
-    print(
-        f"{path}: the images use {len(levels)} of 256 grey levels, up to {levels[-1]}: {advice}",
-        file=sys.stderr,
-    )

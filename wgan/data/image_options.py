@@ -13,7 +13,7 @@ class ImageOptions:
 
     `size` is the height and width; None: the data's own. `grey` converts to one channel, and
     `alpha` keeps transparency as a fourth one. `range` contains the values that become black and
-    white in images that are not of 8 bits; None: the minimum and maximum of all images.
+    white; None: the minimum and maximum of all images that are not of 8 bits, and 0 and 255.
     """
 
     size: Size | None = None

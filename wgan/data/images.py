@@ -1,9 +1,11 @@
 """Image files as bytes `(C, H, W)` of one size, whatever their format."""
 
 import logging
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import BinaryIO
 
 import numpy as np
@@ -17,20 +19,25 @@ from wgan.files import MARK
 
 REFUSED = ("EPS", "WMF")  # Pillow runs another program to draw them
 INSTALL_HEIF = "HEIC: install pillow-heif"
+LARGE, ONE_LARGE_IMAGE = 2**25, Lock()  # pixels, and what threads hold while they use more
 
 
-def open_image(source: Path | BinaryIO) -> Image.Image:
-    """Open an image file, which is not decoded yet.
+@contextmanager
+def open_image(source: Path | BinaryIO) -> Iterator[Image.Image]:
+    """Open an image file, which is not decoded yet. Threads open one large image at a time, as
+    several may exceed the memory.
 
     Raises UnidentifiedImageError if Pillow does not read the file, others if it is corrupt.
     """
     register_formats()
     try:
-        return Image.open(source, formats=[name for name in Image.OPEN if name not in REFUSED])
+        image = Image.open(source, formats=[name for name in Image.OPEN if name not in REFUSED])
     except UnidentifiedImageError as error:
         heic = not reads_heic() and str(source).lower().endswith((".heic", ".heif"))
         reason = INSTALL_HEIF if heic else "not an image that Pillow reads"
         raise UnidentifiedImageError(reason) from error
+    with image, ONE_LARGE_IMAGE if image.width * image.height > LARGE else nullcontext():
+        yield image
 
 
 @cache
@@ -64,8 +71,8 @@ def image_to_bytes(
     """Convert an image, or the first frame of an animation, to bytes `(C, H, W)`, upright.
 
     The shorter side is resized and the centre cropped; `options` have a size. An image of more than
-    8 bits needs a scale. With `options.alpha`, the fourth channel is the opacity; otherwise the
-    background is white.
+    8 bits needs a scale; others have that of `options.range` if there is none. With
+    `options.alpha`, the fourth channel is the opacity; otherwise the background is white.
     """
     size = options.size
     # JPEG files are decoded at the smallest eighth that still covers the size, many times faster.
@@ -79,6 +86,9 @@ def image_to_bytes(
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     image = image.convert("RGBA" if options.alpha else "L" if options.grey else "RGB")
+    if options.range and scale is None:
+        table = to_bytes(np.arange(256), options.range).tolist() * 3 + [*range(256)]
+        image = image.point(table[: 256 * len(image.getbands())])
     (height, width), (top, left) = resize_then_crop((image.height, image.width), size)
     scale_x, scale_y = image.width / width, image.height / height
     box = (

@@ -1,5 +1,6 @@
 """Images as arrays and tensors: bytes and floats, transparency, scaling and resizing."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import Tensor
 from wgan.data.image_options import ImageOptions, Range, Size
 from wgan.data.rows import RowReader
 
+CHECKED_IMAGES, FEW_LEVELS, DARK = 16, 32, 128  # how grey levels are counted, and what is reported
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as Pillow's mode "L"
 
 
@@ -41,17 +43,33 @@ def opaque(images: np.ndarray) -> np.ndarray:
     return (colours * alpha + 255 * (1 - alpha)).round().astype(np.uint8)
 
 
-def check_transparency(samples: RowReader, path: Path) -> None:
+def check_transparency(samples: RowReader, name: str) -> None:
     """ValueError if no pixel of images `(N, 4, H, W)` is transparent."""
     for indices in torch.arange(len(samples)).split(256):
         if (samples.read(indices)[:, 3] < 255).any():
             return
-    raise ValueError(f"no image of {path} is transparent: remove --alpha")
+    raise ValueError(f"no image of {name} is transparent: remove --alpha")
 
 
 def black_and_white(minimum: float, maximum: float, integers: bool) -> Range:
     """The values that become black and white: 0 replaces a positive minimum of integers."""
     return (min(minimum, 0.0) if integers else minimum), maximum
+
+
+def report_scale(samples: RowReader, scale: Range | None, path: Path) -> None:
+    """Print the values that became black and white, if images `(N, C, H, W)` were scaled, and a
+    warning if they use few of the 256 grey levels, unless these are all values in the scale."""
+    if scale:
+        print(f"{path}: black is {scale[0]:g}, white is {scale[1]:g}", file=sys.stderr)
+    indices = np.linspace(0, len(samples) - 1, CHECKED_IMAGES).astype(int)
+    levels = np.unique(samples.read(indices)[:, :3].numpy())
+    are_all = scale is None or len(levels) == scale[1] - scale[0] + 1
+    if len(levels) < FEW_LEVELS and not (are_all and levels[-1] >= DARK):
+        print(
+            f"{path}: the images use {len(levels)} of 256 grey levels, up to {levels[-1]}: if that "
+            "is too few, use --range LOW HIGH, the values of black and white",
+            file=sys.stderr,
+        )
 
 
 def to_bytes(values: np.ndarray, scale: Range) -> np.ndarray:

@@ -2,6 +2,9 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from threading import Lock
 from typing import BinaryIO
@@ -11,6 +14,7 @@ import torch
 from torch import Tensor
 
 COPIED_BYTES = 2**25  # at a time, from files to the device
+open_raw = partial(open, mode="rb", buffering=0)
 SEEKING = Lock()  # between moving a file's position and reading there: two threads may read
 
 
@@ -21,7 +25,7 @@ class RowReader:
         self.sample_shape, self.dtype, self.count = sample_shape, dtype, count
         self.row_bytes = math.prod(sample_shape) * dtype.itemsize
         self.tensor: Tensor | None = None
-        self.files: list[BinaryIO] = []
+        self.files: Sequence[BinaryIO | Path] = []  # paths are opened whenever they are read
         self.ends = np.zeros(0, np.int64)  # of each file, the index after its last sample
         self.start = 0  # of the first sample in each file, in bytes
 
@@ -43,12 +47,11 @@ class RowReader:
     ) -> "RowReader":
         """Samples in files, `counts[i]` of them in `files[i]`, as raw uint8, from byte `start` on.
 
-        The files are kept open, so that they can be read even after they were replaced. They are
-        not mapped, because pages of a map count as the process's memory.
+        If the system's limit allows it, the files are kept open, so that they can be read even
+        after they were replaced. They are not mapped, because a map counts as the process's memory.
         """
         reader = cls(tuple(sample_shape), torch.uint8, sum(counts))
-        allow_open_files(len(files))
-        reader.files = [open(file, "rb", buffering=0) for file in files]
+        reader.files = [open_raw(file) for file in files] if allow_open_files(len(files)) else files
         reader.ends = np.cumsum(counts, dtype=np.int64)
         reader.start = start
         return reader
@@ -79,15 +82,14 @@ class RowReader:
         if ((numbers < 0) | (numbers >= self.count)).any():
             raise IndexError(f"an index is outside the {self.count} samples")
         places = np.searchsorted(self.ends, numbers, side="right")
-        starts = np.append(0, self.ends)[places]
-        offsets = (numbers - starts) * self.row_bytes
-        for row, place, offset in zip(copy.numpy(), places, offsets.tolist(), strict=True):
-            file = self.files[place]
-            with SEEKING:
-                file.seek(self.start + offset)
-                count = file.readinto(row)
-            if count < row.nbytes:
-                raise OSError(f"{file.name} became shorter while in use: run the command again")
+        offsets = (numbers - np.append(0, self.ends)[places]) * self.row_bytes + self.start
+        content = copy.numpy().reshape(-1)
+        # Consecutive rows of one file are read at once.
+        is_next = (np.diff(numbers, prepend=-2) == 1) & (np.diff(places, prepend=-1) == 0)
+        runs = np.append(np.flatnonzero(~is_next), len(numbers)).tolist()
+        for first, end in pairwise(runs):
+            buffer = content[first * self.row_bytes : end * self.row_bytes]
+            read_into(buffer, self.files[places[first]], int(offsets[first]))
         return copy
 
     def to_device(self, device: torch.device) -> Tensor:
@@ -126,15 +128,28 @@ class ConvertedReader(RowReader):
         return copy
 
 
-def allow_open_files(count: int) -> None:
-    """Raise this process's limit of open files if it is too low: 1,024 files are usual on Linux,
-    256 on macOS, and a folder of images alone has up to 1,024 buckets."""
+def read_into(buffer: np.ndarray, file: BinaryIO | Path, start: int) -> None:
+    """Fill a buffer with the bytes of a file from `start` on."""
+    with SEEKING, open_raw(file) if isinstance(file, Path) else nullcontext(file) as opened:
+        opened.seek(start)
+        while len(buffer):  # a system call reads less than 2 GiB
+            if not (count := opened.readinto(buffer)):
+                raise OSError(f"{opened.name} became shorter while in use: run the command again")
+            buffer = buffer[count:]
+
+
+def allow_open_files(count: int) -> bool:
+    """Whether this process may keep that many files open, if necessary with a higher limit: 1,024
+    files are usual on Linux, 256 on macOS, and a folder of images alone has up to 1,024 buckets."""
     try:
         import resource
     except ImportError:  # Windows has no such limit
-        return
+        return True
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = 2 * count + 256  # data sets may be loaded more than once
-    needed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    try:
+        if 0 <= soft < needed:  # -1 is no limit
+            resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+        return True
+    except (ValueError, OSError):
+        return False

@@ -4,34 +4,40 @@ import io
 import os
 import stat
 import sys
+import unicodedata
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
-from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
 
 from wgan.data.images import open_image
+from wgan.errors import one_line
 from wgan.files import GENERATED
 
 # A folder with the first and one of the others is a run's.
 RUN_FILES = ("config.toml", "log.csv", "checkpoint.pt", "checkpoint.previous.pt", "best.pt")
+# Thumbnails, deleted files and snapshots of storage servers and systems, in lower case.
+SYSTEM_FOLDERS = {"@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"}
+SYSTEM_FOLDERS |= {"$recycle.bin", "system volume information", "lost+found", "__macosx"}
 
 
 class ImageFile(NamedTuple):
-    """An image's name, and the size and time of change that tell whether its file has changed."""
+    """An image's name, and the size and times that tell whether its file has changed."""
 
     name: str
     size: int  # bytes
     mtime: int  # nanoseconds
+    ctime: int = 0  # the same, but no program can set it; on Windows the time of creation
 
 
 @dataclass(frozen=True)
 class FolderSource:
-    """All files below a folder except hidden ones, those below `leave_out` and, unless the folder
-    itself is part of them, this project's runs and generated images."""
+    """All files below a folder except hidden ones, those of the system, those below `leave_out`
+    and, unless the folder itself is part of them, this project's runs and generated images."""
 
     path: Path
     leave_out: Path | None = None
@@ -44,7 +50,8 @@ class FolderSource:
         return any(map(is_output_folder, (path, *path.parents)))
 
     def list(self) -> list[ImageFile]:
-        """The files sorted by name, which is the path relative to the folder, with "/"."""
+        """The files sorted by name, which is the path relative to the folder, with "/", in
+        the same order on systems that store accents differently."""
         files: list[ImageFile] = []
         self.left_out.clear()
         # Links are followed, and each folder is entered once, so that a loop of links ends.
@@ -58,20 +65,21 @@ class FolderSource:
                 self.left_out.append(os.path.relpath(path, self.path))
                 folders.clear()
                 continue
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            kept = {name for name in folders if name.lower() not in SYSTEM_FOLDERS}
+            folders[:] = sorted(name for name in kept if not name.startswith("."))
             relative = os.path.relpath(path, self.path)
             prefix = "" if relative == "." else relative.replace(os.sep, "/") + "/"
             for name in names:
                 if not name.startswith("."):
                     files += stat_file(f"{path}/{name}", prefix + name)
-        return sorted(files, key=attrgetter("name"))
+        return sorted(files, key=lambda file: (unicodedata.normalize("NFC", file.name), file))
 
     def report(self, error: OSError) -> None:
         if error.filename == str(self.path):
             raise error
-        print(f"{error.filename} is left out: {error}", file=sys.stderr)
+        print(one_line(f"{error.filename} is left out: {error}"), file=sys.stderr)
 
-    def open(self, name: str) -> Image.Image:
+    def open(self, name: str) -> AbstractContextManager[Image.Image]:
         return open_image(self.path / name)
 
 
@@ -81,8 +89,9 @@ def stat_file(path: str, name: str) -> list[ImageFile]:
         status = os.stat(path)
     except OSError:  # a link to nothing, for example, which is then reported as unreadable
         return [ImageFile(name, 0, 0)]
-    regular = stat.S_ISREG(status.st_mode)
-    return [ImageFile(name, status.st_size, status.st_mtime_ns)] if regular else []
+    if not stat.S_ISREG(status.st_mode):
+        return []
+    return [ImageFile(name, status.st_size, status.st_mtime_ns, status.st_ctime_ns)]
 
 
 def is_output_folder(path: Path) -> bool:
@@ -125,6 +134,6 @@ class LsunSource:
         names = (key.decode("utf-8", "surrogateescape") for key in keys)
         return [ImageFile(name, status.st_size, status.st_mtime_ns) for name in names]
 
-    def open(self, name: str) -> Image.Image:
+    def open(self, name: str) -> AbstractContextManager[Image.Image]:
         with self.database.begin() as transaction:
             return open_image(io.BytesIO(transaction.get(name.encode("utf-8", "surrogateescape"))))

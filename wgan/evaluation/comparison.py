@@ -9,10 +9,11 @@ from pathlib import Path
 from wgan.checkpoints import config_of, describe_other_data, find_checkpoints, read_any_checkpoint
 from wgan.command import refuse_unused
 from wgan.config import Config
-from wgan.data import Dataset, ImageOptions, load_dataset, load_test_set
+from wgan.data import Dataset, ImageOptions, load_dataset, load_test_set, sample_shape
 from wgan.data.arrays import ARRAY_SUFFIXES
 from wgan.data.classes import match_classes
 from wgan.data.folder import load_folder
+from wgan.data.image_options import Range
 from wgan.data.sources import FolderSource
 from wgan.evaluation.evaluator import Evaluator, choose_features
 from wgan.evaluation.points import evaluate_points
@@ -51,7 +52,7 @@ def evaluate_run(options: argparse.Namespace) -> dict:
     source, seed = Path(options.source), options.seed or 0
     checkpoint = read_any_checkpoint(source)
     generator = generator_of(checkpoint, str(source), options.weights or "ema", options.device)
-    config, dataset = load_data(checkpoint, options.dataset, options.data_root)
+    config, dataset = load_data(checkpoint, generator.scale, options.dataset, options.data_root)
     if dataset.sample_shape != generator.sample_shape:
         raise ValueError(
             f"the run's samples have shape {generator.sample_shape}, but the data set now has "
@@ -78,15 +79,20 @@ def evaluate_run(options: argparse.Namespace) -> dict:
 
 
 def load_data(
-    checkpoint: dict, dataset: str | None, data_root: str | None
+    checkpoint: dict, scale: Range | None, dataset: str | None, data_root: str | None
 ) -> tuple[Config, Dataset]:
-    """The configuration and the data of a run; `dataset` and `data_root` say where the data is now,
-    if it has moved. If it cannot be loaded, the error says how to give its location."""
+    """The configuration and the data of a run, in the scale of its samples; `dataset` and
+    `data_root` say where the data is now, if it has moved. If it cannot be loaded, the error says
+    how to give its location."""
     moved = {"dataset": dataset, "data_root": data_root}
     moved = {name: place for name, place in moved.items() if place is not None}
     config = replace(config_of(checkpoint), **moved)
     try:
-        return config, load_dataset(config.dataset, config.data_root, config.image_options())
+        data = load_dataset(config.dataset, config.data_root, config.image_options())
+        if scale and scale != data.scale:  # the data has changed
+            config = replace(config, range=scale)
+            data = load_dataset(config.dataset, config.data_root, config.image_options())
+        return config, data
     except (ValueError, OSError) as error:
         if moved:
             raise
@@ -124,9 +130,10 @@ def compare(options: argparse.Namespace) -> dict:
 def read_pair(source: str, reference: str, data_root: str) -> tuple[Dataset, Dataset]:
     """Two sets of images of one shape, each an array file, a folder or a data set in the table.
 
-    Folders and data sets in the table are loaded with the size of the other set. The labels of the
-    first are those of the second, for classes of the same name. Raises ValueError if one cannot be
-    read or the shapes differ.
+    Folders and data sets in the table are loaded with the size of the other set, and the values of
+    the first are scaled as those of the second. The labels of the first are those of the second,
+    for classes of the same name. Raises ValueError if one cannot be read, the shapes differ, or
+    only the second contains bytes.
     """
     shape = None
     if is_array(reference) and Path(source).is_dir():
@@ -138,6 +145,13 @@ def read_pair(source: str, reference: str, data_root: str) -> tuple[Dataset, Dat
             f"the images in {source} have shape {first.sample_shape}, but those in {reference} "
             f"have {second.sample_shape}: they cannot be compared"
         )
+    if first.scale and not second.scale:
+        raise ValueError(
+            f"the images in {reference} have 8 bits, but those in {source} have not: convert the "
+            "latter to uint8, with 0 as black and 255 as white"
+        )
+    if first.scale and first.scale != second.scale:
+        first = read_dataset(source, data_root, first.sample_shape, second.scale)
     check_enough(first, MIN_SAMPLES)
     if first.labels is None or second.labels is None:
         return first, second
@@ -145,22 +159,30 @@ def read_pair(source: str, reference: str, data_root: str) -> tuple[Dataset, Dat
     return replace(first, labels=positions[first.labels], class_names=second.class_names), second
 
 
-def read_dataset(source: str, data_root: str, shape: tuple[int, ...] | None = None) -> Dataset:
+def read_dataset(
+    source: str,
+    data_root: str,
+    shape: tuple[int, ...] | None = None,
+    scale: Range | None = None,
+) -> Dataset:
     """Images of an array file, a folder, or a data set in the table.
 
     Folders and data sets are loaded with the size of `shape` `(C, H, W)`, folders also in grey if
-    C is 1. Without `shape`, a folder's first image determines both. Raises ValueError if the source
-    cannot be read or contains no images.
+    C is 1, and with alpha if C is 4. Without `shape`, a folder's first image determines the first
+    two. `scale` fixes black and white. Raises ValueError if the source cannot be read or contains
+    no images.
     """
     if is_array(source):
-        dataset = load_dataset(source, data_root)
+        alpha = sample_shape(source)[0] == 4
+        dataset = load_dataset(source, data_root, ImageOptions(alpha=alpha, range=scale))
         if dataset.is_points:
             raise ValueError(f"{source} contains vectors: comparing needs images")
         return dataset
     if not Path(source).is_dir():
         return load_dataset(source, data_root, ImageOptions(shape[1:] if shape else None))
     channels, *size = shape or first_shape(Path(source))
-    return load_folder(Path(source), Path(data_root), ImageOptions(tuple(size), channels == 1))
+    options = ImageOptions(tuple(size), channels == 1, channels == 4, scale)
+    return load_folder(Path(source), Path(data_root), options)
 
 
 def first_shape(folder: Path) -> tuple[int, int, int]:

@@ -9,6 +9,7 @@ from PIL import Image
 import evaluate
 import generate
 import train
+from wgan import load_generator
 from wgan.data import ImageOptions, load_dataset, sample_shape
 from wgan.data import arrays as arrays_module
 
@@ -112,7 +113,7 @@ def test_values_that_cannot_be_scaled_are_refused(values, message, tmp_path):
 def test_labels_are_numbered_from_0_and_negative_ones_are_none(images, tmp_path):
     labels = np.array([7, 3, -5] * 4, np.int8)
     for stored in (labels, labels[:, None]):
-        dataset = load_dataset(save(tmp_path / "a.npz", images, labels=stored))
+        dataset = load_dataset(save(tmp_path / "a.npz", images[..., :3], labels=stored))
         assert dataset.labels.tolist() == [1, 0, -1] * 4
 
 
@@ -120,8 +121,8 @@ def test_options_without_effect_are_refused(images, tmp_path):
     colour = save(tmp_path / "a.npy", images[..., :3])
     vectors = save(tmp_path / "v.npy", np.eye(9))
     for name, options in (
-        (colour, ["--range", 0, 9]),
         (colour, ["--alpha"]),
+        (vectors, ["--range", 0, 9]),
         (vectors, ["--grey"]),
         (vectors, ["--image-size", 8]),
         ("glyphs", ["--alpha"]),
@@ -131,18 +132,89 @@ def test_options_without_effect_are_refused(images, tmp_path):
     assert parse("--dataset", vectors).model == "dense"
 
 
+FILLED = np.linspace(0, 1, 3 * 64).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("values", "limits", "text"),
+    [
+        (np.array([0, 1], np.uint8), None, "use 2 of 256 grey levels, up to 1: "),
+        (np.arange(19, dtype=np.uint8), None, "use 19 of 256 grey levels, up to 18: "),
+        (np.arange(19, dtype=np.uint8), (0, 18), None),
+        (np.array([False, True]), None, None),
+        (np.arange(19), None, None),  # black is 0, white is 18
+        (np.append(FILLED, np.float32(9.97e36)), None, "use 2 of 256 grey levels, up to 255: "),
+        (np.append(FILLED, np.float32(-9999)), None, "use 2 of 256 grey levels, up to 255: "),
+        (np.append(FILLED, np.float32(-9999)), (0, 1), None),
+        (np.array([0, 255], np.uint8), None, None),
+    ],
+)
+def test_few_grey_levels_are_reported_as_those_of_folders(values, limits, text, tmp_path, capsys):
+    samples = read(save(tmp_path / "a.npy", np.resize(values, (4, 16, 16))), range=limits)
+    printed = capsys.readouterr().err
+    assert text in printed if text else "grey levels" not in printed
+    assert text or samples.max() == 255
+
+
+def test_the_scale_is_printed_stored_and_written_beside_generated_images(tmp_path, capsys):
+    values = np.random.default_rng(0).random((20, 16, 16)) * 300 - 100
+    values[3, 4, 5], values[6, 7, 8] = -100, 1900
+    run, out = str(tmp_path / "run"), str(tmp_path / "out.npz")
+    name = save(tmp_path / "a.npy", values.round().astype(np.int16))
+    options = ["--dataset", name, *SMALL, "--device", "cpu", "--run", run, "--steps", "1"]
+    assert train.main(options) == 0
+    assert "black is -100, white is 1900" in capsys.readouterr().err
+    assert load_generator(run).scale == (-100, 1900)
+    assert generate.main([run, "--out", out, "--device", "cpu"]) == 0
+    with np.load(out) as written:
+        assert written["range"].tolist() == [-100, 1900] and written["samples"].dtype == np.uint8
+    np.save(name, values.round().astype(np.int16)[[0, 1, 2, 4, 5, 9, 10, 11]])  # other extremes
+    assert evaluate.main([run, "--device", "cpu"]) == 0
+    assert "black is -100, white is 1900" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_every_value_of_a_large_array_counts(kind, tmp_path, monkeypatch, random):
+    monkeypatch.setattr(arrays_module, "CONVERTED_ONCE", 0)
+    monkeypatch.setattr(arrays_module, "VALUES_AT_ONCE", 100)
+    array = random.integers(0, 200, (400, 5, 5)).astype(kind)
+    identities = [load_dataset(save(tmp_path / "a.npy", array)).identity()]
+    for index in (1, 222, 399):
+        array[index, 2, 3] += 0.01 if kind == np.float32 else 1  # less than a grey level
+        identities.append(load_dataset(save(tmp_path / "a.npy", array)).identity())
+    assert len({identity["digest"] for identity in identities}) == 4
+    array = np.asfortranarray(array)
+    assert load_dataset(save(tmp_path / "b.npy", array)).identity() == identities[-1]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        *(np.eye(4)[[0] * COUNT], np.ones(COUNT), np.arange(7), np.zeros((COUNT, 2), int)),
+        *(np.array(["ant"] * COUNT), np.array([{}] * COUNT)),
+    ],
+)
+def test_arrays_that_are_not_used_are_named(labels, images, tmp_path, capsys):
+    content = {"images": images[..., :3], "x_test": images, "y": labels}
+    np.savez(tmp_path / "a.npz", **content)
+    assert load_dataset(str(tmp_path / "a.npz")).labels is None
+    text = f"not used: x_test, y ({labels.dtype}; classes are one integer per sample)"
+    assert text in capsys.readouterr().err
+
+
 # ---------------------------------------------------------------- transparency
 
 
-def test_without_alpha_the_background_is_white_and_with_it_there_is_a_fourth_channel(
-    images, tmp_path
-):
+def test_four_channels_need_alpha_and_are_white_where_they_are_transparent(images, tmp_path):
+    """The fourth may be infrared, depth or black ink."""
     images[:, :4, :, 3] = 0
     images[:, 4:, :, 3] = 255
     name = save(tmp_path / "a.npy", images)
     expected = images[..., :3].copy()
     expected[:, :4] = 255
-    assert np.array_equal(read(name), expected.transpose(0, 3, 1, 2))
+    for array in (name, save(tmp_path / "b.npz", images.transpose(0, 3, 1, 2) / 7)):
+        with pytest.raises(ValueError, match="4 channels: use --alpha if the fourth is opacity"):
+            load_dataset(array, options=ImageOptions(grey=True))
     samples = read(name, alpha=True)
     assert np.array_equal(samples[:, :3], expected.transpose(0, 3, 1, 2))
     assert np.array_equal(samples[:, 3], images[..., 3])
@@ -165,10 +237,12 @@ def test_hidden_colours_do_not_bleed_when_resized(tmp_path):
     assert (from_file[:, :, -1] == [[255], [255], [255], [0]]).all()
 
 
-def test_alpha_without_transparency_is_refused(images, tmp_path):
+def test_alpha_without_transparency_is_refused(images, tmp_path, capsys):
     images[..., 3] = 255
-    with pytest.raises(ValueError, match=r"no image of .* is transparent: remove --alpha"):
-        read(save(tmp_path / "a.npy", images), alpha=True)
+    name = save(tmp_path / "a.npy", images)
+    options = ["--alpha", "--image-size", "8", "--batch-size", "2", "--run", str(tmp_path / "r")]
+    assert train.main(["--dataset", name, *options]) == 2
+    assert "a.npy is transparent: remove --alpha" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- vectors
@@ -252,8 +326,7 @@ BAD = {
     "channels": ({"a": np.zeros((9, 28, 28, 5))}, "1, 3 or 4 channels"),
     "names": ({"a": IMAGES, "b": IMAGES}, "contains a, b: name the array of samples 'samples'"),
     "none": ({}, "contains no arrays"),
-    "length": ({"x": IMAGES, "y": np.zeros(3, int)}, "there are 4 samples, and each needs one"),
-    "floats": ({"x": IMAGES, "y": np.zeros(4)}, "type float64: labels are integers"),
+    "positional": ({"arr_0": IMAGES, "arr_1": IMAGES}, "contains arr_0, arr_1: name the array"),
 }
 
 

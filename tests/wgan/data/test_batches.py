@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from wgan.data import Batches, Dataset, RowReader, flip_where, to_byte_images, to_float_images
+from wgan.data import rows as rows_module
 
 
 def numbered(count):
@@ -74,6 +75,43 @@ def test_more_files_than_the_limit_can_be_open(tmp_path, monkeypatch):
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert samples.flatten().tolist() == [number % 256 for number in range(300)]
+
+
+def test_files_are_opened_on_demand_if_the_system_allows_no_more(tmp_path, monkeypatch):
+    resource = pytest.importorskip("resource")
+    limits, set_limit = resource.getrlimit(resource.RLIMIT_NOFILE), resource.setrlimit
+    files = [tmp_path / f"{number}.rows" for number in range(200)]
+    for number, file in enumerate(files):
+        file.write_bytes(bytes([number, 0, number, 1]))
+
+    def refuse(*arguments):
+        raise ValueError("current limit exceeds maximum limit")
+
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    set_limit(resource.RLIMIT_NOFILE, (128, limits[1]))
+    try:
+        reader = RowReader.from_files(files, [2] * 200, (2,))
+        samples = reader.read(torch.arange(400).flip(0))
+    finally:
+        set_limit(resource.RLIMIT_NOFILE, limits)
+    assert samples.flip(0).tolist() == [[number // 2, number % 2] for number in range(400)]
+    files[7].unlink()
+    with pytest.raises(FileNotFoundError):
+        reader.read(torch.arange(400))
+
+
+def test_runs_of_rows_are_read_at_once(readers, monkeypatch):
+    starts = []
+
+    def count(buffer, file, start):
+        starts.append(start)
+        return read_into(buffer, file, start)
+
+    read_into = rows_module.read_into
+    monkeypatch.setattr(rows_module, "read_into", count)
+    indices = torch.tensor([*range(5, 30), *range(30, 50), 3, 4, 5, 4])
+    assert torch.equal(readers[0].read(indices), readers[1].read(indices))
+    assert starts == [5 * 48, 0, 0, 3 * 48, 4 * 48]  # one per run and file
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="how Linux counts memory")

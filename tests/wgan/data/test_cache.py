@@ -164,6 +164,36 @@ def test_random_changes_always_give_what_a_fresh_start_gives(folder, random):
         assert_right(load(folder), folder)
 
 
+def test_exchanged_images_of_the_same_size_and_time_are_noticed(folder, opened):
+    Image.new("RGB", (9, 9), "red").save(folder / "05a.bmp")
+    Image.new("RGB", (9, 9), "blue").save(folder / "06a.bmp")
+    first, times = load(folder), (folder / "05a.bmp").stat()
+    for name in ("05a.bmp", "06a.bmp"):
+        os.utime(folder / name, ns=(times.st_atime_ns, times.st_mtime_ns))
+    load(folder)
+    time.sleep(0.02)  # the clock of a file system is coarse
+    (folder / "05a.bmp").rename(folder / "other")
+    (folder / "06a.bmp").rename(folder / "05a.bmp")
+    (folder / "other").rename(folder / "06a.bmp")
+    opened.clear()
+    second = load(folder)
+    assert {"05a.bmp", "06a.bmp"} <= set(opened) and first.digest != second.digest
+    rows = [images.samples.read([images.names.index("05a.bmp")]) for images in (first, second)]
+    assert (rows[0][0, :, 0, 0] - rows[1][0, :, 0, 0]).tolist() == [255, 0, 1]
+
+
+def test_the_digest_covers_all_images_and_does_not_depend_on_the_system(folder):
+    accented = folder / "e\u0301.png"  # as macOS writes it
+    save(accented, 33)
+    first = load(folder)
+    accented.rename(folder / "\u00e9.png")
+    second = load(folder)
+    assert first.digest == second.digest and first.names != second.names
+    assert np.array_equal(pixels(first), pixels(second))
+    save(folder / "07a.png", 102)
+    assert load(folder).digest != first.digest
+
+
 def test_sizes_and_colours_have_caches_of_their_own(folder):
     shapes = [
         load(folder, options=ImageOptions(size, grey)).samples.sample_shape

@@ -112,6 +112,18 @@ def test_a_few_strays_stay_in_the_data_without_a_class():
     assert "2 images in no class folder are used without a class: sheet.png, z.png" in line
 
 
+def test_a_class_in_two_unicode_forms_is_one():
+    names = names_in(**{"train__e\u0301te\u0301": 2, "val__\u00e9t\u00e9": 3, "val__hiver": 2})
+    labels, class_names, line = find_classes(names)
+    assert class_names == ("hiver", "\u00e9t\u00e9") and labels.tolist() == [1] * 5 + [0] * 2
+    assert "2 classes" in line and "\u00e9t\u00e9 5" in line
+
+
+def test_names_cannot_control_the_terminal():
+    line = find_classes(names_in(**{"a\x1b[2J\x9b31m": 2, "b\u202ec": 2}))[2]
+    assert line.isprintable() and r"a\x1b[2J\x9b31m 2, b\u202ec 2" in line
+
+
 def test_the_line_is_short_whatever_the_folders_are():
     names = [f"class{index}/0.png" for index in range(1000)]
     line = find_classes(names)[2]

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 from wgan.data import ImageOptions, load_dataset, parse_image_size
-from wgan.data.images import NO_DATA, register_formats
+from wgan.data import images as images_module
+from wgan.data.images import NO_DATA, open_image, register_formats
 from wgan.data.pixels import fit_images
 
 RED, GREY = (200, 50, 0), 100
@@ -136,10 +137,28 @@ def test_a_given_range_is_kept_and_has_a_cache_of_its_own(tmp_path, capsys):
             255,
         ]
         assert load(folder, 32, True)[0, 0, 0, [0, -1]].tolist() == [0, 255]
-    assert "has no effect" not in capsys.readouterr().err
-    bytes_only = save_all(tmp_path / "q", (RAMP * 255).astype(np.uint8))
-    load(bytes_only, 32, range=(0, 300))
-    assert "--range has no effect: all images" in capsys.readouterr().err
+    assert "p: black is 60, white is 100" in capsys.readouterr().err
+
+
+def test_a_range_applies_to_images_of_8_bits_unless_there_are_deep_ones(tmp_path):
+    maps = (RAMP * 18).round().astype(np.uint8)
+    folder = save_all(tmp_path / "p", maps)
+    expected = (maps * (255 / 18)).round().astype(np.uint8)
+    assert np.array_equal(load(folder, 32, True, range=(0, 18))[0, 0], expected)
+    assert np.array_equal(load(folder, 32, range=(0, 18))[0], [expected] * 3)
+    Image.fromarray(maps.astype(np.uint16)).save(folder / "1.tif")
+    bytes_, deep = load(folder, 32, True, range=(0, 18))[:, 0]
+    assert np.array_equal(bytes_, maps) and np.array_equal(deep, expected)
+    (folder / "1.tif").unlink()
+    assert np.array_equal(load(folder, 32, True, range=(0, 18))[0, 0], expected)
+
+
+def test_opacity_is_not_scaled(tmp_path):
+    image = Image.new("RGBA", (8, 8), (0, 9, 18, 9))
+    (tmp_path / "p").mkdir()
+    image.save(tmp_path / "p" / "a.png")
+    sample = load(tmp_path / "p", 8, alpha=True, range=(0, 18))[0]
+    assert sample[:, 4, 4].tolist() == [0, 128, 255, 9]
 
 
 def test_few_grey_levels_are_reported(tmp_path, capsys):
@@ -147,7 +166,7 @@ def test_few_grey_levels_are_reported(tmp_path, capsys):
     outlier[0, 0], outlier[0, 1] = 60_000, 300
     dark = (RAMP * 15).astype(np.uint8)  # as 12 bits in 16 become where Pillow drops the last 8
     two_tone, photo = (RAMP > 0.5).astype(np.uint8) * 255, (np.arange(1024).reshape(32, 32) % 90)
-    expected = {"outlier": (outlier, "from 0 to 60000"), "dark": (dark, "up to 15: convert")}
+    expected = {"outlier": (outlier, "white is 60000"), "dark": (dark, "up to 15: if that")}
     expected |= {"two_tone": (two_tone, None), "photo": (photo.astype(np.uint8), None)}
     for name, (array, text) in expected.items():
         load(save_all(tmp_path / name, array), 32)
@@ -232,11 +251,30 @@ def test_exif_rotation_is_undone(orientation, suffix, tmp_path):
     assert np.abs(difference).mean() < 12  # of JPEG and WebP at edges
 
 
-def test_an_animation_gives_its_first_frame(tmp_path):
+@pytest.mark.parametrize("suffix", ["gif", "tif", "png", "webp"])
+def test_a_stack_or_an_animation_gives_its_first_page_and_a_message(suffix, tmp_path, capsys):
     frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "lime", "blue")]
-    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    sample = load(tmp_path, 8)[0]
-    assert sample[:, 4, 4].tolist() == [255, 0, 0]
+    options = {"lossless": True} if suffix == "webp" else {}
+    (tmp_path / "p").mkdir()
+    for name in "ab":
+        file = tmp_path / "p" / f"{name}.{suffix}"
+        frames[0].save(file, save_all=True, append_images=frames[1:], **options)
+    frames[0].save(tmp_path / "p" / f"single.{suffix}")
+    samples = load(tmp_path / "p", 8)
+    assert samples[:2, :, 4, 4].tolist() == [[255, 0, 0]] * 2
+    text = "only the first page or frame of 2 files is used, of 6 in all"
+    assert text in capsys.readouterr().err
+
+
+def test_threads_open_one_large_image_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(images_module, "LARGE", 100)
+    folder = save_all(tmp_path / "p", *[np.zeros((20, 20), np.uint8)] * 6, suffix="png")
+    Image.new("L", (9, 9)).save(folder / "small.png")
+    with open_image(folder / "0.png"):
+        assert images_module.ONE_LARGE_IMAGE.locked()
+        with open_image(folder / "small.png") as small:
+            assert small.size == (9, 9)
+    assert len(load(folder, 8)) == 7
 
 
 def test_the_shorter_side_is_resized_and_the_centre_cropped(tmp_path):
@@ -257,6 +295,21 @@ def test_broken_files_are_skipped_counted_and_named(tmp_path, capsys):
     printed = capsys.readouterr().err
     assert "3 of 16 files" in printed
     assert "'empty.png'" in printed and "'half.png'" in printed and "'notes.txt'" in printed
+
+
+@pytest.mark.parametrize("kind", ["uint16", "int16", "float32", "pgm"])
+def test_a_truncated_deep_image_is_skipped_and_does_not_count_for_the_scale(kind, tmp_path, capsys):
+    values = (RAMP * 4000).astype("uint16" if kind == "pgm" else kind)
+    folder = save_all(tmp_path / "p", values // 2)
+    if kind == "pgm":
+        Image.fromarray(values).save(folder / "cut.pgm")
+    else:
+        save_tiff(folder / "cut.tif", values, {"uint16": 1, "int16": 2, "float32": 3}[kind])
+    cut = next(folder.glob("cut.*"))
+    cut.write_bytes(cut.read_bytes()[:-900])
+    assert len(load(folder, 8)) == 1
+    printed = capsys.readouterr().err
+    assert "skipped 1 of 2 files" in printed and "white is 2000" in printed
 
 
 def test_postscript_is_not_handed_to_another_program(tmp_path, monkeypatch):
@@ -313,7 +366,3 @@ def test_alpha_is_a_fourth_channel_of_every_kind_of_file(tmp_path):
     solid = [*RED, 255]
     assert samples[:, :, 4, 6].tolist() == [solid] * 3
     assert samples[:, :, 4, 1].tolist() == [[255, 255, 255, 0]] * 2 + [solid]
-    for name in ("a.png", "b.png"):
-        (tmp_path / "p" / name).unlink()
-    with pytest.raises(ValueError, match="is transparent: remove --alpha"):
-        load(tmp_path / "p", 8, alpha=True)

@@ -46,6 +46,18 @@ def test_runs_and_generated_images_are_left_out_unless_they_are_named(folder, tm
     assert printed.count("left out 3 of its folders, which contain runs or generated images") == 2
 
 
+@pytest.mark.parametrize(
+    "name", ["@eaDir", "#recycle", "#snapshot", "$RECYCLE.BIN", "System Volume Information"]
+)
+def test_folders_of_systems_and_storage_servers_are_left_out(name, folder, tmp_path):
+    for place in (folder / name / "deeper", folder / "settings" / name.upper()):
+        place.mkdir(parents=True)
+        Image.new("RGB", (9, 9)).save(place / "a.png")
+    (folder / "#cats").mkdir()
+    Image.new("RGB", (9, 9)).save(folder / "#cats" / "a.png")
+    assert count(folder, tmp_path) == 11
+
+
 def test_the_folder_that_the_user_names_is_used(folder, tmp_path, capsys):
     run = tmp_path / "run"
     assert run_main(folder, run, *SMALL, "--steps", 2, "--data-root", tmp_path) == 0

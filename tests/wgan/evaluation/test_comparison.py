@@ -66,6 +66,46 @@ def test_pairs_of_other_shapes_or_of_too_few_images_are_refused(tmp_path):
         read_pair(str(tmp_path / "empty"), names[0].replace("a.npy", "empty"), str(tmp_path))
 
 
+@pytest.mark.parametrize("source", ["faded", "faded.npy"])
+@pytest.mark.parametrize("reference", ["real", "real.npy"])
+def test_both_sides_of_a_comparison_have_the_scale_of_the_reference(source, reference, tmp_path):
+    real = np.random.default_rng(0).random((8, 6, 6)).astype(np.float32)
+    real[0, 0, :2] = 0, 1
+    for name, values in (("faded", 0.4 + 0.2 * real), ("real", real)):
+        np.save(tmp_path / f"{name}.npy", values)
+        (tmp_path / name).mkdir()
+        for index, image in enumerate(values):
+            Image.fromarray(image).save(tmp_path / name / f"{index}.tif")
+    names = [str(tmp_path / name) for name in (source, reference)]
+    first, second = read_pair(*names, str(tmp_path))
+    assert first.scale == second.scale == (0, 1)
+    values = [dataset.read(torch.arange(8)) for dataset in (first, second)]
+    assert values[1].min() == 0 and values[1].max() == 255
+    assert values[0].min() == 102 and values[0].max() == 153
+
+
+def test_generated_bytes_are_compared_as_they_are_and_deep_images_not_with_bytes(tmp_path):
+    names = [str(tmp_path / "bytes.npy"), str(tmp_path / "deep.npy")]
+    np.save(names[0], images(8, (6, 6)))
+    np.save(names[1], images(8, (6, 6)).astype(np.uint16) * 100)
+    first, second = read_pair(*names, str(tmp_path))
+    assert (first.read(torch.arange(8)) == torch.from_numpy(images(8, (6, 6)))[:, None]).all()
+    assert first.scale is None and second.scale[0] == 0
+    with pytest.raises(ValueError, match=r"deep\.npy have not: convert the latter to uint8"):
+        read_pair(*names[::-1], str(tmp_path))
+
+
+def test_four_channels_are_compared_with_a_folder_of_transparent_images(tmp_path):
+    pixels = images(8, (6, 6, 4))
+    np.save(tmp_path / "a.npy", pixels)
+    (tmp_path / "p").mkdir()
+    for index, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / "p" / f"{index}.png")
+    first, second = read_pair(str(tmp_path / "a.npy"), str(tmp_path / "p"), str(tmp_path))
+    assert first.sample_shape == (4, 6, 6)
+    assert torch.equal(first.read(torch.arange(8)), second.read(torch.arange(8)))
+
+
 class ByLabel(nn.Module):
     """Images whose brightness is their label."""
 
