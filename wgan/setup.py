@@ -126,7 +126,7 @@ def check_before_loading(config: Config) -> None:
     shape = sample_shape(config.dataset, config.image_options())
     check_networks(config, shape)
     if config.eval_every and len(shape) == 1:
-        raise ValueError("--eval-every needs images with classes, and these samples are points")
+        raise ValueError("--eval-every needs images, and these samples are points")
     mixes_batch = "batch" in (config.critic_norm, config.generator_norm)
     ranks = distributed.world_size()
     parts = ranks * config.accumulate
@@ -149,8 +149,6 @@ def check_before_loading(config: Config) -> None:
 def load_data(config: Config) -> Dataset:
     dataset = load_dataset(config.dataset, config.data_root, config.image_options())
     check_batch_size(config.batch_size, dataset.samples)
-    if config.eval_every and (dataset.labels is None or len(dataset) < 8):
-        raise ValueError("--eval-every needs a data set of at least 8 images with classes")
     return dataset
 
 
