@@ -65,10 +65,12 @@ class Critic(nn.Module):
             nn.init.zeros_(self.class_embedding.weight)  # at first, the class does not matter
 
     def forward(self, samples: Tensor, labels: Tensor | None = None) -> Tensor:
-        features = self.layers(samples)
-        scores = self.score(features).squeeze(1)
-        if self.num_classes:
-            scores = scores + (self.class_embedding(labels) * features).sum(1)
+        features = self.layers(samples).to(self.score.weight.dtype)
+        # The loss leaves the level of the scores free. Far from 0, bfloat16 would round too much.
+        with torch.autocast(samples.device.type, enabled=False):
+            scores = self.score(features).squeeze(1)
+            if self.num_classes:
+                scores = scores + (self.class_embedding(labels) * features).sum(1)
         return scores
 
 
@@ -386,10 +388,10 @@ def he_initialisation(module: nn.Module) -> None:
 
 
 class CriticConv2d(nn.Conv2d):
-    """`nn.Conv2d` (without dilation and groups) whose second derivative is fast."""
+    """`nn.Conv2d`, with these options only, whose second derivative is fast."""
 
-    def __init__(self, *sizes: int, **options):
-        super().__init__(*sizes, **options)
+    def __init__(self, before: int, after: int, size: int, stride=1, padding=0, bias=True):
+        super().__init__(before, after, size, stride, padding, bias=bias)
         # Compiled without this, the penalty would silently lose its gradient. It is done here and
         # not on import, because it loads the compiler, which takes a second.
         torch.compiler.allow_in_graph(convolve)

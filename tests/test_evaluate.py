@@ -85,7 +85,7 @@ def test_a_checkpoint_is_read_once_and_in_the_requested_weights(
 
 
 @pytest.mark.parametrize("method", ["wgan-gp", "wgan"])
-def test_points_are_compared_exactly(method, tmp_path, monkeypatch):
+def test_points_are_compared_exactly(method, tmp_path, monkeypatch, capsys):
     options = ["--dataset", "ring", "--run", str(tmp_path / "r"), "--steps", "2"]
     monkeypatch.setattr(points, "PAIRED_POINTS", 200)
     assert train.main([*SMALL, "--method", method, *options]) == 0
@@ -97,7 +97,12 @@ def test_points_are_compared_exactly(method, tmp_path, monkeypatch):
     assert real["wasserstein_distance"] < generated["wasserstein_distance"]
     assert math.isfinite(generated["critic_estimate"])
     # Only an estimate with a gradient penalty is corrected.
-    assert ("critic_estimate_unbiased" in generated) == (method == "wgan-gp")
+    assert ("corrected_estimate" in generated) == (method == "wgan-gp")
+    assert "critic estimate, training data" in capsys.readouterr().out
+    random = np.random.default_rng(1)
+    np.save(tmp_path / "fresh.npy", random.normal(size=(100, 2)).astype(np.float32))
+    evaluate(tmp_path, tmp_path / "r", "--dataset", tmp_path / "fresh.npy")
+    assert "training data" not in capsys.readouterr().out
 
 
 def test_data_that_moved_are_named_with_flags(image_folder, tmp_path, capsys):
@@ -277,6 +282,15 @@ def test_evaluation_does_not_change_training(labelled_folder, tmp_path):
     assert float(log_of(tmp_path / "evaluated")[-1]["frechet_distance"]) > 0
 
 
-def test_evaluation_without_labels_is_refused(image_folder, tmp_path, capsys):
-    assert run_main(image_folder, tmp_path / "r", "--eval-every", 2) == 2
-    assert "needs a data set of at least 8 images with classes" in capsys.readouterr().err
+def test_images_without_classes_are_evaluated_in_random_features(image_folder, tmp_path, capsys):
+    assert run_main(image_folder, tmp_path / "r", "--steps", 2, "--eval-every", 2) == 0
+    assert float(log_of(tmp_path / "r")[-1]["frechet_distance"]) > 0
+    assert read_checkpoint(tmp_path / "r" / "best.pt")["step"] == 2
+
+
+def test_too_few_images_are_not_evaluated(tmp_path, capsys):
+    np.save(tmp_path / "few.npy", np.arange(7 * 256, dtype=np.uint8).reshape(7, 16, 16))
+    options = ["--grey", "--batch-size", 4, "--steps", 2, "--eval-every", 2]
+    assert run_main(tmp_path / "few.npy", tmp_path / "r", *options) == 0
+    error = capsys.readouterr().err
+    assert "--eval-every is ignored: evaluation needs at least 8 samples, but the data" in error

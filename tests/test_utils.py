@@ -12,7 +12,9 @@ from utils import (
     METHODS,
     CriticLoss,
     clip_weights,
+    corrected_estimate,
     divergence_penalty,
+    estimate_in_one_pass,
     generator_loss,
     gradient_norms,
     gradient_penalty,
@@ -35,6 +37,17 @@ def quadratic(samples):
 def test_the_estimate_is_high_where_the_critic_prefers_real_and_the_generator_wants_high_scores():
     assert wasserstein_estimate(torch.tensor([3.0, 5.0]), torch.tensor([1.0, 0.0])) == 3.5
     assert generator_loss(torch.tensor([1.0, 3.0])) == -2
+
+
+def test_the_correction_is_exact_for_a_constant_slope_and_too_large_for_another():
+    """In one dimension, |f'| = 1 + D / (2 lambda r) for distribution functions that are D apart and
+    a density r of the penalised points. W is the integral of D, and the estimate that of D |f'|."""
+    for distance, weight in ((0.3, 0.1), (2.0, 1.0), (5.0, 10.0)):
+        constant = distance * (1 + distance / (2 * weight))  # D = W and r = 1 on [0, 1]
+        assert corrected_estimate(constant, weight) == pytest.approx(distance)
+        varying = distance * (1 + 2 * distance / (2 * weight))  # D = 2 W on half of it
+        assert corrected_estimate(varying, weight) > 1.1 * distance
+    assert corrected_estimate(-1.0, 10.0) == 0
 
 
 def test_mixes_lie_between_pairs_one_number_a_sample():
@@ -204,3 +217,9 @@ def test_divergence_is_taken_at_the_points_asked_for(points):
     real, fake = torch.full((2, 1), 3.0), torch.full((2, 1), 1.0)
     penalty = method.critic_loss(quadratic, real, fake, torch.full((2,), 0.5)).penalty
     assert penalty.item() == pytest.approx({"mixed": 2, "real": 3, "fake": 1}[points] ** 2)
+
+
+@pytest.mark.parametrize(("real", "fake"), [(64, 32), (32, 64), (5, 1), (3, 3)])
+def test_batches_of_unequal_size_are_cut_where_they_were_joined(real, fake):
+    estimate = estimate_in_one_pass(quadratic, torch.full((real, 1), 2.0), torch.zeros(fake, 1))
+    assert estimate.item() == 2

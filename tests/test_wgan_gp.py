@@ -286,6 +286,14 @@ def test_a_penalty_has_the_gradient_it_has_with_pytorchs_layers(network, layout,
     assert not torch.equal(rounded, found)
 
 
+@pytest.mark.parametrize(
+    "option", [{"dilation": 2}, {"padding_mode": "reflect"}, {"groups": 2}], ids=str
+)
+def test_the_critics_convolution_refuses_options_that_it_does_not_have(option):
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{next(iter(option))}'"):
+        CriticConv2d(4, 4, 3, padding=1, **option)
+
+
 def test_zero_channels_change_no_value_and_no_gradient():
     x, weight = torch.randn(2, 3, 8, 8), torch.randn(5, 3, 4, 4)
     results = []

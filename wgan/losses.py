@@ -37,6 +37,8 @@ Batch = TypeVar("Batch", CriticBatch, GeneratorBatch)
 
 def split(batch: Batch, parts: int) -> Iterator[Batch]:
     """Equal parts of a batch, for an update that has the memory for one part at a time."""
+    if (size := len(batch.labels)) % parts:
+        raise ValueError(f"a batch of {size} samples cannot be cut into {parts} equal parts")
     for tensors in zip(*(tensor.chunk(parts) for tensor in batch), strict=True):
         yield type(batch)(*tensors)
 

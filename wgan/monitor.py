@@ -11,6 +11,7 @@ from torch import Tensor
 
 from utils import interpolate_gradient_norm
 from wgan import distributed
+from wgan.augmentation import Augmentation
 from wgan.budget import StepStatus
 from wgan.data import seeded_generator
 from wgan.display import Display
@@ -128,13 +129,16 @@ class Monitor:
 
     def gradient_norm(self) -> Tensor:
         """The norm of the critic's gradients at interpolates of the grid's real samples and of new
-        fake ones of the same classes, for every method."""
+        fake ones of the same classes, for every method. Both are augmented as in training."""
         real, labels, device = self.grid.real, self.grid.labels, self.state.device
         rng = seeded_generator(device, self.config.seed, "norm", self.state.step)
         noise = torch.randn(len(real), self.config.noise_dim, generator=rng, device=device)
         mix = torch.rand(len(real), generator=rng, device=device)
+        augment = Augmentation(self.config.augment)
+        uniforms = torch.rand(2, len(real), augment.numbers, generator=rng, device=device)
         with torch.no_grad():
-            fake = self.state.ema(noise, labels)
+            fake = augment(self.state.ema(noise, labels), uniforms[0])
+            real = augment(real, uniforms[1])
         critic = critic_of_classes(self.state.critic, labels)
         return interpolate_gradient_norm(critic, real, fake, mix)
 
@@ -163,7 +167,8 @@ class Evaluation:
 
     def __init__(self, run: Run, saver: Saver):
         state, data_root = run.state, run.config.data_root
-        features = choose_features("classifier", run.dataset, data_root, state.device)
+        choice = "random" if run.dataset.labels is None else "classifier"
+        features = choose_features(choice, run.dataset, data_root, state.device)
         self.evaluator = Evaluator(run.dataset, features)
         self.generator = TrainedGenerator(state.ema, state.class_names, state.class_counts)
         self.saver, self.best = saver, run.folder.best_distance()

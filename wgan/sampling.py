@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL.Image import Image
@@ -22,6 +23,8 @@ from wgan.state import build_network
 from wgan_gp import MODELS, choose_device
 
 CHUNK = 100  # samples computed at a time
+
+Labels = Tensor | np.ndarray | Sequence[int | str] | None
 
 
 @dataclass(frozen=True)
@@ -84,15 +87,22 @@ def generator_of(checkpoint: dict, path: str, weights: str, device: str) -> Trai
 
 
 def generate(
-    generator: TrainedGenerator, count: int, seed: int = 0, labels: Tensor | None = None
+    generator: TrainedGenerator, count: int | None = None, seed: int = 0, labels: Labels = None
 ) -> Tensor:
     """`count` samples on the CPU: images `(N, C, H, W)` uint8, points `(N, D)` float32, vectors
     `(N, D)` float64 in the data's units.
 
-    `labels` `(N,)` are the classes of the samples, if the generator has classes; without them,
-    classes are as frequent as in the data (`draw_labels`). A larger count continues the same
-    sequence of samples. ValueError if there are not `count` labels.
+    `labels` `(N,)` are the classes of the samples, if the generator has classes: their names, or
+    positions in `class_names`. The count follows from them. Without labels, classes are as frequent
+    as in the data (`draw_labels`). A larger count continues the same sequence of samples.
+    ValueError for a class that does not exist, or if there are not `count` labels.
     """
+    if labels is not None:
+        labels = labels.tolist() if isinstance(labels, Tensor | np.ndarray) else labels
+        labels = torch.tensor([find_class(generator, label) for label in labels])
+        count = len(labels) if count is None else count
+    if (count or 0) < 1:
+        raise ValueError(f"the count is {count}: give one of 1 or more, or a label for each sample")
     if labels is None:
         labels = draw_labels(generator, count, seed)
     if len(labels) != count:
@@ -112,17 +122,24 @@ def draw_labels(generator: TrainedGenerator, count: int, seed: int = 0) -> Tenso
     return torch.cat(parts)[:count]
 
 
-def find_class(generator: TrainedGenerator, text: str) -> int:
-    """The class with this name or number; ValueError, with the names there are, for another."""
-    names, text = list(generator.class_names), unicodedata.normalize("NFC", text)
-    if text in names:
-        return names.index(text)
+def find_class(generator: TrainedGenerator, label: str | int) -> int:
+    """The class with this name, with this number as text, or at this position in `class_names`
+    (0 without classes); ValueError, with the names there are, for another."""
+    names, is_text = list(generator.class_names), isinstance(label, str)
+    if is_text:
+        label = unicodedata.normalize("NFC", label)
+    if label in range(len(names) or 1):
+        return int(label)
+    if label in names:
+        return names.index(label)
     numbers = class_numbers(names)
-    if text.isdecimal() and int(text) in numbers:
-        return numbers.index(int(text))
+    if is_text and label.isdecimal() and int(label) in numbers:
+        return numbers.index(int(label))
     numbered = (f"{numbers[k]} {name}" if numbers[k] >= 0 else name for k, name in enumerate(names))
-    listed = one_line(", ".join(names if are_numbers(names) else numbered))
-    raise ValueError(f"there is no class {text!r}{suggestion(text, names)}; the classes: {listed}")
+    listed = one_line(", ".join(names if are_numbers(names) else numbered)) or "none"
+    text = repr(label) if is_text else f"at position {label}"
+    text += suggestion(str(label), names)
+    raise ValueError(f"there is no class {text}; the classes: {listed}")
 
 
 @torch.no_grad()

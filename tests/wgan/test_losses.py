@@ -116,6 +116,28 @@ def test_losses_are_float32_whatever_the_networks_compute_in():
     assert samples.dtype == torch.float32
 
 
+@pytest.mark.parametrize("model", ["dcgan", "residual", "conditional", "dense"])
+def test_the_estimate_does_not_depend_on_the_level_of_the_scores(model):
+    """To which a critic may drift, because only differences of scores are trained."""
+    state = small_state("wgan-gp", model, "bf16")
+    batch = critic_batch(*torch.randn(2, 8, *SHAPE), torch.rand(8), torch.arange(8) % 3)
+    estimates = []
+    for level in (0.0, 1000.0):
+        nn.init.constant_(state.critic.score.bias, level)
+        estimates.append(state.losses.critic(state.critic, batch).wasserstein.item())
+    assert estimates[0] != 0
+    assert estimates[1] == pytest.approx(estimates[0], abs=1e-3)
+
+
+@pytest.mark.parametrize(("size", "parts"), [(8, 3), (4, 3), (7, 4), (2, 4), (12, 8)])
+def test_a_batch_without_equal_parts_is_refused(size, parts):
+    samples = torch.zeros(size, 2)
+    for batch in (critic_batch(samples, samples, samples[:, 0]), generator_batch(samples)):
+        with pytest.raises(ValueError, match=f"of {size} samples cannot be cut into {parts} equal"):
+            list(losses.split(batch, parts))
+        assert [len(part.labels) for part in losses.split(batch, size)] == [1] * size
+
+
 def test_the_critic_is_penalised_between_the_augmented_samples():
     rng = torch.Generator().manual_seed(0)
     real, fake = torch.randn(2, 8, *SHAPE, generator=rng)

@@ -4,11 +4,12 @@ import csv
 import signal
 
 import pytest
-from helpers import assert_same_run, run_main
+from helpers import arguments_for, assert_same_run, parse, run_main
 
 import train
 from wgan import display, monitor
 from wgan.checkpoints import read_checkpoint
+from wgan.setup import set_up
 
 pytestmark = pytest.mark.slow
 
@@ -68,6 +69,19 @@ def test_the_best_checkpoint_has_the_seconds_of_its_step(class_folder, tmp_path)
     seconds = {row["step"]: float(row["seconds"]) for row in read_log(tmp_path / "r")}
     assert best["seconds"] == pytest.approx(seconds[str(best["step"])], abs=1e-3)
     assert last["seconds"] == pytest.approx(seconds["3"], abs=1e-3)
+
+
+@pytest.mark.parametrize("augment", ["none", "translation,cutout"])
+def test_the_gradient_norm_is_that_of_augmented_images(augment, image_folder, tmp_path):
+    """The gradient of |x|^2 / 2 is x, so its norm is that of the images it is taken at."""
+    config = parse(*arguments_for(image_folder, tmp_path / "r", "--augment", augment))
+    with set_up(config, fresh=False, step=train.all_updates) as run:
+        watcher = monitor.Monitor(run)
+        run.state.critic.forward = lambda x, labels: x.square().flatten(1).sum(1) / 2
+        run.state.ema.forward = lambda noise, labels: watcher.grid.real  # its interpolates are real
+        plain = watcher.grid.real.flatten(1).norm(dim=1).mean()
+        norm = watcher.gradient_norm()
+    assert norm < 0.95 * plain if augment != "none" else norm == pytest.approx(plain.item())
 
 
 def read_log(run):

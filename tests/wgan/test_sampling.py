@@ -47,6 +47,63 @@ def test_each_sample_needs_its_label(trained_run):
         generate(generator, 64, labels=torch.zeros(10, dtype=torch.int64))
 
 
+class ClassAsImage(nn.Module):
+    """A grey image of one pixel, whose level is the class."""
+
+    noise_dim, sample_shape = 4, (1, 1, 1)
+
+    def __init__(self):
+        super().__init__()
+        self.step = nn.Parameter(torch.tensor(2 / 255))
+
+    def forward(self, noise, labels):
+        return (self.step * labels - 1).view(-1, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [2, 0, 2],
+        (2, 0, 2),
+        np.array([2, 0, 2], np.uint8),
+        torch.tensor([2, 0, 2]),
+        ["cat", "eel", "cat"],
+        np.array(["cat", "eel", "cat"]),
+        ["cat", 0, np.int64(2)],
+    ],
+    ids=repr,
+)
+def test_labels_are_positions_or_names_and_determine_the_count(labels):
+    generator = TrainedGenerator(ClassAsImage(), ("eel", "ant", "cat"), (1, 1, 1))
+    assert generate(generator, labels=labels).flatten().tolist() == [2, 0, 2]
+    assert len(generate(generator, 3, labels=labels)) == 3
+    with pytest.raises(ValueError, match="there are 3 labels for 4 samples"):
+        generate(generator, 4, labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "message"),
+    [
+        (("ant", "cat"), [0, 2], "no class at position 2; the classes: 0 ant, 1 cat"),
+        (("ant", "cat"), np.array([-1]), "no class at position -1; the classes: 0 ant"),
+        (("ant", "cat"), [0.5], "no class at position 0.5; the classes: 0 ant"),
+        (("ant", "cat"), ["ant", "cats"], "no class 'cats'; did you mean 'cat'"),
+        (
+            ("5", "7"),
+            torch.tensor([5]),
+            "no class at position 5; did you mean '5'",
+        ),
+        ((), [2, 2], "no class at position 2; the classes: none"),
+        (("ant", "cat"), [], "the count is 0: give one of 1 or more"),
+        (("ant", "cat"), None, "the count is None: give one of 1 or more"),
+    ],
+)
+def test_labels_that_do_not_exist_are_refused_with_those_that_do(names, labels, message):
+    generator = TrainedGenerator(ClassAsImage(), names, (1,) * len(names))
+    with pytest.raises(ValueError, match=message):
+        generate(generator, labels=labels)
+
+
 def test_a_class_is_found_by_the_name_and_number_that_the_data_have():
     named = SimpleNamespace(class_names=("cat", "dog", "no class"))
     assert [find_class(named, text) for text in ("dog", "1", "no class")] == [1, 1, 2]

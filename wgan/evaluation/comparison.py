@@ -62,6 +62,7 @@ def evaluate_run(options: argparse.Namespace) -> dict:
     if difference := describe_other_data(checkpoint.get("data"), identity):
         print(difference, file=sys.stderr)
     result = {"source": options.source, "step": checkpoint.get("step"), "seed": seed}
+    result["training_data"] = difference is None
     test = None
     if options.reference == "test":
         test = load_test_set(config.dataset, config.data_root, config.image_options())

@@ -8,6 +8,7 @@ Sources
     Binkowski et al. 2018    kernel distance, arXiv:1801.01401
     Kynkäänniemi et al. 2019 precision and recall, arXiv:1904.06991
     Salimans et al. 2016     inception score, arXiv:1606.03498
+    Székely and Rizzo 2013   energy distance, doi:10.1016/j.jspi.2013.03.018
 """
 
 import numpy as np
@@ -160,3 +161,11 @@ def wasserstein_distance(points: Tensor, others: Tensor) -> float:
 
     costs = torch.cdist(points.double(), others.double()).numpy()
     return float(np.mean(costs[linear_sum_assignment(costs)]))
+
+
+def energy_distance(points: Tensor, others: Tensor) -> float:
+    """2 E|x - y| - E|x - x'| - E|y - y'| for points x and others y (Székely and Rizzo 2013); 0 only
+    for equal distributions. The estimate is unbiased, so it may be slightly negative."""
+    points, others = points.double(), others.double()
+    within = torch.pdist(points).mean() + torch.pdist(others).mean()
+    return (2 * torch.cdist(points, others).mean() - within).item()

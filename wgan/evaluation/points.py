@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils import unbiased_estimate, wasserstein_estimate
+from utils import corrected_estimate, wasserstein_estimate
 from wgan.config import Config
 from wgan.data import Dataset
 from wgan.evaluation import metrics
@@ -38,7 +38,7 @@ def evaluate_points(
         estimate = critic_estimate(checkpoint, config, held_out.values, drawn.values)
         generated["critic_estimate"] = estimate
         if weight := config.applicable().get("gp_weight"):
-            generated["critic_estimate_unbiased"] = unbiased_estimate(estimate, weight)
+            generated["corrected_estimate"] = corrected_estimate(estimate, weight)
     elif drawn.labels is not None and (drawn.labels >= 0).any():
         # Not the estimate, as that of a critic of classes is not that of all points together.
         for report, part in ((generated, drawn), (real, held_out)):
@@ -57,16 +57,19 @@ def split_points(total: int, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def report_points(points: Tensor, reference: Tensor, modes: Tensor | None) -> dict[str, float]:
-    """All available metrics of points `(N, 2)` against reference points `(M, 2)`.
+    """All available metrics of points `(N, D)` against reference points `(M, D)`.
 
-    `modes` `(M,)` int64 are those of the reference, if it is a mixture of Gaussians. The
-    exact distance uses up to 2,000 of the points, and of the reference drawn at random.
+    `modes` `(M,)` int64 are those of the reference, if it is a mixture of Gaussians. All but their
+    coverage use up to 2,000 of the points, and as many of the reference drawn at random.
     """
     values = {} if modes is None else metrics.mode_coverage(points, reference, modes)
     order = torch.randperm(len(reference), generator=torch.Generator().manual_seed(0))
     count = min(PAIRED_POINTS, len(points), len(reference))
-    distance = metrics.wasserstein_distance(points[:count], reference[order[:count]])
-    return values | {"wasserstein_distance": distance}
+    pair = points[:count], reference[order[:count]]
+    values["wasserstein_distance"] = metrics.wasserstein_distance(*pair)
+    values["energy_distance"] = metrics.energy_distance(*pair)
+    values["precision"], values["recall"] = metrics.precision_and_recall(*pair)
+    return values
 
 
 def critic_estimate(checkpoint: dict, config: Config, real: Tensor, fake: Tensor) -> float:

@@ -7,12 +7,12 @@ FEW = 500  # samples
 
 def format_report(result: dict) -> str:
     """The metrics of the samples ("generated") next to those of held-out real samples ("real"),
-    with the direction in which each is better."""
+    with the direction in which each is better, if it has one."""
     features = f", features: {result['features']}" if result.get("features") else ""
     step = f", step {result['step']}" if result.get("step") is not None else ""
     other = f" and {result['reference']}" if "reference" in result else ""
     lines = [f"{result['source']}{other}{step}, {result['samples']} samples{features}", ""]
-    lines.append(f"{'':<28}{'generated':>12}{'real, held out':>16}  better")
+    lines.append(f"{'':<35}{'generated':>12}{'real, held out':>16}  better")
     for name, value in result["generated"].items():
         if name != "modes_in_all":
             floor = f"{result['real'][name]:.4g}" if name in result["real"] else ""
@@ -20,7 +20,11 @@ def format_report(result: dict) -> str:
             if name == "modes":
                 label += f" of {result['generated']['modes_in_all']}"
             direction = "higher" if name in HIGHER_IS_BETTER else "lower"
-            lines.append(f"{label:<28}{value:>12.4g}{floor:>16}  {direction}")
+            if "wasserstein" in name and value < result["real"][name]:
+                direction = "below the floor is not better: see energy distance, recall"
+            if "estimate" in name:
+                direction, label = "", label + ", training data" * result["training_data"]
+            lines.append(f"{label:<35}{value:>12.4g}{floor:>16}  {direction}".rstrip())
     if result["samples"] < FEW:
         lines += ["", f"fewer than {FEW} samples: the metrics depend much on which these are"]
     if "neighbours" in result:

@@ -1,6 +1,7 @@
 """Every metric against a closed form, and that it distinguishes bad samples from good ones."""
 
 import math
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -124,3 +125,25 @@ def test_the_exact_distance_is_that_of_a_line_and_of_a_shift():
     points = gaussian(300, [0.0, 0.0])
     shifted = points + torch.tensor([3.0, 4.0])
     assert metrics.wasserstein_distance(points, shifted) == pytest.approx(5, rel=1e-5)
+
+
+def test_the_energy_distance_of_a_shifted_gaussian_is_its_closed_form():
+    """In one dimension, x - y is N(m, 2), and E|N(m, s^2)| = s sqrt(2 / pi) exp(-m^2 / 2 s^2) +
+    m erf(m / s sqrt 2)."""
+    one = torch.special.ndtri((torch.arange(1500) + 0.5) / 1500)[:, None]  # N(0, 1), evenly
+    for shift in (0.0, 1.0, 3.0):
+        other = one[::2] + shift
+        between = 2 / math.pi**0.5 * math.exp(-(shift**2) / 4) + shift * math.erf(shift / 2)
+        expected = 2 * between - 2 * 2 / math.pi**0.5
+        assert metrics.energy_distance(one, other) == pytest.approx(expected, abs=0.01)
+
+
+def test_the_energy_distance_of_few_points_is_its_definition_and_unbiased():
+    one, other = gaussian(6, [0.0] * 5), gaussian(4, [2.0] * 5, seed=1)
+    between = np.mean([(x - y).norm() for x in one for y in other])
+    within = [np.mean([(x - y).norm() for x, y in permutations(a, 2)]) for a in (one, other)]
+    value = metrics.energy_distance(one, other)
+    assert value == pytest.approx(2 * between - sum(within), rel=1e-5)
+    pairs = torch.randn(400, 2, 4, 8)  # of one distribution
+    values = [metrics.energy_distance(*pair) for pair in pairs]
+    assert abs(np.mean(values)) < 4 * np.std(values) / 20 and min(values) < 0

@@ -7,6 +7,7 @@ import torch
 
 from wgan.evaluation.metrics import within_class_wasserstein
 from wgan.evaluation.points import report_points, split_points
+from wgan.evaluation.report import format_report
 
 
 def test_points_are_reported_with_modes_only_if_there_are_labels():
@@ -17,8 +18,22 @@ def test_points_are_reported_with_modes_only_if_there_are_labels():
     assert values["modes"] == values["modes_in_all"] == 2
     assert values["wasserstein_distance"] == pytest.approx(0, abs=1e-6)
     moved = report_points(reference + torch.tensor([0.0, 3.0]), reference, None)
-    assert list(moved) == ["wasserstein_distance"]
+    assert list(moved) == ["wasserstein_distance", "energy_distance", "precision", "recall"]
     assert math.isclose(moved["wasserstein_distance"], 3, rel_tol=1e-5)
+    assert moved["recall"] == 0
+
+
+@pytest.mark.parametrize("deviation", [0.0, 0.3])
+def test_samples_that_vary_too_little_are_worse_than_real_ones(deviation):
+    """Except by the Wasserstein distance, of which the report warns."""
+    samples, real, reference = torch.randn(3, 300, 64)
+    values, floor = (report_points(part, reference, None) for part in (deviation * samples, real))
+    assert values["wasserstein_distance"] < floor["wasserstein_distance"]
+    assert values["energy_distance"] > 1 > 0.1 > abs(floor["energy_distance"])
+    assert values["recall"] < 0.1 < 0.4 < floor["recall"]
+    result = {"source": "run", "samples": 500, "generated": values, "real": floor}
+    assert format_report(result).count("below the floor is not better") == 1
+    assert "below the floor" not in format_report(result | {"generated": floor})
 
 
 def test_the_distance_within_classes_is_that_of_each_class():
