@@ -64,7 +64,7 @@ def run(argv: list[str] | None) -> None:
         if path := getattr(options, name):
             setattr(options, name, check_output(f"--{name}", path))
     result = evaluate_run(options) if is_run(options.source) else compare(options)
-    print(format_report(result))
+    print(format_report(result), flush=True)  # before --json /dev/stdout
     if options.json:
         write_whole(options.json, (json.dumps(result, indent=2) + "\n").encode())
 

@@ -32,6 +32,7 @@ from wgan.sampling import (
 )
 
 IMAGES, POINTS, WALKS = 64, 1000, 16  # the defaults of --count
+MAXIMUM = 10_000_000  # samples, which must fit into memory
 STOPS, FRAMES = 5, 16
 
 
@@ -45,23 +46,23 @@ def make_parser() -> Parser:
         f"number of samples (default: {IMAGES}; points: {POINTS}), or with --interpolate of walks "
         f"side by side (default: {WALKS})"
     )
-    add("--count", metavar="N", type=integer(1), help=count_help)
+    add("--count", metavar="N", type=integer(1, MAXIMUM), help=count_help)
     add_sampling_options(parser)
     parser.set_defaults(seed=0, weights="ema")
     add = parser.add_argument_group("classes, after training with --conditional").add_argument
     class_help = "names or numbers of classes (default: all, as frequent as in the data)"
     add("--class", dest="classes", metavar="NAME,...", help=class_help)
     per_class_help = "samples per class, a row each in a grid"
-    add("--per-class", metavar="N", type=integer(1), help=per_class_help)
+    add("--per-class", metavar="N", type=integer(1, MAXIMUM), help=per_class_help)
     add = parser.add_argument_group("interpolation").add_argument
     add("--interpolate", action="store_true", help="interpolate between samples, as a GIF")
     through_help = (
         "walk through the samples with these numbers (000003.png in a folder: 3); without it, each "
         f"walk has {STOPS} samples"
     )
-    add("--through", metavar="N", type=integer(0), nargs="+", help=through_help)
+    add("--through", metavar="N", type=integer(0, MAXIMUM), nargs="+", help=through_help)
     frames_help = f"frames from one sample to the next (default: {FRAMES})"
-    add("--frames", metavar="N", type=integer(1), help=frames_help)
+    add("--frames", metavar="N", type=integer(1, MAXIMUM), help=frames_help)
     return parser
 
 
@@ -119,7 +120,9 @@ def run(argv: list[str] | None) -> None:
     source, is_points = Path(options.source), len(generator.sample_shape) == 1
     name = "interpolation.gif" if options.interpolate else "generated.png"
     default = (source if source.is_dir() else source.parent) / name
-    target = check_target(options.out or str(default), options.interpolate, is_points)
+    target = check_target(
+        options.out or str(default), options.interpolate, is_points, generator.class_names
+    )
     if options.interpolate:
         interpolate(generator, options, target)
         print(f"wrote an animation to {target}")

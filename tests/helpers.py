@@ -5,7 +5,7 @@ import csv
 import torch
 
 import train
-from wgan.checkpoints import read_checkpoint
+from wgan.checkpoints import read_checkpoint, save_with_digest
 from wgan.cli import make_parser, parse_command_line
 from wgan.losses import CriticBatch, GeneratorBatch
 from wgan.recipes import resolve
@@ -54,6 +54,12 @@ def arguments_for(folder, run, *more):
 def run_main(folder, run, *more):
     """Train in this process; the exit code."""
     return train.main(arguments_for(folder, run, *more))
+
+
+def write_with_digest(path, content):
+    """Write a checkpoint of any content, with the right checksum."""
+    with open(path, "w+b") as file:
+        save_with_digest(content, file)
 
 
 def contents(run):

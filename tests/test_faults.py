@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from helpers import arguments_for, assert_same_run, run_main
+from helpers import arguments_for, assert_same_run, run_main, write_with_digest
 from PIL import Image
 
 import train
-from wgan.checkpoints import DIGEST_LENGTH, add_digest, config_of, read_checkpoint
+from wgan import setup
+from wgan.checkpoints import DIGEST_LENGTH, config_of, hash_start, read_checkpoint
 from wgan.config import FIELDS, SHORTHANDS
 from wgan.data import ImageOptions, load_dataset
 from wgan.data.glyphs import read_cache
@@ -45,7 +46,7 @@ def start(processes, arguments, **faults):
 
 
 def child(arguments, fatal_call=0, file_limit=0, errors=os.devnull):
-    """Train; die before the given call that syncs or renames a file; or on a small disk."""
+    """Train; die before the given call that syncs or names a file; or on a small disk."""
     torch.set_num_threads(1)
     sys.stderr = open(errors, "w", buffering=1)
     if fatal_call:
@@ -70,7 +71,7 @@ def die_at_call(fatal_call):
 
         return call
 
-    os.replace, os.fsync = counted(os.replace), counted(os.fsync)
+    os.replace, os.fsync, os.link = map(counted, (os.replace, os.fsync, os.link))
 
 
 def last_written(path):
@@ -160,6 +161,64 @@ def test_usr1_saves_and_training_continues(processes, image_folder, tmp_path):
     process.kill()
     process.join(60)
     assert step > 0
+
+
+@posix
+def test_usr1_before_training_is_survived(image_folder, tmp_path, monkeypatch):
+    original = setup.load_data
+
+    def load_data(config):
+        signal.raise_signal(signal.SIGUSR1)
+        return original(config)
+
+    monkeypatch.setattr(setup, "load_data", load_data)
+    before = signal.getsignal(signal.SIGUSR1)
+    assert run_main(image_folder, tmp_path / "r", "--steps", 1) == 0
+    assert signal.getsignal(signal.SIGUSR1) == before
+
+
+@pytest.mark.parametrize(
+    ("place", "saved"),
+    [("sample_inputs", 3), ("sample_fakes", 3), ("generator_step", 2), ("update_ema", 2)],
+)
+@pytest.mark.parametrize(
+    ("error", "method"),
+    [(OSError("Input/output error"), "wgan-gp"), (RuntimeError("out of memory"), "wgan")],
+)
+def test_an_error_loses_no_step_that_was_whole(
+    error, method, place, saved, image_folder, tmp_path, monkeypatch, capsys
+):
+    """With a checkpoint every two steps: after an error within the updates, the last one counts."""
+    original, calls = getattr(train, place), []
+
+    def fail_in_the_fourth_step(*arguments):
+        calls.append(1)
+        if len(calls) == 4:
+            raise error
+        return original(*arguments)
+
+    monkeypatch.setattr(train, place, fail_in_the_fourth_step)
+    run, options = tmp_path / "r", ["--method", method, "--steps", 6]  # Adam, RMSProp
+    assert run_main(image_folder, run, *options) == 1
+    assert str(error) in capsys.readouterr().err
+    assert read_checkpoint(run / "checkpoint.pt")["step"] == saved
+    monkeypatch.undo()
+    for name in ("r", "whole"):
+        assert run_main(image_folder, tmp_path / name, *options) == 0
+    assert_same_run(run, tmp_path / "whole")
+
+
+def test_an_error_does_not_save_weights_that_are_not_finite(image_folder, tmp_path, monkeypatch):
+    def broken(state, *arguments):
+        if state.step == 3:
+            next(state.critic.parameters()).data[0] = float("nan")
+            raise RuntimeError("out of memory")
+        return original(state, *arguments)
+
+    original = train.train_step
+    monkeypatch.setattr(train, "train_step", broken)
+    assert run_main(image_folder, tmp_path / "r", "--steps", 6) == 1
+    assert read_checkpoint(tmp_path / "r" / "checkpoint.pt")["step"] == 2
 
 
 @posix
@@ -288,7 +347,8 @@ def test_no_forged_checkpoint_crashes(image_folder, tmp_path):
     config = config_of(read_checkpoint(tmp_path / "r" / "checkpoint.pt"))
 
     def load(archive):
-        (tmp_path / "forged.pt").write_bytes(add_digest(archive))
+        comment = hash_start(io.BytesIO(archive), len(archive) - 2)
+        (tmp_path / "forged.pt").write_bytes(archive[:-2] + comment)
         state = build_state(config, (3, 16, 16), torch.device("cpu"))
         state.restore(read_checkpoint(tmp_path / "forged.pt"))
 
@@ -314,9 +374,7 @@ def test_well_formed_checkpoints_of_other_content_are_refused(image_folder, tmp_
         {"config": 5},
         {"format": "1"},
     ):
-        buffer = io.BytesIO()
-        torch.save(state | change, buffer)
-        (run / "checkpoint.pt").write_bytes(add_digest(buffer.getvalue()))
+        write_with_digest(run / "checkpoint.pt", state | change)
         assert run_main(image_folder, run, "--steps", 4) == 2, change
         assert "error: " in capsys.readouterr().err
 

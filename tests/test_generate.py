@@ -121,6 +121,8 @@ def test_points_are_written_as_numbers_and_as_a_plot(tmp_path, capsys):
         (["{run}", "--count", "0"], "--count: 0: must be at least 1"),
         (["{run}", "--count", "x"], "invalid int value"),
         (["{run}", "--seed", "-1"], "--seed: -1: must be at least 0"),
+        (["{run}", "--count", "1000000000000"], "must be at least 1 and at most 1e+07"),
+        (["{run}", "--interpolate", "--through", "1000000000000"], "and at most 1e+07"),
         (["{run}", "--count", "1000000"], "can hold 390625 images of 16x16"),
         (["{run}", "--class", "0"], "generates no classes"),
         (["{run}", "--through", "3", "4"], "--through has no effect without --interpolate"),
@@ -201,6 +203,15 @@ def test_a_folder_has_a_subfolder_per_class(classes_run, tmp_path):
     assert paths == [str(Path(*parts)) for parts in names]
 
 
+@pytest.mark.parametrize("name", ["../victim", "/victim", "a/b", ".", ".."])
+def test_no_class_leads_out_of_the_folder(name, tmp_path, monkeypatch, capsys):
+    run, out = run_with_classes(monkeypatch, "cat", name), tmp_path / "samples"
+    assert main([run, "--out", str(out)]) == 2
+    assert f"the class {name!r} cannot name a folder" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert main([run, "--out", str(tmp_path / "samples.npz")]) == 0
+
+
 def test_classes_have_the_numbers_of_the_data(tmp_path, monkeypatch):
     run, out = run_with_classes(monkeypatch, "5", "7", "no class"), tmp_path / "samples.npz"
     options = ["--class", "7,no class", "--per-class", "1"]
@@ -215,7 +226,7 @@ def test_classes_have_the_numbers_of_the_data(tmp_path, monkeypatch):
         (["--class", "owls"], "did you mean 'owl'"),
         (["--class", "3"], "0 cat, 1 dog, 2 owl"),
         (["--class", ""], "there is no class ''"),
-        (["--count", "1000000000000"], "1000000000000 samples are too many"),
+        (["--count", "10000000"], "10000000 samples are too many"),
         (["--per-class", "2000000"], "6000000 samples are too many"),
         (["--per-class", "0"], "--per-class: 0: must be at least 1"),
         (["--per-class", "1", "--count", "3"], "--count has no effect with --per-class"),

@@ -139,16 +139,33 @@ def test_an_augmented_run_in_parts_resumes_exactly(image_folder, tmp_path, capsy
     )
 
 
-def test_a_run_whose_rates_have_decayed_cannot_be_lengthened(image_folder, tmp_path, capsys):
-    run_main(image_folder, tmp_path / "r", "--steps", 2, "--lr-decay")
-    assert run_main(image_folder, tmp_path / "r", "--steps", 2, "--lr-decay") == 0
-    assert "learning rates have decayed to zero (lr_decay)" in capsys.readouterr().out
-    assert run_main(image_folder, tmp_path / "r", "--steps", 4, "--lr-decay") == 2
-    error = capsys.readouterr().err
-    assert "(lr_decay), so its length is fixed (steps was 2 and is 4)" in error
-    assert f"--init-from {tmp_path / 'r'} and another --run" in error
-    further = ["--steps", 4, "--lr-decay", "--init-from", tmp_path / "r"]
-    assert run_main(image_folder, tmp_path / "further", *further) == 0
+@pytest.mark.parametrize(("steps", "factors"), [(4, [0.5, 0.25]), (8, [0.75, 0.625])])
+def test_a_run_whose_rates_have_decayed_is_lengthened(
+    steps, factors, image_folder, tmp_path, monkeypatch, capsys
+):
+    run, rates, step = tmp_path / "r", [], train.train_step
+
+    def spy(state, *rest):
+        rates.append(state.critic_optimizer.param_groups[0]["lr"] / rest[0].lr_critic)
+        return step(state, *rest)
+
+    monkeypatch.setattr(train, "train_step", spy)
+    for _ in range(2):
+        assert run_main(image_folder, run, "--steps", 2, "--lr-decay") == 0
+    output = capsys.readouterr().out
+    assert "finished at step 2 of 2; to train further, raise --steps above 2" in output
+    assert run_main(image_folder, run, "--steps", steps, "--lr-decay") == 0
+    assert rates[:4] == [1, 0.5, *factors]
+    line = f"steps was 2 and is {steps}: the learning rates now decay over the new length, and the "
+    assert line + "result will not be that of an uninterrupted run" in capsys.readouterr().out
+
+
+def test_another_number_of_threads_is_reported(image_folder, tmp_path, monkeypatch, capsys):
+    run_main(image_folder, tmp_path / "r", "--steps", 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    assert run_main(image_folder, tmp_path / "r", "--steps", 4) == 0
+    line = "device was cpu (1 threads) and is cpu (7 threads): results will not be byte-identical"
+    assert line in capsys.readouterr().out
 
 
 def test_fewer_steps_than_a_run_has_are_not_called_its_end(image_folder, tmp_path, capsys):

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -37,20 +38,22 @@ ACKNOWLEDGEMENT = b"\nfinishing this step, then saving; Ctrl-C again stops at on
 
 class Signals:
     """Ctrl-C (SIGINT), SIGTERM, a closed terminal (SIGHUP) and Ctrl-Break on Windows end training
-    after the current step; SIGUSR1 saves a checkpoint after it.
+    after the current step; SIGUSR1 saves a checkpoint after it. Before the loop there is nothing to
+    save: with `SAVE_SIGNALS` only, the signal is received and has no effect.
 
     A second SIGINT raises KeyboardInterrupt at once. A SIGHUP that is ignored, as under nohup,
     remains ignored. Outside the main thread, Python allows no handlers, and nothing changes.
     """
 
-    def __init__(self):
+    def __init__(self, kinds: Iterable[signal.Signals] = (*STOP_SIGNALS, *SAVE_SIGNALS)):
+        self.kinds = kinds
         self.stop_signal = 0  # the signal that asked to stop, or 0
         self.save_requested = False
         self.handlers: dict = {}
 
     def __enter__(self) -> "Signals":
         if threading.current_thread() is threading.main_thread():
-            for kind in (*STOP_SIGNALS, *SAVE_SIGNALS):
+            for kind in self.kinds:
                 if kind != HANGUP or signal.getsignal(kind) != signal.SIG_IGN:
                     self.handlers[kind] = signal.signal(kind, self.receive)
         return self
@@ -93,27 +96,20 @@ class StepStatus:
 
 
 class Budget:
-    """How long to train: up to a step (may be infinite), up to `max_seconds` after the clock
-    started (0: no limit), or whichever comes first."""
+    """How long to train: up to a step (may be infinite), for `max_seconds` in all (0: no limit),
+    or whichever comes first. What this process needs to start counts, too."""
 
-    def __init__(
-        self,
-        steps: float,
-        max_seconds: float,
-        progress_before: float = 0.0,
-        seconds_before: float = 0.0,
-    ):
-        """`progress_before` and `seconds_before` are those of the run that is being resumed."""
-        self.steps, self.max_seconds = steps, max_seconds
-        self.progress_before, self.seconds_before = progress_before, seconds_before
-        self.end = max_seconds - RESERVED_SECONDS if max_seconds else math.inf
+    def __init__(self, steps: float, max_seconds: float, seconds_before: float = 0.0):
+        """`seconds_before` are those of the run that is being resumed."""
+        self.steps, self.max_seconds, self.seconds_before = steps, max_seconds, seconds_before
+        self.end = max_seconds - RESERVED_SECONDS - seconds_before if max_seconds else math.inf
         self.begin = seconds_since_start()
 
     def start(self, step: int, signals: Signals) -> StepStatus:
-        """Measure time from now on; ends the command if nothing is left of the limit."""
+        """Measure time from now on; ends the command if nothing was left of the limit to train."""
         self.begin = seconds_since_start()
         status = self.status(step, signals)
-        if status.finished:
+        if status.finished and not self.seconds_before:
             distributed.fail(
                 f"starting took {self.begin:.0f} s and leaves no time of --max-seconds: increase it"
             )
@@ -123,15 +119,14 @@ class Budget:
         return step >= self.steps or seconds_since_start() >= self.end
 
     def progress(self, step: int) -> float:
-        """From 0 to 1, for a learning rate that decays to the end. A resumed run of limited time
-        spreads what remained of its progress over its new time."""
+        """From 0 to 1, for a learning rate that decays to the end."""
         if self.is_over(step):
             return 1.0
         if not self.max_seconds:
             return step / self.steps
-        elapsed = (seconds_since_start() - self.begin) / max(self.end - self.begin, 1e-9)
-        elapsed = self.progress_before + (1 - self.progress_before) * elapsed
-        return min(1.0, max(step / self.steps, elapsed))
+        elapsed = self.seconds_before + seconds_since_start() - self.begin
+        total = self.seconds_before + self.end - self.begin
+        return min(1.0, max(step / self.steps, elapsed / max(total, 1e-9)))
 
     def status(self, step: int, signals: Signals) -> StepStatus:
         seconds = self.seconds_before + seconds_since_start() - self.begin

@@ -5,50 +5,72 @@ and the comment, so the file remains one that `torch.load` reads.
 """
 
 import hashlib
-import io
+import os
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
 from wgan.config import FIELDS, LENGTHS, Config, validated
+from wgan.errors import TrainingFailed, is_out_of_memory
 
 CHECKPOINT_FORMAT = 5  # increase it if the content or its meaning changes
-CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
+CHECKPOINT, PREVIOUS, BEST = "checkpoint.pt", "checkpoint.previous.pt", "best.pt"
 DIGEST_LENGTH = 64  # hexadecimal digits of a SHA-256
 COMMENT_LENGTH = DIGEST_LENGTH.to_bytes(2, "little")
+CHUNK = 2**20  # bytes that are hashed at a time
 
 
-def pack_checkpoint(state: dict, config: Config) -> bytes:
-    """The content of a checkpoint file, from the result of `TrainState.to_checkpoint`."""
-    buffer = io.BytesIO()
-    torch.save({"format": CHECKPOINT_FORMAT, "config": vars(config), **state}, buffer)
-    return add_digest(buffer.getvalue())
+class CorruptCheckpoint(ValueError):
+    """A checkpoint whose checksum is missing or wrong."""
 
 
-def add_digest(archive: bytes) -> bytes:
-    """The zip archive with its SHA-256 as comment, in place of no comment."""
-    body = archive[: -len(COMMENT_LENGTH)]
-    return body + COMMENT_LENGTH + hashlib.sha256(body).hexdigest().encode()
+def write_checkpoint(state: dict, config: Config, file: BinaryIO) -> None:
+    """Write a checkpoint from the result of `TrainState.to_checkpoint`."""
+    save_with_digest({"format": CHECKPOINT_FORMAT, "config": vars(config), **state}, file)
 
 
-def has_digest(content: bytes) -> bool:
-    """Whether the content is what `add_digest` returned, unchanged."""
-    return add_digest(content[: -len(COMMENT_LENGTH) - DIGEST_LENGTH] + COMMENT_LENGTH) == content
+def save_with_digest(content: dict, file: BinaryIO) -> None:
+    """`torch.save` with the SHA-256 as the archive's comment, in place of no comment."""
+    torch.save(content, file)
+    length = file.tell() - len(COMMENT_LENGTH)
+    comment = hash_start(file, length)
+    file.seek(length)
+    file.write(comment)
+
+
+def hash_start(file: BinaryIO, length: int) -> bytes:
+    """The length of the comment and the comment: the SHA-256 of the first `length` bytes."""
+    digest = hashlib.sha256()
+    file.seek(0)
+    for start in range(0, length, CHUNK):
+        digest.update(file.read(min(CHUNK, length - start)))
+    return COMMENT_LENGTH + digest.hexdigest().encode()
+
+
+def has_digest(path: Path) -> bool:
+    """Whether a file is what `save_with_digest` wrote, unchanged."""
+    with open(path, "rb") as file:
+        length = file.seek(0, os.SEEK_END) - len(COMMENT_LENGTH) - DIGEST_LENGTH
+        return hash_start(file, length) == file.read()
 
 
 def read_checkpoint(path: Path) -> dict:
     """The content of a checkpoint file, loaded as data and never as code.
 
-    ValueError if the file is corrupt, contains code, or has another format; OSError if it cannot
-    be read.
+    CorruptCheckpoint if the file is corrupt, another ValueError if it contains code or has another
+    format, TrainingFailed if the memory is too small for it, OSError if it cannot be read.
     """
-    content = path.read_bytes()
-    if not has_digest(content):
-        raise ValueError(f"the checkpoint {path} is corrupt or was not written by this project")
+    if not has_digest(path):
+        raise CorruptCheckpoint(
+            f"the checkpoint {path} is corrupt or was not written by this project"
+        )
     try:
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a well-formed file from elsewhere may contain anything
+        if is_out_of_memory(error):
+            raise TrainingFailed(f"out of memory while loading {path}: free some") from error
         raise ValueError(
             f"the checkpoint {path} contains pickled code and was not loaded"
         ) from error
@@ -97,17 +119,20 @@ def describe_other_data(trained: object, now: dict) -> str | None:
 
 
 def find_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a run that exist, the newest first."""
-    return [path for name in (CHECKPOINT, PREVIOUS) if (path := folder / name).exists()]
+    """The checkpoints of a run that exist, the newest first; last, the best one."""
+    kept = sorted(folder.glob("checkpoint-*[0-9].pt"), key=lambda path: (len(path.name), path))
+    paths = (folder / CHECKPOINT, folder / PREVIOUS, *reversed(kept), folder / BEST)
+    return [path for path in paths if path.exists()]
 
 
 def read_newest(paths: list[Path]) -> tuple[dict, list[Path]]:
-    """The first intact checkpoint and the corrupt ones before it; ValueError without one."""
+    """The first intact checkpoint and the corrupt ones before it; ValueError without one, or if the
+    first one whose checksum is right cannot be used."""
     corrupt: list[Path] = []
     for path in paths:
         try:
             return read_checkpoint(path), corrupt
-        except ValueError as error:
+        except CorruptCheckpoint as error:
             corrupt.append(path)
             last_error = error
     raise last_error

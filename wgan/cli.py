@@ -8,7 +8,7 @@ from contextlib import suppress
 from utils import METHODS
 from wgan import distributed
 from wgan.acceleration import Step
-from wgan.budget import start_clock
+from wgan.budget import SAVE_SIGNALS, Signals, start_clock
 from wgan.command import Parser, run_script
 from wgan.config import FIELDS, SHORTHANDS
 from wgan.data import DATASETS, find_dataset
@@ -47,7 +47,7 @@ def parse_and_train(argv: list[str] | None, step: Step, train: Callable[[Run], i
     )
     with distributed.process_group(), explain_out_of_memory(advice):
         print(f"options: {resolved.recipe or f'the settings of {config.method}'}")
-        with set_up(config, options.fresh, step) as run:
+        with Signals(SAVE_SIGNALS), set_up(config, options.fresh, step) as run:
             if run.is_finished():
                 try_to_write("curves and timelapse", run.folder.save_plots)
                 print(run.describe_finished())
@@ -55,7 +55,7 @@ def parse_and_train(argv: list[str] | None, step: Step, train: Callable[[Run], i
             try:
                 return train(run)
             except OSError as error:  # reading the data
-                raise TrainingFailed(f"{error}. The last checkpoint is untouched.") from error
+                raise TrainingFailed(f"{error}. The same command resumes the run.") from error
 
 
 def make_parser() -> Parser:

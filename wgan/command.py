@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -9,6 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import TextIO
 
 from wgan import distributed
+from wgan.config import at_least
 from wgan.errors import BadInput, CommandError, PeerFailed, one_line, suggestion
 
 UNWRITABLE = (OSError, ValueError)  # a closed pipe or terminal, a full disk; a closed stream
@@ -34,12 +36,12 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(message)
 
 
-def integer(minimum: int) -> Callable[[str], int]:
-    """The type of an argument that is an integer of at least `minimum`."""
+def integer(minimum: int, maximum: float = math.inf) -> Callable[[str], int]:
+    """The type of an argument that is an integer from `minimum` to `maximum`."""
 
     def parse(text: str) -> int:
-        if int(text) < minimum:
-            raise argparse.ArgumentTypeError(f"{text}: must be at least {minimum}")
+        if problem := at_least(minimum, maximum)(int(text)):
+            raise argparse.ArgumentTypeError(f"{text}: {problem}")
         return int(text)
 
     parse.__name__ = "int"  # in argparse's message about a text that is no integer

@@ -164,7 +164,7 @@ class Config:
         TRAINING,
         0.0,
         "passes of the critic over the data, instead of --steps",
-        NOT_NEGATIVE,
+        at_least(0, 1_000_000_000),
         resumable=True,
     )
     max_seconds: int = option(

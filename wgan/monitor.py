@@ -15,6 +15,7 @@ from wgan.augmentation import Augmentation
 from wgan.budget import StepStatus
 from wgan.data import seeded_generator
 from wgan.display import Display
+from wgan.errors import TrainingFailed
 from wgan.evaluation.evaluator import Evaluator, choose_features
 from wgan.files import try_to_write
 from wgan.losses import critic_of_classes
@@ -52,9 +53,11 @@ class Monitor:
     def __enter__(self) -> "Monitor":
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, kind, error: BaseException | None, traceback) -> None:
         if self.display:
             self.display.close()
+        if isinstance(error, Exception) and not isinstance(error, TrainingFailed):
+            self.saver.save_after_error()
 
     def start(self) -> None:
         """Save the real samples and the first grid, before any update."""

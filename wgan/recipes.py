@@ -182,7 +182,7 @@ def read_toml(path: str | Path) -> dict:
         raise ValueError(f"no configuration file {str(path)!r}{hint}") from None
     except OSError as error:
         raise ValueError(f"cannot read the configuration file {str(path)!r}: {error}") from None
-    except ValueError as error:  # of the encoding or of TOML
+    except (ValueError, RecursionError) as error:  # of the encoding, of TOML or its depth
         raise ValueError(
             f"cannot read the configuration file {str(path)!r}: it must be TOML ({error})"
         ) from None

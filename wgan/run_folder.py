@@ -1,34 +1,23 @@
-"""The folder of one run, and everything that is written to it.
-
-config.toml             the options; `--config` with this file and another `--run` repeats the run
-log.csv                 one line every `--log-every` steps
-real.png                real samples, arranged like the generated ones
-samples/000100.png      samples from fixed noise, every `--sample-every` steps
-latest.png              the same between these steps, if they take more than a minute, and when the
-                        run is stopped
-curves.png              plots of the log
-timelapse.gif           the samples, animated
-checkpoint.pt           everything needed to resume; checkpoint.previous.pt is the one before
-checkpoint-000500.pt    with `--keep-every`: the checkpoint of that step
-best.pt                 with `--eval-every`: the checkpoint with the best evaluation
-"""
+"""The folder of one run, and everything that is written to it: the table in docs/resume.md."""
 
 import csv
 import errno
 import io
 import math
 import os
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from filelock import Timeout
 from PIL.Image import Image
 
 from wgan import plots
-from wgan.checkpoints import CHECKPOINT, PREVIOUS, find_checkpoints, has_digest
+from wgan.checkpoints import BEST, CHECKPOINT, PREVIOUS, find_checkpoints, has_digest
 from wgan.config import Config
-from wgan.files import acquire_lock, write_temporary, write_whole
+from wgan.files import acquire_lock, remove_leftovers, replacing, sync
 
 LOG_COLUMNS = (
     "step", "epoch", "images", "seconds", "images_per_second", "wasserstein", "penalty",
@@ -37,8 +26,10 @@ LOG_COLUMNS = (
 TIME_COLUMNS = ("seconds", "images_per_second")
 CURVE_COLOURS = 64  # a file is a third as large as with all colours
 LOCK, OPTIONS = "lock", "config.toml"
-FILES = (OPTIONS, "log.csv", CHECKPOINT, "best.pt", "real.png", "latest.png")
+OPTIONS_MARK = b"# The options of a run of train.py\n"  # not of another program
+FILES = (OPTIONS, "log.csv", CHECKPOINT, BEST, "real.png", "latest.png")
 FILES += ("curves.png", "timelapse.gif", "samples/*", "checkpoint-*.pt")
+Write = Callable[[BinaryIO], object]  # writes the content of a file
 
 
 class RunFolder:
@@ -63,8 +54,7 @@ class RunFolder:
         self.lock = lock_run(path)
         self.locked = file_identity(path / LOCK)
         for name in FILES:
-            for leftover in path.glob(f"{name}.*.tmp"):  # of a process that was killed
-                leftover.unlink(missing_ok=True)
+            remove_leftovers(path, name, seconds=0)
 
     def close(self) -> None:
         self.lock.close()
@@ -74,34 +64,38 @@ class RunFolder:
         if file_identity(self.path / LOCK) != self.locked:
             raise OSError(f"{self.path} was deleted or replaced during training")
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, content: bytes | Write, previous: Path | None = None) -> None:
         self.check_lock()
-        write_whole(self.path / name, content)
+        with replacing(self.path / name, previous) as file:
+            content(file) if callable(content) else file.write(content)
 
     def store_config(self, config: Config) -> None:
-        self.write(OPTIONS, config.to_toml().encode())
+        self.write(OPTIONS, OPTIONS_MARK + config.to_toml().encode())
 
     # -------------------------------------------------------- checkpoints
 
-    def save(self, checkpoint: bytes) -> None:
-        """Write a checkpoint, whole or not at all, and keep the previous one."""
-        self.check_lock()
-        temporary = write_temporary(self.checkpoint, checkpoint)
-        if self.checkpoint.exists():
-            os.replace(self.checkpoint, self.previous)
-        os.replace(temporary, self.checkpoint)
+    def save(self, write: Write) -> None:
+        """Write a checkpoint, whole or not at all, and keep the previous one. The log must be on
+        the disk before, up to its step."""
+        if self.log_file.exists():
+            sync(self.log_file)
+        self.write(CHECKPOINT, write, self.previous)
 
-    def save_best(self, checkpoint: bytes) -> None:
-        self.write("best.pt", checkpoint)
+    def save_best(self, write: Write) -> None:
+        self.write(BEST, write)
 
-    def keep(self, step: int, checkpoint: bytes) -> None:
+    def keep(self, step: int, write: Write) -> None:
         """Write a checkpoint under the name of its step, which later ones do not replace."""
-        self.write(f"checkpoint-{step:06d}.pt", checkpoint)
+        name = f"checkpoint-{step:06d}.pt"
+        if (self.path / name).exists():  # a resumed run repeats steps
+            print(f"{name} exists and is not replaced")
+        else:
+            self.write(name, write)
 
     # -------------------------------------------------------- the log and images
 
     def start_log(self, step: int) -> None:
-        """Start the log, or cut it back to the step from which training resumes.
+        """Start the log, or cut it and the samples back to the step from which training resumes.
 
         ValueError if the file is not a log of this project.
         """
@@ -118,6 +112,9 @@ class RunFolder:
         writer.writeheader()
         writer.writerows(rows)
         self.write("log.csv", text.getvalue().encode())
+        for path in sample_grids(self.path):
+            if int(path.stem) > step:
+                path.unlink()
 
     def log(self, row: dict[str, float]) -> None:
         """Append a line, after those that could not be written before.
@@ -144,7 +141,7 @@ class RunFolder:
         """The complete lines of the log; a last line cut off during writing is dropped."""
         if not self.log_file.exists():
             return []
-        text = self.log_file.read_text(encoding="utf-8")
+        text = self.log_file.read_text(encoding="utf-8").partition("\0")[0]  # after a power loss
         complete = text[: text.rfind("\n") + 1]
         rows = csv.DictReader(io.StringIO(complete))
         return [row for row in rows if None not in row.values()]
@@ -172,9 +169,7 @@ class RunFolder:
                 name: np.array([float(row[name] or "nan") for row in rows]) for name in LOG_COLUMNS
             }
             self.write("curves.png", plots.png(plots.curves(log).quantize(CURVE_COLOURS)))
-        frames = [path for path in (self.path / "samples").glob("*.png") if path.stem.isdigit()]
-        frames.sort(key=lambda path: int(path.stem))
-        if frames:
+        if frames := sample_grids(self.path):
             animation = io.BytesIO()
             plots.timelapse(frames, animation)
             self.write("timelapse.gif", animation.getvalue())
@@ -210,17 +205,29 @@ def file_identity(path: Path) -> tuple[int, int] | None:
     return None
 
 
+def sample_grids(run: Path) -> list[Path]:
+    """The numbered sample grids of a run, in the order of their steps."""
+    paths = [path for path in (run / "samples").glob("*.png") if path.stem.isdecimal()]
+    return sorted(paths, key=lambda path: int(path.stem))
+
+
 def is_run(folder: Path) -> bool:
     """Whether the folder contains the options of a run, or at least an intact checkpoint."""
-    return (folder / OPTIONS).is_file() or any(
-        has_digest(path.read_bytes()) for path in find_checkpoints(folder)
+    options = folder / OPTIONS
+    return (options.is_file() and options.read_bytes().startswith(OPTIONS_MARK)) or any(
+        map(has_digest, find_checkpoints(folder))
     )
+
+
+def has_lost_its_checkpoint(folder: Path) -> bool:
+    """Whether a run has samples of later steps than 0 and no checkpoint, from which it resumes."""
+    return not find_checkpoints(folder) and any(int(p.stem) for p in sample_grids(folder))
 
 
 def is_empty_run(folder: Path) -> bool:
     """Whether the folder contains no more than a run that was killed at its very start."""
-    names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-    return all(name in ("samples", LOCK) or name.startswith(f"{OPTIONS}.") for name in names)
+    paths = {*folder.glob("*"), *folder.glob("samples/*")} - {folder / "samples", folder / LOCK}
+    return all(path.name.startswith(f"{OPTIONS}.") for path in paths)
 
 
 def move_aside(path: Path) -> Path | None:
@@ -231,7 +238,7 @@ def move_aside(path: Path) -> Path | None:
     if not is_run(path):
         return None
     if path.resolve() == Path.cwd():
-        raise ValueError(f"--fresh cannot move the current folder, {path}: change to another one")
+        raise ValueError(f"the current folder, {path}, cannot be moved: change to another one")
     lock_run(path).close()
     number = 1
     while (target := path.with_name(f"{path.name}.old-{number}")).exists():

@@ -19,7 +19,9 @@ MAX_GRID_PIXELS = 100_000_000  # that a browser shows
 FRAME_MILLISECONDS = 80  # of an animation
 
 
-def check_target(out: str, interpolate: bool, is_points: bool) -> Path:
+def check_target(
+    out: str, interpolate: bool, is_points: bool, class_names: tuple[str, ...] = ()
+) -> Path:
     """The target; ValueError if samples of this kind cannot be written to it."""
     target = Path(out)
     suffix = target.suffix.lower()
@@ -34,6 +36,9 @@ def check_target(out: str, interpolate: bool, is_points: bool) -> Path:
     used = target.is_dir() and any(path.name != GENERATED for path in target.iterdir())
     if target.is_file() or used:
         raise ValueError(f"--out {target}: the folder is not empty; choose a new one")
+    for name in class_names:  # of any checkpoint; they name subfolders
+        if Path(name).name != name or name == "..":
+            raise ValueError(f"the class {name!r} cannot name a folder: use a .npz file as --out")
     return target
 
 

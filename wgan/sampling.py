@@ -82,6 +82,8 @@ def generator_of(checkpoint: dict, path: str, weights: str, device: str) -> Trai
         class_counts, scale = checkpoint["class_counts"], checkpoint["data"].get("scale")
     except Exception as error:  # a foreign checkpoint may contain anything
         raise ValueError(f"{path} contains no generator of this project: {error}") from error
+    if not all(value.isfinite().all() for value in network.state_dict().values()):
+        raise ValueError(f"{path}: the generator's weights are infinite or NaN: use another one")
     network = network.to(choose_device(device)).eval().requires_grad_(False)
     return TrainedGenerator(network, class_names, class_counts, standardisation, scale)
 

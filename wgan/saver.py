@@ -1,9 +1,11 @@
 """Saving checkpoints during training, and ending it if that must not or cannot be done."""
 
 import math
+from contextlib import suppress
+from typing import BinaryIO
 
 from wgan import distributed
-from wgan.checkpoints import pack_checkpoint
+from wgan.checkpoints import write_checkpoint
 from wgan.config import Config
 from wgan.files import try_to_write
 from wgan.run_folder import NullRunFolder, RunFolder
@@ -34,10 +36,18 @@ class Saver:
 
     def save_best(self) -> bool:
         """Whether the state could be saved as best.pt."""
-        return try_to_write("best checkpoint", self.folder.save_best, self.pack())
+        return try_to_write("best checkpoint", self.folder.save_best, self.write_state)
 
-    def pack(self) -> bytes:
-        return pack_checkpoint(self.state.to_checkpoint(), self.config)
+    def save_after_error(self) -> None:
+        """Save the state, if no step is half done, without the other ranks, which may be gone."""
+        # If the device is lost, too, this fails, and the error itself says more.
+        with suppress(Exception), distributed.single_rank():
+            state = self.state
+            if state.step > self.saved_step and state.is_between_steps(self.config.n_critic):
+                self.save()
+
+    def write_state(self, file: BinaryIO) -> None:
+        write_checkpoint(self.state.to_checkpoint(), self.config, file)
 
     def check(self) -> None:
         networks = (self.state.critic, self.state.generator)
@@ -51,10 +61,10 @@ class Saver:
             )
 
     def write(self, keep: bool) -> None:
-        step, content = self.state.step, self.pack()
+        step = self.state.step
         if keep:  # first: a kill repeats the step
-            try_to_write("checkpoint to keep", self.folder.keep, step, content)
-        written = try_to_write("checkpoint", self.folder.save, content)
+            try_to_write("checkpoint to keep", self.folder.keep, step, self.write_state)
+        written = try_to_write("checkpoint", self.folder.save, self.write_state)
         (failed,) = distributed.all_max(not written)  # only the first rank writes
         if not failed:
             self.failures, self.saved_step = 0, step

@@ -25,10 +25,11 @@ from wgan.data import (
 from wgan.data.classes import describe_other_classes
 from wgan.data.pixels import check_transparency
 from wgan.errors import BadInput
+from wgan.files import remove_leftovers
 from wgan.inputs import sample_inputs
-from wgan.run_folder import NullRunFolder, RunFolder, move_aside
+from wgan.run_folder import NullRunFolder, RunFolder, has_lost_its_checkpoint, move_aside
 from wgan.state import NETWORKS, TrainState, build_state, check_networks
-from wgan.stored_run import compare, read_run, set_corrupt_aside
+from wgan.stored_run import changed_lengths, compare, read_run, set_corrupt_aside
 from wgan_gp import choose_device
 
 FEW_IMAGES = 1000  # augmentation helped with 500 (docs/experiments.md)
@@ -52,19 +53,16 @@ class Run:
         self.folder.close()
 
     def is_finished(self) -> bool:
-        limited = self.config.max_seconds and self.config.lr_decay  # its rates are zero by now
-        return self.state.step >= self.budget.steps or (limited and self.state.progress == 1)
+        time_is_over = self.config.max_seconds and self.state.progress == 1
+        return self.state.step >= self.budget.steps or time_is_over
 
     def describe_finished(self) -> str:
-        further = f"raise --steps above {self.state.step}"
-        if self.config.lr_decay:
-            further = (
-                "start a new run with --init-from this one and another --run, as its learning "
-                "rates have decayed to zero (lr_decay)"
-            )
+        limit = f"--steps above {self.state.step}"
+        if self.state.step < self.budget.steps:
+            limit = f"--max-seconds above {self.config.max_seconds}"
         return (
             f"{self.folder.path} is finished at {self.budget.describe(self.state.step)}; to train "
-            f"further, {further}; --fresh starts again"
+            f"further, raise {limit}; --fresh starts again"
         )
 
     def describe(self) -> str:
@@ -108,9 +106,7 @@ def set_up(config: Config, fresh: bool, step: Step) -> Run:
     batches = Batches(
         dataset.samples, config.batch_size, config.seed, device, rank_slice, labels=labels
     )
-    budget = Budget(
-        count_steps(config, len(dataset)), config.max_seconds, state.progress, state.seconds
-    )
+    budget = Budget(count_steps(config, len(dataset)), config.max_seconds, state.seconds)
     run = Run(config, dataset, state, folder, batches, budget)
     if not run.is_finished():
         suggest_augmentation(run)
@@ -148,6 +144,8 @@ def check_before_loading(config: Config) -> None:
 
 
 def load_data(config: Config) -> Dataset:
+    # Another process may be writing there.
+    remove_leftovers(Path(config.data_root), "*", seconds=3600)
     dataset = load_dataset(config.dataset, config.data_root, config.image_options())
     check_batch_size(config.batch_size, dataset.samples)
     if config.alpha:
@@ -203,7 +201,7 @@ def open_folder(
         return NullRunFolder(path), config, []
     if config.init_from and (fresh or not find_checkpoints(path)):
         load_initial_weights(config, state, fresh)
-    if fresh and (target := move_aside(path)):
+    if (fresh or has_lost_its_checkpoint(path)) and (target := move_aside(path)):
         print(f"moved the old run to {target}")
     folder, differences = RunFolder(path), []
     try:
@@ -211,6 +209,8 @@ def open_folder(
             differences = compare(config, state, stored)
             set_corrupt_aside(stored)
             state.restore(stored.checkpoint)
+            if changed_lengths(stored.config, config):
+                state.progress = 0.0  # of the new length, which may not be over
             if config.compile == "auto":
                 config = replace(config, compile=stored.config.compile)
         else:

@@ -65,6 +65,12 @@ class TrainState:
         ]
         return [*self.weights(), *optimizer_states]
 
+    def is_between_steps(self, n_critic: int) -> bool:
+        """Whether no step is half done: as many updates as the steps need, by the optimizers."""
+        expected = (self.step, self.step * n_critic)
+        updates = (next(iter(getattr(self, name).state.values()))["step"] for name in OPTIMIZERS)
+        return tuple(map(int, updates)) == expected
+
     # -------------------------------------------------------- checkpoints
 
     def to_checkpoint(self) -> dict:
@@ -82,9 +88,10 @@ class TrainState:
 
     def environment(self) -> dict[str, object]:
         """What the results of training depend on besides the options."""
+        on_cpu = self.device.type == "cpu"
         return {
             "ranks": distributed.world_size(),
-            "device": self.device.type,
+            "device": f"cpu ({torch.get_num_threads()} threads)" if on_cpu else self.device.type,
             "precision": str(self.precision).removeprefix("torch."),
             "torch": torch.__version__.split("+")[0],
         }

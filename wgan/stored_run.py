@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from wgan.checkpoints import (
+    CorruptCheckpoint,
     class_names_of,
     config_of,
     describe_other_data,
@@ -28,13 +29,13 @@ class StoredRun(NamedTuple):
 
 
 def read_run(folder: Path) -> StoredRun | None:
-    """The run in a folder; None if there is no checkpoint, ValueError if all are corrupt."""
+    """The run in a folder; None if there is no checkpoint, ValueError if none can be used."""
     checkpoints = find_checkpoints(folder)
     if not checkpoints:
         return None
     try:
         checkpoint, corrupt = read_newest(checkpoints)
-    except ValueError as error:
+    except CorruptCheckpoint as error:
         raise ValueError(
             f"no checkpoint of {folder} can be read ({error}): move the run aside and start again "
             "with --fresh"
@@ -66,7 +67,18 @@ def compare(config: Config, state: TrainState, stored: StoredRun) -> list[str]:
         before, after = getattr(old, name), getattr(config, name)
         if before != after and after != "auto":
             reported.append(f"--{name} was {before} and is {after}")
-    return [f"{difference}: results will not be byte-identical" for difference in reported]
+    lines = [f"{difference}: results will not be byte-identical" for difference in reported]
+    if config.lr_decay and (lengths := changed_lengths(old, config)):
+        lines.append(
+            f"{'; '.join(lengths)}: the learning rates now decay over the new length, and the "
+            "result will not be that of an uninterrupted run"
+        )
+    return lines
+
+
+def changed_lengths(old: Config, new: Config) -> list[str]:
+    values = {name: (getattr(old, name), getattr(new, name)) for name in LENGTHS}
+    return [f"{name} was {a} and is {b}" for name, (a, b) in values.items() if a != b]
 
 
 def changes(old: Config, new: Config) -> list[str]:
@@ -74,23 +86,14 @@ def changes(old: Config, new: Config) -> list[str]:
     changed = []
     for name, after in new.applicable().items():
         before = getattr(old, name)
-        # A decay of the learning rate ends at the last step, so the number of steps matters.
-        resumable = FIELDS[name].metadata["resumable"] and not (new.lr_decay and name in LENGTHS)
         same = before == after or (name in PATHS and is_same_path(before, after))
-        if not resumable and not same:
+        if not FIELDS[name].metadata["resumable"] and not same:
             changed.append(f"{name} was {before!r} and is {after!r}")
     return changed
 
 
 def describe_changes(config: Config, changed: list[str]) -> str:
     """An error that names the changes and says what to do."""
-    if all(line.split()[0] in LENGTHS for line in changed):
-        return (
-            f"the learning rates of {config.run} decay to zero at the end (lr_decay), so its "
-            f"length is fixed ({'; '.join(changed)}): use the old value, start again with "
-            f"--fresh, or train further in a new run with --init-from {config.run} and another "
-            "--run"
-        )
     return (
         f"{config.run} contains another run ({'; '.join(changed)}): choose another folder with "
         "--run, move this one aside with --fresh, or resume it with its own options, --config "
@@ -111,6 +114,6 @@ def is_same_path(one: str, other: str) -> bool:
 def set_corrupt_aside(stored: StoredRun) -> None:
     """Move corrupt checkpoints, so that the next one does not replace the intact one by them."""
     for path in stored.corrupt:
-        target = path.with_name("checkpoint.broken.pt")
+        target = path.with_suffix(".broken.pt")
         os.replace(path, target)
         print(f"{path} is corrupt and is now {target.name}: resuming from an older checkpoint")

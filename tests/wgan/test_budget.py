@@ -54,11 +54,22 @@ def test_steps_or_time_end_training_whichever_comes_first(clock):
     assert unlimited.progress(25) == 0.25
 
 
-def test_a_resumed_run_spreads_its_remaining_progress_over_the_new_time(clock):
-    resumed = Budget(math.inf, 60, progress_before=0.8)
-    assert resumed.progress(5) == 0.8
-    clock.now = (60 - RESERVED_SECONDS) / 2
-    assert resumed.progress(5) == pytest.approx(0.9)
+@pytest.mark.parametrize("limit", [60, 200])
+def test_a_resumed_run_has_the_time_that_is_left(limit, clock):
+    total = limit - RESERVED_SECONDS
+    resumed = Budget(math.inf, limit, seconds_before=40.0)
+    assert resumed.progress(5) == pytest.approx(40 / total)
+    assert resumed.seconds_left(5, steps_per_second=1) == total - 40
+    clock.now = (total - 40) / 2
+    assert resumed.progress(5) == pytest.approx((40 + total) / 2 / total)
+    clock.now = total - 40
+    assert resumed.is_over(5)
+
+
+def test_a_resumed_run_without_time_to_train_ends_as_finished(clock):
+    resumed = Budget(math.inf, 60, seconds_before=50.0)
+    clock.now = 20.0  # spent on compiling
+    assert resumed.start(5, Signals()).finished
 
 
 def test_compiling_before_the_start_costs_time_but_no_progress(clock):
@@ -90,18 +101,19 @@ def test_a_status_reports_a_save_request_once():
 def test_a_run_of_limited_time_leaves_all_its_files(image_folder, tmp_path, clock, capsys):
     run = tmp_path / "r"
     clock.tick = 0.1  # seconds that each look at the clock takes
-    options = ["--lr-decay", "--max-seconds", "10"]
+    options = ["--max-seconds", "10"]
     assert run_main(image_folder, run, *options) == 0
     step = int(re.search(r"finished at step (\d+);", capsys.readouterr().out)[1])
     assert step > 1
     assert read_checkpoint(run / "checkpoint.pt")["step"] == step
     assert (run / "samples" / f"{step:06d}.png").exists() and (run / "timelapse.gif").exists()
-    # Its rates have decayed to zero, so the same command does not begin again.
+    # The time is that of the whole run.
     assert run_main(image_folder, run, *options) == 0
-    assert (
-        f"is finished at step {step}; to train further, start a new run with --init-from"
-        in capsys.readouterr().out
-    )
+    expected = f"is finished at step {step}; to train further, raise --max-seconds above 10"
+    assert expected in capsys.readouterr().out
+    clock.now = 0.0
+    assert run_main(image_folder, run, "--max-seconds", "20") == 0
+    assert read_checkpoint(run / "checkpoint.pt")["step"] >= 2 * step
 
 
 def test_a_call_in_an_old_process_has_all_its_time(image_folder, tmp_path, monkeypatch, capsys):

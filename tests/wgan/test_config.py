@@ -98,6 +98,7 @@ def test_what_is_written_reads_back_the_same(run, tmp_path):
         ("image_size = -64", "image_size = '-64': image size '-64' is neither a side"),
         ("image_size = 64.5", "must be text"),
         ("steps = -1", "must be at least 0"),
+        ("epochs = 1e308", "epochs = 1e+308: must be at least 0 and at most 1e+09"),
         ("lr = inf", "must be a finite number"),
         ("lr = nan", "must be a finite number"),
         ("lr = []", "must be a finite number"),
@@ -119,6 +120,8 @@ def test_what_is_written_reads_back_the_same(run, tmp_path):
         ("[table]", "unknown option 'table'"),
         ("[cuda]\nwidht = 3", "unknown option 'widht'; did you mean 'width'?"),
         ("no toml", "cannot read the configuration file"),
+        (f"seed = {'[' * 9999}", "cannot read the configuration file"),
+        (f"seed = {'{a = ' * 9999}", "it must be TOML"),
         ("categories = 9\nnoise_dim = 8", "categories (9) must not exceed noise_dim (8)"),
     ],
 )

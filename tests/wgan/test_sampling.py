@@ -6,10 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers import write_with_digest
 from torch import nn
 
 from wgan import generate, load_generator
-from wgan.checkpoints import CHECKPOINT_FORMAT, add_digest, read_checkpoint
+from wgan.checkpoints import CHECKPOINT_FORMAT, read_checkpoint
 from wgan.data import to_byte_images
 from wgan.sampling import TrainedGenerator, find_class, interpolation_frames, noise_of, slerp
 
@@ -25,11 +26,19 @@ def test_a_generator_has_the_requested_weights(trained_run):
 
 
 def test_a_checkpoint_without_a_generator_is_refused(tmp_path):
-    torch.save({"format": CHECKPOINT_FORMAT, "config": {}}, tmp_path / "plain.pt")
-    content = add_digest((tmp_path / "plain.pt").read_bytes())
-    (tmp_path / "c.pt").write_bytes(content)
+    write_with_digest(tmp_path / "c.pt", {"format": CHECKPOINT_FORMAT, "config": {}})
     with pytest.raises(ValueError, match="contains no generator of this project"):
         load_generator(tmp_path / "c.pt", device="cpu")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(value, trained_run, tmp_path):
+    checkpoint = read_checkpoint(trained_run / "checkpoint.pt")
+    next(iter(checkpoint["ema"].values())).view(-1)[3] = value
+    write_with_digest(tmp_path / "c.pt", checkpoint)
+    with pytest.raises(ValueError, match=r"c.pt: the generator's weights are infinite or NaN"):
+        load_generator(tmp_path / "c.pt", device="cpu")
+    load_generator(tmp_path / "c.pt", "raw", device="cpu")
 
 
 def test_samples_depend_on_the_seed_and_begin_alike_for_every_count(trained_run):

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import parse, run_main
+from helpers import parse, run_main, write_with_digest
 from PIL import Image
 
 from wgan import load_generator
-from wgan.checkpoints import config_of, pack_checkpoint, read_checkpoint
+from wgan.checkpoints import config_of, read_checkpoint
 from wgan.stored_run import changes, is_same_path
 
 pytestmark = pytest.mark.slow
@@ -33,10 +33,7 @@ def save_images(folder, count, seed=0):
 
 def rewrite(path, **values):
     """Replace values in a checkpoint."""
-    state = read_checkpoint(path)
-    config = config_of(state)
-    state = {name: value for name, value in state.items() if name not in ("format", "config")}
-    path.write_bytes(pack_checkpoint(state | values, config))
+    write_with_digest(path, read_checkpoint(path) | values)
 
 
 def resume(folder, run, steps, *options):
@@ -191,7 +188,7 @@ def test_only_options_that_change_the_result_count_as_changes():
     assert changes(old, parse("--dataset", "mnist", *resumable)) == []
     assert changes(old, replace(old, seed=5)) == ["seed was 0 and is 5"]
     decayed = parse("--lr-decay", "--steps", "5")
-    assert changes(decayed, parse("--lr-decay", "--steps", "9")) == ["steps was 5 and is 9"]
+    assert changes(decayed, parse("--lr-decay", "--steps", "9")) == []
 
 
 def test_a_stored_run_keeps_the_defaults_of_options_that_were_added_since():

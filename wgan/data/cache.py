@@ -52,7 +52,7 @@ from wgan.data.images import (
 )
 from wgan.data.rows import RowReader
 from wgan.data.sources import FolderSource, ImageFile, LsunSource
-from wgan.files import acquire_lock, format_size
+from wgan.files import acquire_lock, format_size, sync, temporary_path
 
 VERSION = 7  # increase it if the images' bytes change, so that existing caches are made again
 IMAGES_PER_BUCKET, MAX_BUCKETS = 16, 1024
@@ -266,7 +266,7 @@ class FolderCache:
 
     def write_bucket(self, number: int, images: list[ImageFile]) -> StoredBucket:
         """Write a bucket's file, row by row."""
-        temporary = self.folder / f"{number:04}.{os.getpid()}.tmp"
+        temporary = temporary_path(self.folder / f"{number:04}")
         try:
             with open(temporary, "wb+") as file:
                 failures = self.write_rows(images, file.write)
@@ -278,8 +278,7 @@ class FolderCache:
                 manifest = json.dumps(content).encode()
                 digest = hashlib.sha256(manifest)
                 file.write(manifest + FOOTER.pack(len(manifest), digest.digest()))
-                file.flush()
-                os.fsync(file.fileno())
+            sync(temporary)
             path = self.folder / f"{number:04}-{digest.hexdigest()[:12]}.rows"
             os.replace(temporary, path)
         finally:

@@ -1,7 +1,6 @@
 """Features in which images are compared: of Inception, a random network or a small classifier."""
 
 import hashlib
-import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from wgan.checkpoints import add_digest, has_digest
+from wgan.checkpoints import has_digest, save_with_digest
 from wgan.data import Dataset, opaque, to_float_images
 from wgan.errors import one_line
 from wgan.evaluation.metrics import inception_score
 from wgan.evaluation.samples import Samples
-from wgan.files import try_to_write, write_whole
+from wgan.files import replacing, try_to_write
 
 CLASSIFIER_VERSION = 2  # increase it if the classifier or its training changes
 INCEPTION_FILES = "checkpoints/weights-inception-2015-12-05*.pth"
@@ -279,10 +278,9 @@ def load_classifier(file: Path, dataset: Dataset) -> Classifier | None:
     """The classifier in a file; None if the file is missing or cannot be read."""
     classifier = Classifier(dataset.sample_shape[0], int(dataset.labels.max()) + 1)
     try:
-        content = file.read_bytes()
-        if not has_digest(content):  # of weights, torch.load notices no changed bit
+        if not has_digest(file):  # of weights, torch.load notices no changed bit
             raise ValueError("its checksum is missing or wrong")
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        state = torch.load(file, map_location="cpu", weights_only=True)
         classifier.load_state_dict(state)
     except FileNotFoundError:
         return None
@@ -293,10 +291,9 @@ def load_classifier(file: Path, dataset: Dataset) -> Classifier | None:
 
 
 def save_classifier(file: Path, classifier: Classifier) -> None:
-    buffer = io.BytesIO()
-    torch.save(classifier.state_dict(), buffer)
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, add_digest(buffer.getvalue()))
+    with replacing(file) as stream:
+        save_with_digest(classifier.state_dict(), stream)
 
 
 def hash_of_data(dataset: Dataset, indices: np.ndarray) -> str:
