@@ -39,6 +39,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() and not _single_rank else 1
 
 
+def launched_ranks() -> int:
+    """Number of ranks that torchrun started, also inside `single_rank`."""
+    return int(os.environ["WORLD_SIZE"]) if dist.is_torchelastic_launched() else 1
+
+
 def is_first() -> bool:
     """Whether this is the rank that writes files and prints."""
     return rank() == 0

@@ -66,10 +66,14 @@ class TrainState:
         return [*self.weights(), *optimizer_states]
 
     def is_between_steps(self, n_critic: int) -> bool:
-        """Whether no step is half done: as many updates as the steps need, by the optimizers."""
+        """Whether no step is half done: the optimizers made as many updates as the steps need, and
+        batch normalisation counts as many batches as at the end of the last step."""
         expected = (self.step, self.step * n_critic)
         updates = (next(iter(getattr(self, name).state.values()))["step"] for name in OPTIMIZERS)
-        return tuple(map(int, updates)) == expected
+        buffers = zip(self.ema.buffers(), self.generator.buffers(), strict=True)
+        batches = [pair for pair in buffers if not pair[0].is_floating_point()]
+        same_batches = all(torch.equal(*pair) for pair in batches)
+        return tuple(map(int, updates)) == expected and same_batches
 
     # -------------------------------------------------------- checkpoints
 
@@ -90,7 +94,7 @@ class TrainState:
         """What the results of training depend on besides the options."""
         on_cpu = self.device.type == "cpu"
         return {
-            "ranks": distributed.world_size(),
+            "ranks": distributed.launched_ranks(),
             "device": f"cpu ({torch.get_num_threads()} threads)" if on_cpu else self.device.type,
             "precision": str(self.precision).removeprefix("torch."),
             "torch": torch.__version__.split("+")[0],

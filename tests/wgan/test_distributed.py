@@ -442,9 +442,8 @@ def test_torchrun_restarts_after_a_kill_and_nothing_is_lost(processes, image_fol
     assert end_of(start_ranks(processes, tmp_path, train.main, whole)) == [0, 0]
     output, _ = child.communicate(timeout=120)
     assert child.returncode == 0, output
-    assert (
-        "resumed at step 6, to step 10" in output
-    )  # from the last checkpoint, in spite of --fresh
+    # From the step that the other rank saved or from the last checkpoint, in spite of --fresh.
+    assert re.search("resumed at step [67], to step 10", output), output
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
     assert not Path(f"{tmp_path / 'killed'}.old-1").exists()
 
