@@ -275,14 +275,17 @@ def fail_at(step, arguments):
     return train.main(arguments)
 
 
-def test_an_error_on_one_rank_ends_all_with_its_message(processes, image_folder, tmp_path):
-    arguments = arguments_for(image_folder, tmp_path / "r", "--steps", 100000)
+@pytest.mark.parametrize(("model", "saved"), [("dense", 3), ("dcgan", 2)])
+def test_an_error_on_one_rank_ends_all_with_its_message(
+    model, saved, processes, image_folder, tmp_path
+):
+    arguments = arguments_for(image_folder, tmp_path / "r", "--steps", 100000, "--model", model)
     assert end_of(start_ranks(processes, tmp_path, fail_at, 3, arguments)) == [1, 1]
     first, second = errors_of(tmp_path)
     assert "another rank failed" in first
     assert second.startswith("error on rank 1: out of memory: use --accumulate")
-    # Whole on both ranks, and newer than the last checkpoint that was due.
-    assert read_checkpoint(tmp_path / "r" / "checkpoint.pt")["step"] == 3
+    # The last whole step, or the last checkpoint, if batch normalisation is half a step ahead.
+    assert read_checkpoint(tmp_path / "r" / "checkpoint.pt")["step"] == saved
 
 
 def fill_the_disk(arguments):
