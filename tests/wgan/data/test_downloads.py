@@ -26,7 +26,7 @@ def write_idx(path, values):
 
 @pytest.fixture
 def raw(tmp_path):
-    """The folder of a Fashion-MNIST of ten images, of which the test images are brighter."""
+    """The folder of a Fashion-MNIST with ten images. Its test images are brighter."""
     folder = tmp_path / "FashionMNIST" / "raw"
     folder.mkdir(parents=True)
     images = np.arange(10 * 28 * 28).reshape(10, 28, 28)

@@ -25,7 +25,7 @@ def test_points_are_reported_with_modes_only_if_there_are_labels():
 
 @pytest.mark.parametrize("deviation", [0.0, 0.3])
 def test_samples_that_vary_too_little_are_worse_than_real_ones(deviation):
-    """Except by the Wasserstein distance, of which the report warns."""
+    """The exception is the Wasserstein distance, about which the report prints a warning."""
     samples, real, reference = torch.randn(3, 300, 64)
     values, floor = (report_points(part, reference, None) for part in (deviation * samples, real))
     assert values["wasserstein_distance"] < floor["wasserstein_distance"]
