@@ -16,7 +16,7 @@ import sys
 
 from wgan.acceleration import respect_cpu_quota
 from wgan.command import Parser, add_sampling_options, integer, run_script
-from wgan.evaluation.comparison import compare, evaluate_run, is_run
+from wgan.evaluation.comparison import compare, evaluate_run, names_run
 from wgan.evaluation.evaluator import CHOICES
 from wgan.evaluation.report import format_report
 from wgan.evaluation.samples import MIN_SAMPLES, SAMPLES
@@ -63,7 +63,7 @@ def run(argv: list[str] | None) -> None:
     for name in ("json", "neighbours"):  # before the work, not after it
         if path := getattr(options, name):
             setattr(options, name, check_output(f"--{name}", path))
-    result = evaluate_run(options) if is_run(options.source) else compare(options)
+    result = evaluate_run(options) if names_run(options.source) else compare(options)
     print(format_report(result), flush=True)  # before --json /dev/stdout
     if options.json:
         write_whole(options.json, (json.dumps(result, indent=2) + "\n").encode())

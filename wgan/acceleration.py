@@ -69,7 +69,7 @@ def accelerate(
     """Compile the losses and capture the step, as far as requested, possible and worthwhile.
 
     `step(state, config, inputs)` performs the updates of one step. Called before the first step,
-    because compiling takes a while. If something fails, a line says so and training is slower.
+    because compiling takes a while. A failure is reported, and training is slower.
     Returns the configuration in which `compile` is decided: "on" or "off", no longer "auto".
     """
 

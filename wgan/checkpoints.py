@@ -89,8 +89,7 @@ def config_of(checkpoint: dict) -> Config:
     """The options of the run that wrote a checkpoint. Options added since have their defaults,
     whatever the data set's recipe sets by now. ValueError for invalid ones."""
     defaults = {name: entry.default for name, entry in FIELDS.items() if name not in LENGTHS}
-    zeros = {name: type(FIELDS[name].default)(0) for name in LENGTHS}
-    return Config(**defaults | zeros | validated(checkpoint["config"]))
+    return Config(**defaults | LENGTHS | validated(checkpoint["config"]))
 
 
 def class_names_of(checkpoint: dict) -> tuple[str, ...]:

@@ -314,9 +314,9 @@ class Config:
 FIELDS = {entry.name: entry for entry in fields(Config)}
 # One name for two options. Given together with one of them, it sets only the other.
 SHORTHANDS = {"lr": ("lr_critic", "lr_generator")}
-# How long to train: each of these options, if set, overrides the others of weaker sources.
-LENGTHS = ("steps", "epochs", "max_seconds")
-OVERRIDES = {name: [other for other in LENGTHS if other != name] for name in LENGTHS}
+# How long to train, with the values that set no limit. A source that sets one of these options
+# overrides all three of weaker sources.
+LENGTHS = {"steps": 0, "epochs": 0.0, "max_seconds": 0}
 PATHS = ("dataset", "data_root", "run", "init_from")  # in which ~ is the home folder
 
 
@@ -397,7 +397,7 @@ def validate(name: str, value):
     except (TypeError, ValueError, OverflowError):
         problem = f"must be {TYPE_NAMES[type(target.default)]}"
     if problem:
-        raise ValueError(f"{name} = {shown(value)}: {problem}")
+        raise ValueError(f"{name} = {short_repr(value)}: {problem}")
     return value
 
 
@@ -426,6 +426,6 @@ def coerce(value, kind: type):
     return value.encode().decode() if kind is str else value  # ValueError if not valid UTF-8
 
 
-def shown(value) -> str:
+def short_repr(value) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -70,10 +70,8 @@ def sample_inputs(step: int, config: Config, batches: Batches) -> StepInputs:
 
     def draw_generator(rng: torch.Generator, count: int) -> tuple[Tensor, ...]:
         options = {"generator": rng, "device": device}
-        noise, uniforms = (
-            torch.randn(count, noise_dim, **options),
-            torch.rand(count, numbers, **options),
-        )
+        noise = torch.randn(count, noise_dim, **options)
+        uniforms = torch.rand(count, numbers, **options)
         # The class of a random real sample, so that classes are as frequent as in the data.
         index = torch.randint(len(batches.all_labels), (count,), **options)
         return noise, batches.all_labels[index], uniforms

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from utils import METHODS
-from wgan.config import FIELDS, OVERRIDES, Config, last_name, shown, validated, without_effect
+from wgan.config import FIELDS, LENGTHS, Config, last_name, short_repr, validated, without_effect
 from wgan.data import DatasetEntry, find_entry, unused_options
 from wgan.errors import suggestion
 from wgan_gp import MODELS, choose_device
@@ -100,10 +100,8 @@ def merge(sources: list[Source]) -> tuple[Config, dict[str, str]]:
     """Apply the sources, the weakest first; the configuration and the source of each value."""
     values, origins = {}, {}
     for name, own in sources:
-        if name != "default":
-            for length, others in OVERRIDES.items():
-                if own.get(length):
-                    own = {other: type(FIELDS[other].default)(0) for other in others} | own
+        if name != "default" and any(own.get(length) for length in LENGTHS):
+            own = LENGTHS | own
         values |= own
         origins |= dict.fromkeys(own, name)
     try:
@@ -137,8 +135,8 @@ def check_effect(
                 continue
             origin = "" if on_command_line else f" ({name})"
             raise ValueError(
-                f"{option} = {shown(value)}{origin} has no effect with {by} {getattr(config, by)}: "
-                "remove it"
+                f"{option} = {short_repr(value)}{origin} has no effect with {by} "
+                f"{getattr(config, by)}: remove it"
             )
 
 

@@ -23,17 +23,17 @@ class SampleGrid:
     def __init__(self, run: Run):
         config, names, device = run.config, run.state.class_names, run.state.device
         order, labels = run.batches.order(0).cpu(), run.batches.all_labels.cpu()
-        shown = order[: SCATTER_POINTS if run.dataset.is_points else GRID_IMAGES]
+        indices = order[: SCATTER_POINTS if run.dataset.is_points else GRID_IMAGES]
         self.row_labels: list[str] = []
         if names and not run.dataset.is_points:
             counts = labels.bincount(minlength=len(names))
             classes = sorted(counts.topk(min(GRID_CLASSES, len(names))).indices.tolist())
-            shown = class_rows(order, labels, classes)
+            indices = class_rows(order, labels, classes)
             self.row_labels = [names[number] for number in classes]
         rng = seeded_generator("cpu", config.seed, "grid")  # the same on every device
-        self.noise = torch.randn(len(shown), config.noise_dim, generator=rng).to(device)
-        self.labels = labels[shown].to(device)
-        self.real = to_float_images(run.dataset.read(shown).to(device))
+        self.noise = torch.randn(len(indices), config.noise_dim, generator=rng).to(device)
+        self.labels = labels[indices].to(device)
+        self.real = to_float_images(run.dataset.read(indices).to(device))
 
     @torch.no_grad()
     def draw(self, state: TrainState) -> Image:

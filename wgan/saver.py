@@ -39,7 +39,7 @@ class Saver:
         return try_to_write("best checkpoint", self.folder.save_best, self.write_state)
 
     def save_after_error(self) -> None:
-        """Save the state, if no step is half done, without the other ranks, which may be gone."""
+        """Save the state, if its last step is complete; the other ranks may be gone."""
         # If the device is lost, too, this fails, and the error itself says more.
         with suppress(Exception), distributed.single_rank():
             state = self.state

@@ -66,8 +66,8 @@ class TrainState:
         return [*self.weights(), *optimizer_states]
 
     def is_between_steps(self, n_critic: int) -> bool:
-        """Whether no step is half done: the optimizers made as many updates as the steps need, and
-        batch normalisation counts as many batches as at the end of the last step."""
+        """Whether the last step is complete and the next has not begun, by the optimizers' numbers
+        of updates and batch normalisation's number of batches."""
         expected = (self.step, self.step * n_critic)
         updates = (next(iter(getattr(self, name).state.values()))["step"] for name in OPTIMIZERS)
         buffers = zip(self.ema.buffers(), self.generator.buffers(), strict=True)

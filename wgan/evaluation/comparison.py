@@ -28,8 +28,8 @@ from wgan.sampling import generator_of
 from wgan_gp import choose_device
 
 
-def is_run(source: str) -> bool:
-    """Whether a source is a run or a checkpoint, rather than an array or a folder of images."""
+def names_run(source: str) -> bool:
+    """Whether a source names a run or a checkpoint, rather than an array or a folder of images."""
     path = Path(source)
     return bool(find_checkpoints(path)) if path.is_dir() else not is_array(source)
 

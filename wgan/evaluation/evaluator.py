@@ -130,7 +130,7 @@ class Evaluator:
 
         `neighbours` is where to write the image of samples next to the most similar real images.
         """
-        print(f"comparing {self.count:,} samples with as many real ones", file=sys.stderr)
+        print(f"comparing {self.count:,} samples with {self.count:,} real ones", file=sys.stderr)
         real_labels = None if samples.labels is None else self.held_out.labels
         result: dict = {
             "samples": self.count,

@@ -23,8 +23,8 @@ def evaluate_points(
     count: int,
     seed: int,
 ) -> dict:
-    """Metrics of up to `count` of a run's points ("generated") and of as many held-out real points
-    ("real"). ValueError if there are too few."""
+    """Metrics of up to `count` of a run's points ("generated") and of the same number of held-out
+    real points ("real"). ValueError if there are too few."""
     check_enough(dataset)
     count = min(count, len(dataset) // 2)
     drawn = sample_run(generator, dataset, count, seed)
@@ -60,7 +60,7 @@ def report_points(points: Tensor, reference: Tensor, modes: Tensor | None) -> di
     """All available metrics of points `(N, D)` against reference points `(M, D)`.
 
     `modes` `(M,)` int64 are those of the reference, if it is a mixture of Gaussians. All but their
-    coverage use up to 2,000 of the points, and as many of the reference drawn at random.
+    coverage use up to 2,000 of the points, and a random subset of the reference of the same size.
     """
     values = {} if modes is None else metrics.mode_coverage(points, reference, modes)
     order = torch.randperm(len(reference), generator=torch.Generator().manual_seed(0))
