@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from wgan.config import Config
 from wgan.data import to_float_images
-from wgan_gp import CriticConv2d, LeakyReLU
+from wgan_gp import CriticConv2d, DownsampleConv2d, LeakyReLU, UpsampleConv2d
 
 
 class Textbook:
@@ -98,13 +98,20 @@ PENALTIES = {"wgan": no_penalty, "wgan-gp": gradient_penalty, "wgan-div": diverg
 
 
 def plain_layers(network: nn.Module) -> nn.Module:
-    """Replace this project's layers of critics by PyTorch's, in place."""
-    for module in network.modules():
-        if isinstance(module, CriticConv2d):
-            module.__class__ = nn.Conv2d
-        for name, child in module.named_children():
-            if isinstance(child, LeakyReLU):
-                setattr(module, name, nn.LeakyReLU(child.slope))
+    """Replace this project's own layers by PyTorch's, in place."""
+    for name, child in network.named_children():
+        if isinstance(child, LeakyReLU):
+            setattr(network, name, nn.LeakyReLU(child.slope))
+        elif isinstance(child, CriticConv2d | UpsampleConv2d):
+            layers = [child]
+            if isinstance(child, UpsampleConv2d):
+                layers = [nn.Upsample(scale_factor=2), child]
+            elif isinstance(child, DownsampleConv2d):
+                layers, child.stride = [child, nn.AvgPool2d(2)], (1, 1)
+            child.__class__ = nn.Conv2d
+            setattr(network, name, nn.Sequential(*layers))
+        else:
+            plain_layers(child)
     return network
 
 

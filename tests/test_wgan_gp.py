@@ -17,6 +17,7 @@ from wgan_gp import (
     DCGANGenerator,
     DenseCritic,
     DenseGenerator,
+    DownsampleConv2d,
     Generator,
     LeakyReLU,
     Patches,
@@ -25,6 +26,7 @@ from wgan_gp import (
     ResidualBlock,
     ResidualCritic,
     ResidualGenerator,
+    UpsampleConv2d,
     choose_device,
     convolve,
     count_halvings,
@@ -274,7 +276,7 @@ def test_a_penalty_has_the_gradient_it_has_with_pytorchs_layers(network, layout,
     """Compiled, it is the test that the compiler does not drop the second derivative."""
     ours = network((3, 16, 16), width=4).to(memory_format=layout)
     pytorchs = plain_layers(deepcopy(ours))
-    assert sum(type(module) is CriticConv2d for module in ours.modules()) >= 2
+    assert sum(isinstance(module, CriticConv2d) for module in ours.modules()) >= 2
     assert not any(isinstance(m, CriticConv2d | LeakyReLU) for m in pytorchs.modules())
     images = torch.randn(6, 3, 16, 16).to(memory_format=layout)
     found = penalty_gradients(ours, images, compiled)
@@ -305,6 +307,24 @@ def test_zero_channels_change_no_value_and_no_gradient():
         torch.testing.assert_close(found, expected)
     assert pad_channels(x).shape == (2, 8, 8, 8)
     assert pad_channels(torch.zeros(1, 16, 2, 2)).shape == (1, 16, 2, 2)
+
+
+@pytest.mark.parametrize("network", [DCGANGenerator, ResidualGenerator])
+def test_a_generator_equals_upsampling_before_a_convolution(network):
+    options = {"upsampling": "nearest"} if network is DCGANGenerator else {}
+    ours = network((3, 16, 24), 5, width=4, **options).double()
+    pytorchs = plain_layers(deepcopy(ours))
+    assert any(isinstance(module, UpsampleConv2d) for module in ours.modules())
+    assert any(isinstance(module, torch.nn.Upsample) for module in pytorchs.modules())
+    noise = torch.randn(4, 5, dtype=torch.float64)
+    torch.testing.assert_close(ours(noise), pytorchs(noise), rtol=0, atol=1e-12)
+
+
+def test_a_downsampling_convolution_is_a_convolution_before_a_mean():
+    layer = DownsampleConv2d(3, 5).double()
+    x = torch.randn(2, 3, 6, 8, dtype=torch.float64)
+    expected = F.avg_pool2d(F.conv2d(x, layer.weight, layer.bias, padding=1), 2)
+    torch.testing.assert_close(layer(x), expected)
 
 
 # ---------------------------------------------------------------- residual

@@ -342,7 +342,7 @@ def test_a_checkpoint_that_cannot_be_used_now_stays_where_it_is(
     else:
         monkeypatch.setattr(checkpoints, "CHECKPOINT_FORMAT", 4)
     assert run_main(image_folder, run, "--steps", 6) == (1 if fault == "memory" else 2)
-    expected = {"memory": "out of memory while loading", "format": "has format 5, but this"}
+    expected = {"memory": "out of memory while loading", "format": ", but this"}
     assert expected[fault] in capsys.readouterr().err
     assert {path: path.read_bytes() for path in run.rglob("*.*")} == before
 
