@@ -725,6 +725,12 @@ class Model:
 MODELS = {
     "dcgan": Model(DCGANGenerator, DCGANCritic, "convolutions, for images (Radford et al. 2016)"),
     "residual": Model(ResidualGenerator, ResidualCritic, "residual blocks, for images"),
+    "mixed": Model(
+        DCGANGenerator,
+        DenseCritic,
+        "DCGAN generator, dense critic, for images",
+        {"width": 256, "generator_width": 24, "critic_norm": "none", "patch_features": 32},
+    ),
     "dense": Model(
         DenseGenerator,
         DenseCritic,

@@ -127,17 +127,21 @@ def check_effect(
     disabled = without_effect(config)
     if entry:
         disabled |= dict.fromkeys(unused_options(entry), "dataset")
-    for name, values in [*file, Source(COMMAND_LINE, flags)]:
-        for option in values.keys() & disabled.keys():
-            by, value = disabled[option], values[option]
-            on_command_line = name == COMMAND_LINE
-            if not on_command_line and (by in flags or value == FIELDS[option].default):
-                continue
-            origin = "" if on_command_line else f" ({name})"
-            raise ValueError(
-                f"{option} = {short_repr(value)}{origin} has no effect with {by} "
-                f"{getattr(config, by)}: remove it"
-            )
+    values = {
+        option: (source, value)
+        for source, options in [*file, Source(COMMAND_LINE, flags)]
+        for option, value in options.items()
+    }
+    for option in values.keys() & disabled.keys():
+        by, (source, value) = disabled[option], values[option]
+        on_command_line = source == COMMAND_LINE
+        if not on_command_line and (by in flags or value == FIELDS[option].default):
+            continue
+        origin = "" if on_command_line else f" ({source})"
+        raise ValueError(
+            f"{option} = {short_repr(value)}{origin} has no effect with {by} "
+            f"{getattr(config, by)}: remove it"
+        )
 
 
 # ---------------------------------------------------------------- recipes

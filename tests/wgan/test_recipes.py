@@ -63,7 +63,7 @@ def test_a_recipe_is_for_its_model_only():
 @pytest.mark.parametrize("method", METHODS)
 def test_options_of_another_method_in_a_named_recipe_are_dropped(method, tmp_path):
     config = parse("--config", "images", "--dataset", tmp_path, "--method", method)
-    assert (config.width, config.n_critic) == (24, 1)
+    assert (config.width, config.n_critic) == (256, 1)
     file = tmp_path / "a.toml"
     file.write_text('dataset = "mnist"\nmodel = "dcgan"\npatch_features = 32\n')
     with pytest.raises(ValueError, match=rf"patch_features = 32 \({file}\) has no effect with"):
@@ -88,8 +88,10 @@ def test_a_data_sets_settings_are_for_all_methods():
 
 def test_a_folder_of_images_has_our_recipe(tmp_path):
     config = parse("--dataset", tmp_path)
-    assert (config.model, config.critic_norm, config.steps) == ("dcgan", "layer", 0)
+    assert (config.model, config.patch_features, config.steps) == ("mixed", 32, 0)
     assert config.max_seconds > 0
+    dcgan = parse("--dataset", tmp_path, "--model", "dcgan")
+    assert (dcgan.critic_norm, dcgan.max_seconds) == ("layer", config.max_seconds)
 
 
 def test_on_cuda_a_recipe_may_have_other_values(tmp_path, monkeypatch):
@@ -98,7 +100,12 @@ def test_on_cuda_a_recipe_may_have_other_values(tmp_path, monkeypatch):
     on_cpu = resolved("--dataset", tmp_path, "--device", "cpu")
     assert on_cuda.sources["width"] == "configs/images.toml [cuda]"
     assert on_cpu.sources["width"] == on_cuda.sources["gp_weight"] == "configs/images.toml"
-    assert on_cuda.config.width > on_cpu.config.width
+    assert (on_cpu.config.model, on_cuda.config.model) == ("mixed", "dcgan")
+    assert resolved("--config", "images", "--dataset", tmp_path).config == replace(
+        on_cuda.config, run=f"images/images-{tmp_path.name}"
+    )
+    dcgan = parse("--dataset", tmp_path, "--model", "dcgan")
+    assert dcgan == on_cuda.config
     assert parse("--dataset", tmp_path, "--width", "7").width == 7
 
 

@@ -42,7 +42,7 @@ class DatasetEntry:
 
 
 DATA_OPTIONS = ("image_size", "grey", "alpha", "range", "flip")
-IMAGE_RECIPES = ("images",)
+IMAGE_RECIPES = ("images", "images-dcgan")
 FASHION_RECIPES = (
     "fashion-mnist-best",
     "fashion-mnist-dcgan",
