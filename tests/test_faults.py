@@ -11,14 +11,18 @@ import sys
 import time
 import zlib
 from contextlib import suppress
+from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from helpers import arguments_for, assert_same_run, run_main, write_with_digest
+from helpers import SMALL, arguments_for, assert_same_run, run_main, write_with_digest
 from PIL import Image
 
+import evaluate
+import generate
 import train
 from wgan import setup
 from wgan.checkpoints import DIGEST_LENGTH, config_of, hash_start, read_checkpoint
@@ -368,11 +372,14 @@ def test_well_formed_checkpoints_of_other_content_are_refused(image_folder, tmp_
     run = tmp_path / "r"
     run_main(image_folder, run, "--steps", 2)
     state = read_checkpoint(run / "checkpoint.pt")
+    without_a_moment = deepcopy(state["critic_optimizer"])
+    del without_a_moment["state"][1]["exp_avg"]
     for change in (
         {"critic": {}},
         {"critic": 3},
         {"generator": None},
         {"critic_optimizer": {"state": {}}},
+        {"critic_optimizer": without_a_moment},
         {"step": "2"},
         {"step": None},
         {"class_names": 5},
@@ -383,6 +390,31 @@ def test_well_formed_checkpoints_of_other_content_are_refused(image_folder, tmp_
         write_with_digest(run / "checkpoint.pt", state | change)
         assert run_main(image_folder, run, "--steps", 4) == 2, change
         assert "error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "conditional", "change"),
+    [
+        (generate.main, True, {"class_counts": -1}),
+        (generate.main, True, {"class_counts": (0, 0)}),
+        (generate.main, False, {"data": {"standardisation": {"mean": [0, 0], "deviation": [1]}}}),
+        (generate.main, False, {"ema": {}}),
+        (evaluate.main, False, {"critic": 3}),
+    ],
+)
+def test_other_commands_refuse_other_content(
+    command, conditional, change, tmp_path, monkeypatch, capsys, random
+):
+    monkeypatch.chdir(tmp_path)
+    np.savez("vectors.npz", x=random.random((40, 3)), y=np.arange(40) % 2)
+    flags = ["--conditional" if conditional else "--no-conditional", "--steps", "1", "--run", "r"]
+    arguments = ["--dataset", "vectors.npz", *SMALL, "--device", "cpu", *flags]
+    assert train.main(arguments) == 0
+    write_with_digest(tmp_path / "other.pt", read_checkpoint(Path("r/checkpoint.pt")) | change)
+    capsys.readouterr()
+    assert command(["other.pt", "--device", "cpu"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and len(error) < 300
 
 
 # ---------------------------------------------------------------- mutated options

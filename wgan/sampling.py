@@ -19,7 +19,7 @@ from wgan.data import Standardisation, seeded_generator, to_byte_images
 from wgan.data.classes import are_numbers, class_numbers
 from wgan.data.image_options import Range
 from wgan.errors import one_line, suggestion
-from wgan.state import build_network
+from wgan.state import build_network, load_weights
 from wgan_gp import MODELS, choose_device
 
 CHUNK = 100  # samples computed at a time
@@ -77,15 +77,19 @@ def generator_of(checkpoint: dict, path: str, weights: str, device: str) -> Trai
         network = build_network(
             MODELS[config.model].generator, config, checkpoint["sample_shape"], len(class_names)
         )
-        network.load_state_dict(checkpoint["generator" if weights == "raw" else "ema"])
+        load_weights(network, checkpoint["generator" if weights == "raw" else "ema"])
         standardisation = Standardisation.from_checkpoint(checkpoint)
         class_counts, scale = checkpoint["class_counts"], checkpoint["data"].get("scale")
+        generator = TrainedGenerator(network, class_names, class_counts, standardisation, scale)
+        draw_labels(generator, 1)
+        if standardisation:
+            standardisation.undo(torch.zeros(generator.sample_shape))
     except Exception as error:  # a foreign checkpoint may contain anything
         raise ValueError(f"{path} contains no generator of this project: {error}") from error
     if not all(value.isfinite().all() for value in network.state_dict().values()):
         raise ValueError(f"{path}: the generator's weights are infinite or NaN: use another one")
-    network = network.to(choose_device(device)).eval().requires_grad_(False)
-    return TrainedGenerator(network, class_names, class_counts, standardisation, scale)
+    network.to(choose_device(device)).eval().requires_grad_(False)
+    return generator
 
 
 def generate(

@@ -117,7 +117,7 @@ class TrainState:
                 if isinstance(part, torch.optim.Optimizer):
                     load_optimizer(part, content)
                 else:
-                    part.load_state_dict(content)
+                    load_weights(part, content)
             except Exception as error:  # a foreign checkpoint may contain anything
                 raise ValueError(
                     f"the {name} in the checkpoint does not fit: {type(error).__name__}: {error}"
@@ -138,12 +138,24 @@ class TrainState:
                 network.zero_grad()
 
 
+def load_weights(network: nn.Module, weights: dict) -> None:
+    """Load saved weights; ValueError, with the first difference, if they do not fit."""
+    try:
+        network.load_state_dict(weights)
+    except Exception as error:  # a foreign checkpoint may contain anything
+        raise ValueError(str(error).splitlines()[:2][-1].strip()) from error
+
+
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict) -> None:
     """Load saved moments, but keep this optimizer's learning rate and implementation, which depend
     on the device."""
     groups = zip(optimizer.state_dict()["param_groups"], saved["param_groups"], strict=True)
     groups = [own | {"params": old["params"]} for own, old in groups]
     optimizer.load_state_dict(saved | {"param_groups": groups})
+    parameters = [weight for group in optimizer.param_groups for weight in group["params"]]
+    names = [optimizer.state.get(weight, {}).keys() for weight in parameters]
+    if any(other != names[0] for other in names):
+        raise ValueError("a moment is missing")
     for parameter, entries in optimizer.state.items():
         if not all(value.shape in ((), parameter.shape) for value in entries.values()):
             raise ValueError("a moment has another shape than its weights")

@@ -19,6 +19,7 @@ from wgan.files import MARK
 
 REFUSED = ("EPS", "WMF")  # Pillow runs another program to draw them
 INSTALL_HEIF = "HEIC: install pillow-heif"
+EXTRA_SAMPLES = 338  # the TIFF tag that says whether a fourth band is opacity
 LARGE, ONE_LARGE_IMAGE = 2**25, Lock()  # pixels, and what threads hold while they use more
 
 
@@ -36,6 +37,9 @@ def open_image(source: Path | BinaryIO) -> Iterator[Image.Image]:
         heic = not reads_heic() and str(source).lower().endswith((".heic", ".heif"))
         reason = INSTALL_HEIF if heic else "not an image that Pillow reads"
         raise UnidentifiedImageError(reason) from error
+    if image.mode == "RGBA" and EXTRA_SAMPLES not in getattr(image, "tag_v2", (EXTRA_SAMPLES,)):
+        image.close()
+        raise UnidentifiedImageError("a fourth band that is not marked as opacity: save RGB")
     with image, ONE_LARGE_IMAGE if image.width * image.height > LARGE else nullcontext():
         yield image
 

@@ -67,7 +67,7 @@ def report_scale(samples: RowReader, scale: Range | None, path: Path) -> None:
     if len(levels) < FEW_LEVELS and not (are_all and levels[-1] >= DARK):
         print(
             f"{path}: the images use {len(levels)} of 256 grey levels, up to {levels[-1]}: if that "
-            "is too few, use --range LOW HIGH, the values of black and white",
+            "is too few, train.py --range LOW HIGH sets the values of black and white",
             file=sys.stderr,
         )
 

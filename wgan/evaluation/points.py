@@ -10,7 +10,7 @@ from wgan.data import Dataset
 from wgan.evaluation import metrics
 from wgan.evaluation.samples import SAMPLES, check_enough, labelled_samples, sample_run, shuffled
 from wgan.sampling import TrainedGenerator
-from wgan.state import build_networks
+from wgan.state import build_networks, load_weights
 
 PAIRED_POINTS = 2000  # for the exact distance, whose cost grows with the cube
 
@@ -76,6 +76,6 @@ def critic_estimate(checkpoint: dict, config: Config, real: Tensor, fake: Tensor
     """E f(real) - E f(fake): the estimate by the critic f of a checkpoint, for samples
     `(N, ...)`."""
     _, critic = build_networks(config, tuple(real.shape[1:]))
-    critic.load_state_dict(checkpoint["critic"])
+    load_weights(critic, checkpoint["critic"])
     with torch.no_grad():
         return wasserstein_estimate(critic(real), critic(fake)).item()

@@ -10,7 +10,7 @@ from PIL import Image, TiffImagePlugin
 
 from wgan.data import ImageOptions, load_dataset, parse_image_size
 from wgan.data import images as images_module
-from wgan.data.images import NO_DATA, open_image, register_formats
+from wgan.data.images import EXTRA_SAMPLES, NO_DATA, open_image, register_formats
 from wgan.data.pixels import fit_images
 
 RED, GREY = (200, 50, 0), 100
@@ -366,3 +366,16 @@ def test_alpha_is_a_fourth_channel_of_every_kind_of_file(tmp_path):
     solid = [*RED, 255]
     assert samples[:, :, 4, 6].tolist() == [solid] * 3
     assert samples[:, :, 4, 1].tolist() == [[255, 255, 255, 0]] * 2 + [solid]
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+def test_a_fourth_band_that_may_be_infrared_is_not_used_as_opacity(alpha, tmp_path, capsys):
+    (tmp_path / "p").mkdir()
+    clear = Image.new("RGBA", (8, 8), (*RED, 0))
+    for name in ("opacity", "infrared"):
+        clear.save(tmp_path / "p" / f"{name}.tif")
+    file = tmp_path / "p" / "infrared.tif"
+    extra_samples, other = (struct.pack("<HHI", tag, 3, 1) for tag in (EXTRA_SAMPLES, 337))
+    file.write_bytes(file.read_bytes().replace(extra_samples, other))
+    assert len(load(tmp_path / "p", 8, alpha=alpha)) == 1
+    assert "'infrared.tif': a fourth band that is not marked as opacity" in capsys.readouterr().err
