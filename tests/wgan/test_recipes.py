@@ -55,7 +55,7 @@ def test_a_recipes_networks_and_training_hold_with_every_method(method, dataset,
 
 
 def test_a_recipe_is_for_its_model_only():
-    assert (parse().width, parse().critic_norm, parse().steps) == (32, "layer", 2800)
+    assert (parse().model, parse().generator_width, parse().steps) == ("mixed", 32, 2800)
     other = resolved("--model", "residual")
     assert (other.config.width, other.config.steps, other.recipe) == (64, 2000, None)
 
