@@ -26,7 +26,7 @@ from wgan.files import check_output, write_whole
 def make_parser() -> Parser:
     parser = Parser(prog="evaluate.py", description=__doc__)
     add = parser.add_argument
-    source_help = "folder of a run, a checkpoint, a folder of images, or a .npz or .npy file"
+    source_help = "folder of a run, a checkpoint, a folder or .zip file of images, or an array"
     add("source", metavar="SOURCE", type=os.path.expanduser, help=source_help)
     other_help = "folder, file or data set to compare images with, unless they are a run's"
     add("other", metavar="OTHER", nargs="?", type=os.path.expanduser, help=other_help)

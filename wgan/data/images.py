@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 from typing import BinaryIO
 
 import numpy as np
@@ -19,7 +19,7 @@ from wgan.files import MARK
 
 REFUSED = ("EPS", "WMF")  # Pillow runs another program to draw them
 INSTALL_HEIF = "HEIC: install pillow-heif"
-LARGE, ONE_LARGE_IMAGE = 2**25, Lock()  # pixels, and what threads hold while they use more
+LARGE, ONE_LARGE_IMAGE = 2**25, RLock()  # pixels, and what threads hold while they use more
 
 
 @contextmanager
@@ -33,7 +33,8 @@ def open_image(source: Path | BinaryIO) -> Iterator[Image.Image]:
     try:
         image = Image.open(source, formats=[name for name in Image.OPEN if name not in REFUSED])
     except UnidentifiedImageError as error:
-        heic = not reads_heic() and str(source).lower().endswith((".heic", ".heif"))
+        name = str(getattr(source, "name", "")).lower()
+        heic = name.endswith((".heic", ".heif")) and not reads_heic()
         reason = INSTALL_HEIF if heic else "not an image that Pillow reads"
         raise UnidentifiedImageError(reason) from error
     with image, ONE_LARGE_IMAGE if image.width * image.height > LARGE else nullcontext():

@@ -1,20 +1,21 @@
-"""Where images come from: the files below a folder, or a database of LSUN."""
+"""Where images come from: the files below a folder or in a zip archive, or a database of LSUN."""
 
 import io
 import os
 import stat
 import sys
 import unicodedata
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from wgan.data.images import open_image
+from wgan.data.images import LARGE, ONE_LARGE_IMAGE, open_image
 from wgan.errors import one_line
 from wgan.files import GENERATED
 
@@ -30,7 +31,7 @@ class ImageFile(NamedTuple):
 
     name: str
     size: int  # bytes
-    mtime: int  # nanoseconds
+    mtime: int  # nanoseconds; in an archive, the checksum of the content
     ctime: int = 0  # the same, but no program can set it; on Windows the time of creation
 
 
@@ -72,7 +73,7 @@ class FolderSource:
             for name in names:
                 if not name.startswith("."):
                     files += stat_file(f"{path}/{name}", prefix + name)
-        return sorted(files, key=lambda file: (unicodedata.normalize("NFC", file.name), file))
+        return in_order(files)
 
     def report(self, error: OSError) -> None:
         if error.filename == str(self.path):
@@ -81,6 +82,10 @@ class FolderSource:
 
     def open(self, name: str) -> AbstractContextManager[Image.Image]:
         return open_image(self.path / name)
+
+
+def in_order(files: list[ImageFile]) -> list[ImageFile]:
+    return sorted(files, key=lambda file: (unicodedata.normalize("NFC", file.name), file))
 
 
 def stat_file(path: str, name: str) -> list[ImageFile]:
@@ -101,6 +106,95 @@ def is_output_folder(path: Path) -> bool:
 def is_output(has: Callable[[str], bool]) -> bool:
     """Whether a folder is a run's or was written by generate.py, if it has the files it says."""
     return has(GENERATED) or (has(RUN_FILES[0]) and any(map(has, RUN_FILES[1:])))
+
+
+MAX_ENTRY = 2**30  # bytes; Pillow refuses images whose pixels need more
+
+
+@dataclass(frozen=True)
+class ZipSource:
+    """The files in a zip archive that `FolderSource` would list if it were unpacked. They are read
+    in place by several threads, and nothing is unpacked to a file.
+
+    Raises ValueError if the archive is corrupt.
+    """
+
+    path: Path
+    left_out: list[str] = field(default_factory=list)
+
+    @cached_property
+    def archive(self) -> zipfile.ZipFile:
+        try:
+            return zipfile.ZipFile(self.path)
+        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+            raise ValueError(
+                f"{self.path} is incomplete or not a zip archive ({error}): copy it again"
+            ) from error
+
+    @cached_property
+    def entries(self) -> dict[str, zipfile.ZipInfo]:
+        """By name; of several entries of one name, the last, as when they are unpacked."""
+        return {
+            unpacked_name(entry): entry
+            for entry in self.archive.infolist()
+            if SYSTEM_FOLDERS.isdisjoint(entry.filename.lower().split("/")) and not entry.is_dir()
+        }
+
+    @cached_property
+    def is_output(self) -> bool:
+        return self.is_output_folder(common_folder(self.entries))
+
+    def is_output_folder(self, folder: str) -> bool:
+        return is_output(lambda name: folder + name in self.entries)
+
+    def list(self) -> list[ImageFile]:
+        """The files, sorted as `FolderSource.list` sorts them."""
+        folders = {name[: name.rfind("/") + 1] for name in self.entries}
+        self.left_out[:] = [] if self.is_output else sorted(filter(self.is_output_folder, folders))
+        return in_order(
+            [
+                ImageFile(name, entry.file_size, entry.CRC)
+                for name, entry in self.entries.items()
+                if not any(part.startswith(".") for part in name.split("/"))
+                and not name.startswith(tuple(self.left_out))
+            ]
+        )
+
+    def read(self, name: str) -> bytes:
+        """The content of a file; an error if it is encrypted, corrupt or too large."""
+        entry = self.entries[name]
+        if entry.flag_bits & 1:
+            raise UnidentifiedImageError("encrypted: unpack the archive with its password")
+        if entry.file_size > MAX_ENTRY:
+            raise UnidentifiedImageError(f"too large ({entry.file_size:,} bytes)")
+        try:
+            return self.archive.read(entry)
+        except Exception as error:  # corrupt archives raise all kinds
+            raise UnidentifiedImageError(f"cannot be unpacked ({error})") from error
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[Image.Image]:
+        if name.lower().endswith(".zip"):
+            raise UnidentifiedImageError("an archive: unpack it, and name it as --dataset")
+        with ONE_LARGE_IMAGE if self.entries[name].file_size > LARGE else nullcontext():
+            content = io.BytesIO(self.read(name))
+            content.name = name
+            with open_image(content) as image:
+                yield image
+
+
+def unpacked_name(entry: zipfile.ZipInfo) -> str:
+    """An entry's name, which `zip` encodes in UTF-8 without saying so."""
+    with suppress(UnicodeError):
+        if not entry.flag_bits & 0x800:  # it does not say that it is in UTF-8
+            return entry.filename.encode("cp437").decode()
+    return entry.filename
+
+
+def common_folder(names: Iterable[str]) -> str:
+    """The folder that contains all files of these names, with "/" at its end, or nothing."""
+    start = os.path.commonprefix(list(names))  # noqa: RUF071 - it is cut at a slash
+    return start[: start.rfind("/") + 1]
 
 
 @dataclass(frozen=True)
@@ -137,3 +231,6 @@ class LsunSource:
     def open(self, name: str) -> AbstractContextManager[Image.Image]:
         with self.database.begin() as transaction:
             return open_image(io.BytesIO(transaction.get(name.encode("utf-8", "surrogateescape"))))
+
+
+Source = FolderSource | ZipSource | LsunSource

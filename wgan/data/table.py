@@ -1,4 +1,4 @@
-"""The table of data sets. Any other name is a folder of images, or a file of arrays.
+"""The table of data sets. Any other name is a folder or zip archive of images, or of arrays.
 
 A further data set is one function and one entry.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from wgan.data.arrays import ARRAY_SUFFIXES, load_arrays, open_arrays
 from wgan.data.dataset import Dataset
 from wgan.data.downloads import load_cifar10, load_fashion_mnist, load_mnist
-from wgan.data.folder import load_celeba, load_folder, load_lsun
+from wgan.data.folder import is_images, load_celeba, load_folder, load_lsun
 from wgan.data.glyphs import load_glyphs
 from wgan.data.image_options import ImageOptions
 from wgan.data.points import load_grid, load_ring, load_swissroll
@@ -136,13 +136,13 @@ def find_dataset(name: str) -> DatasetEntry:
         recipes = () if arrays.is_vectors else IMAGE_RECIPES
         load = partial(load_arrays, path)
         return DatasetEntry(load, "arrays", arrays.sample_shape, recipes, arrays.options)
-    if name and path.is_dir():
+    if name and is_images(path):
         load = partial(load_folder, path)
         return DatasetEntry(load, "a folder of images", (3, 64, 64), IMAGE_RECIPES, DATA_OPTIONS)
     reason = "there is no such folder or file"
     if name and path.exists():
-        reason = "it is a file, but not a .npz or .npy file"
+        reason = "it is a file, but not a .zip, .npz or .npy file"
     raise ValueError(
         f"unknown dataset {name!r}: {reason}; use one of {', '.join(DATASETS)}, a folder of "
-        f"images, or a .npz or .npy file{suggestion(name, DATASETS)}"
+        f"images, or a .zip, .npz or .npy file{suggestion(name, DATASETS)}"
     )

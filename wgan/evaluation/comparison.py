@@ -12,9 +12,8 @@ from wgan.config import Config
 from wgan.data import Dataset, ImageOptions, load_dataset, load_test_set, sample_shape
 from wgan.data.arrays import ARRAY_SUFFIXES
 from wgan.data.classes import match_classes
-from wgan.data.folder import load_folder
+from wgan.data.folder import is_images, load_folder, open_source
 from wgan.data.image_options import Range
-from wgan.data.sources import FolderSource
 from wgan.evaluation.evaluator import Evaluator, choose_features
 from wgan.evaluation.points import evaluate_points
 from wgan.evaluation.samples import (
@@ -31,7 +30,8 @@ from wgan_gp import choose_device
 def names_run(source: str) -> bool:
     """Whether a source names a run or a checkpoint, rather than an array or a folder of images."""
     path = Path(source)
-    return bool(find_checkpoints(path)) if path.is_dir() else not is_array(source)
+    is_file = path.suffix.lower() in (*ARRAY_SUFFIXES, ".zip")
+    return bool(find_checkpoints(path)) if path.is_dir() else not is_file
 
 
 def is_array(source: str) -> bool:
@@ -137,7 +137,7 @@ def read_pair(source: str, reference: str, data_root: str) -> tuple[Dataset, Dat
     only the second contains bytes.
     """
     shape = None
-    if is_array(reference) and Path(source).is_dir():
+    if is_array(reference) and is_images(Path(source)):
         shape = read_dataset(reference, data_root).sample_shape
     first = read_dataset(source, data_root, shape)
     second = read_dataset(reference, data_root, first.sample_shape)
@@ -166,11 +166,11 @@ def read_dataset(
     shape: tuple[int, ...] | None = None,
     scale: Range | None = None,
 ) -> Dataset:
-    """Images of an array file, a folder, or a data set in the table.
+    """Images of an array file, a folder, a zip archive, or a data set in the table.
 
-    Folders and data sets are loaded with the size of `shape` `(C, H, W)`, folders also in grey if
-    C is 1, and with alpha if C is 4. Without `shape`, a folder's first image determines the first
-    two. `scale` fixes black and white. Raises ValueError if the source cannot be read or contains
+    All but arrays are loaded with the size of `shape` `(C, H, W)`, folders also in grey if C is 1,
+    and with alpha if C is 4. Without `shape`, a folder's first image determines size and grey.
+    `scale` fixes black and white. Raises ValueError if the source cannot be read or contains
     no images.
     """
     if is_array(source):
@@ -179,17 +179,17 @@ def read_dataset(
         if dataset.is_points:
             raise ValueError(f"{source} contains vectors: comparing needs images")
         return dataset
-    if not Path(source).is_dir():
+    if not is_images(Path(source)):
         return load_dataset(source, data_root, ImageOptions(shape[1:] if shape else None))
-    channels, *size = shape or first_shape(Path(source))
+    channels, *size = shape or first_shape(Path(source), Path(data_root))
     options = ImageOptions(tuple(size), channels == 1, channels == 4, scale)
     return load_folder(Path(source), Path(data_root), options)
 
 
-def first_shape(folder: Path) -> tuple[int, int, int]:
-    """The shape `(C, H, W)` of a folder's first image that can be read."""
-    source = FolderSource(folder)
+def first_shape(path: Path, root: Path) -> tuple[int, int, int]:
+    """The shape `(C, H, W)` of the first image of a folder or archive that can be read."""
+    source = open_source(path, root)
     for file in source.list():
         with suppress(OSError, ValueError), source.open(file.name) as image:
             return (1 if image.mode == "L" else 3, image.height, image.width)
-    raise ValueError(f"there is no image in {folder}")
+    raise ValueError(f"there is no image in {path}")
