@@ -128,6 +128,9 @@ class Config:
         metavar=("LOW", "HIGH"),
     )
     flip: bool = option(DATA, False, "mirror half of the images, left to right")
+    label_column: str = option(
+        DATA, "", "column of the classes in a file of labels; empty: label", metavar="COLUMN"
+    )
     conditional: bool = option(DATA, False, "train a class-conditional generator")
     augment: str = option(
         DATA,
@@ -292,7 +295,7 @@ class Config:
         """How images become bytes."""
         size = parse_image_size(self.image_size)
         limits = self.range if any(self.range) else None  # 0 0: automatic
-        return ImageOptions(size, self.grey, self.alpha, limits)
+        return ImageOptions(size, self.grey, self.alpha, limits, self.label_column)
 
     def options_of(self, names: Iterable[str]) -> dict:
         """The values of the options with these names, as keyword arguments."""

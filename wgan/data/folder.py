@@ -10,6 +10,7 @@ from wgan.data.classes import SHOWN_NAMES, find_classes, list_names
 from wgan.data.dataset import Dataset
 from wgan.data.downloads import download
 from wgan.data.image_options import ImageOptions
+from wgan.data.labels import find_labels
 from wgan.data.pixels import report_scale
 from wgan.data.sources import FolderSource, LsunSource, Source, ZipSource
 
@@ -17,13 +18,15 @@ DEFAULT_SIZE = (64, 64)
 
 
 def load_folder(folder: Path, root: Path, options: ImageOptions) -> Dataset:
-    """Load all images of a folder or a zip archive, with the classes that `find_classes` finds,
-    and print these.
+    """Load all images of a folder or a zip archive, with the classes of files of
+    labels or else of its subfolders, and print these.
 
     Files that are not images are skipped with a warning. Raises ValueError if no image is left.
     """
-    images = load_images(open_source(folder, root), root, options)
-    labels, class_names, line = find_classes(images.names)
+    source = open_source(folder, root)
+    images = load_images(source, root, options)
+    classes = find_labels(source, images.names, options.label_column)
+    labels, class_names, line = classes or find_classes(images.names)
     if line:
         print(f"{folder}: {line}", file=sys.stderr)
     return Dataset(images.samples, labels, images.digest, class_names, scale=images.scale)

@@ -19,6 +19,7 @@ from wgan.data.images import LARGE, ONE_LARGE_IMAGE, open_image
 from wgan.errors import one_line
 from wgan.files import GENERATED
 
+LABEL_FILES = {"dataset.json", "metadata.csv", "metadata.jsonl", "labels.csv"}
 # A folder with the first and one of the others is a run's.
 RUN_FILES = ("config.toml", "log.csv", "checkpoint.pt", "checkpoint.previous.pt", "best.pt")
 # Thumbnails, deleted files and snapshots of storage servers and systems, in lower case.
@@ -43,6 +44,7 @@ class FolderSource:
     path: Path
     leave_out: Path | None = None
     left_out: list[str] = field(default_factory=list)  # runs and generated images, once listed
+    label_files: list[str] = field(default_factory=list)  # once listed
 
     @cached_property
     def is_output(self) -> bool:
@@ -73,19 +75,25 @@ class FolderSource:
             for name in names:
                 if not name.startswith("."):
                     files += stat_file(f"{path}/{name}", prefix + name)
-        return in_order(files)
+        return in_order(files, self.label_files)
 
     def report(self, error: OSError) -> None:
         if error.filename == str(self.path):
             raise error
         print(one_line(f"{error.filename} is left out: {error}"), file=sys.stderr)
 
+    def read(self, name: str) -> bytes:
+        return (self.path / name).read_bytes()
+
     def open(self, name: str) -> AbstractContextManager[Image.Image]:
         return open_image(self.path / name)
 
 
-def in_order(files: list[ImageFile]) -> list[ImageFile]:
-    return sorted(files, key=lambda file: (unicodedata.normalize("NFC", file.name), file))
+def in_order(files: list[ImageFile], label_files: list[str]) -> list[ImageFile]:
+    """The files in the order of their names, without files of labels, which are stored apart."""
+    files.sort(key=lambda file: (unicodedata.normalize("NFC", file.name), file))
+    label_files[:] = [f.name for f in files if f.name.rpartition("/")[2] in LABEL_FILES]
+    return [file for file in files if file.name not in label_files]
 
 
 def stat_file(path: str, name: str) -> list[ImageFile]:
@@ -121,6 +129,7 @@ class ZipSource:
 
     path: Path
     left_out: list[str] = field(default_factory=list)
+    label_files: list[str] = field(default_factory=list)
 
     @cached_property
     def archive(self) -> zipfile.ZipFile:
@@ -157,7 +166,8 @@ class ZipSource:
                 for name, entry in self.entries.items()
                 if not any(part.startswith(".") for part in name.split("/"))
                 and not name.startswith(tuple(self.left_out))
-            ]
+            ],
+            self.label_files,
         )
 
     def read(self, name: str) -> bytes:

@@ -41,7 +41,7 @@ class DatasetEntry:
         return len(self.shape) == 1
 
 
-DATA_OPTIONS = ("image_size", "grey", "alpha", "range", "flip")
+DATA_OPTIONS = ("image_size", "grey", "alpha", "range", "flip", "label_column")
 IMAGE_RECIPES = ("images",)
 FASHION_RECIPES = (
     "fashion-mnist-best",
