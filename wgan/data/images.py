@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
-from threading import RLock
+from threading import Lock
 from typing import BinaryIO
 
 import numpy as np
@@ -19,7 +19,7 @@ from wgan.files import MARK
 
 REFUSED = ("EPS", "WMF")  # Pillow runs another program to draw them
 INSTALL_HEIF = "HEIC: install pillow-heif"
-LARGE, ONE_LARGE_IMAGE = 2**25, RLock()  # pixels, and what threads hold while they use more
+LARGE, ONE_LARGE_IMAGE = 2**25, Lock()  # pixels, and what threads hold while they use more
 
 
 @contextmanager

@@ -1,10 +1,10 @@
-"""The classes of images in files of labels:
+"""The classes of images in files of labels. Names of images are relative to the file's folder.
 
     dataset.json                   {"labels": [["00000/img00000000.png", 6], ...]} (StyleGAN, EDM)
     metadata.csv, metadata.jsonl   columns `file_name` and `label` (Hugging Face's imagefolder)
     labels.csv                     the same; without `file_name`, the first column has the names
 
-Names are relative to the file's folder.
+A column of another name than `label` is chosen with `--label-column`.
 """
 
 import csv
@@ -27,35 +27,37 @@ FLOAT_OR_VECTOR = re.compile(r"[-+]?\d*\.\d*(e[-+]?\d+)?|\[.*\]", re.IGNORECASE)
 def find_labels(
     source: FolderSource | ZipSource, names: list[str], column: str
 ) -> tuple[np.ndarray, tuple[str, ...], str] | None:
-    """The label of each image, `(N,)` int64, the classes' names, and a line that says what was
-    found, as `find_classes` returns them; None without labels in files.
+    """What `find_classes` returns, from files of labels; None without labels in them.
 
-    `column` is `--label-column`. ValueError for files, rows and values that give no classes.
+    ValueError if the column `column` is missing, and for rows and values that give no classes.
     """
-    if column and not source.label_files:
+    files, classes, repeated = list_names(source.label_files), {}, []
+    if column and not files:
         raise ValueError(f"--label-column {column}: there is no file of labels in {source.path}")
-    classes, repeated = {}, []
     for file in source.label_files:
-        folder, place = file[: file.rfind("/") + 1], f"{source.path}/{file}"
-        for name, value in read_rows(place, source.read(file), column):
-            path = normalize("NFC", folder + name.removeprefix("./"))
+        for name, value in read_rows(f"{source.path}/{file}", source.read(file), column):
+            path = normalize("NFC", file[: file.rfind("/") + 1] + name)
             repeated += [path] if path in classes else []
-            classes[path] = class_name(value, path, place)
-    if not classes:
-        return None
-    files = list_names(source.label_files)
+            classes[path] = "" if value is None else normalize("NFC", str(value).strip())
+            if isinstance(value, float | list) or FLOAT_OR_VECTOR.fullmatch(classes[path]):
+                raise ValueError(
+                    f"{file}: the label {str(value)[:40]} of {path} is not a class: a class is a "
+                    "name or a whole number"
+                )
     if repeated:
         listed = list_names(repeated, SHOWN_NAMES)
         raise ValueError(f"{files}: {len(repeated):,} images have several rows: {listed}")
+    if not classes:
+        return None
     paths = [normalize("NFC", name) for name in names]
     values = [classes.get(path, "") for path in paths]
     used = sorted({*values} - {""})
-    used.sort(key=int if all(map(str.isdecimal, used)) else None)
     if not used:
         raise ValueError(
-            f"{files}: none of {len(classes):,} rows has a class for an image; they are for names "
-            f"such as {next(iter(classes))!r}, and images have names such as {paths[0]!r}"
+            f"{files}: none of {len(classes):,} rows has a class for an image: they name images "
+            f"like {next(iter(classes))!r} instead of {paths[0]!r}"
         )
+    used.sort(key=int if all(map(str.isdecimal, used)) else None)
     labels, sizes = number_classes(values, used)
     line = f"{len(used):,} classes from {files}{f', column {column}' if column else ''}: {sizes}"
     for what, left in (
@@ -67,17 +69,14 @@ def find_labels(
 
 
 def read_rows(file: str, content: bytes, column: str) -> list[tuple[str, object]]:
-    """The images' names and their labels; none, and a message, if there is no column `label`.
-
-    ValueError if the file has another format, or not the column `column`.
-    """
+    """The images' names and their labels; none, and a message, if there is no column `label`."""
     try:
         columns, rows = parse(file, content.decode("utf-8-sig"))
         name = "file_name" if "file_name" in columns else columns[0]
-    except (ValueError, LookupError, TypeError, AttributeError, csv.Error) as error:
+    except (ValueError, LookupError, TypeError, csv.Error) as error:
         raise ValueError(
-            f"{file} is not a file of labels ({type(error).__name__}: {error}): rename it, "
-            "or correct it as datasets/README.md describes"
+            f"{file} is not a file of labels ({type(error).__name__}: {error}): rename it, or "
+            "correct it as datasets/README.md describes"
         ) from error
     others = [other for other in columns if other != name]
     is_pair = file.endswith("labels.csv") and len(others) == 1
@@ -104,16 +103,5 @@ def parse(file: str, text: str) -> tuple[list[str], Iterable[dict]]:
 
 
 def delimiter_of(text: str) -> str:
-    """What separates the columns: the most frequent of three in the first line."""
+    """What separates columns: the most frequent of three characters in the first line."""
     return max(",;\t", key=text.partition("\n")[0].count)
-
-
-def class_name(value: object, path: str, file: str) -> str:
-    """The class that a label names; empty for none. ValueError for floats and vectors."""
-    text = "" if value is None else normalize("NFC", str(value).strip())
-    if isinstance(value, float | list | dict) or FLOAT_OR_VECTOR.fullmatch(text):
-        raise ValueError(
-            f"{file}: the label {text[:40]} of {path} is not a class: classes are names or whole "
-            "numbers, one per image"
-        )
-    return text

@@ -6,8 +6,8 @@ import stat
 import sys
 import unicodedata
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
-from wgan.data.images import LARGE, ONE_LARGE_IMAGE, open_image
+from wgan.data.images import open_image
 from wgan.errors import one_line
 from wgan.files import GENERATED
 
@@ -25,6 +25,7 @@ RUN_FILES = ("config.toml", "log.csv", "checkpoint.pt", "checkpoint.previous.pt"
 # Thumbnails, deleted files and snapshots of storage servers and systems, in lower case.
 SYSTEM_FOLDERS = {"@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"}
 SYSTEM_FOLDERS |= {"$recycle.bin", "system volume information", "lost+found", "__macosx"}
+MAX_ENTRY = 2**29  # bytes of a file in an archive, which is read whole
 
 
 class ImageFile(NamedTuple):
@@ -116,16 +117,10 @@ def is_output(has: Callable[[str], bool]) -> bool:
     return has(GENERATED) or (has(RUN_FILES[0]) and any(map(has, RUN_FILES[1:])))
 
 
-MAX_ENTRY = 2**30  # bytes; Pillow refuses images whose pixels need more
-
-
 @dataclass(frozen=True)
 class ZipSource:
-    """The files in a zip archive that `FolderSource` would list if it were unpacked. They are read
-    in place by several threads, and nothing is unpacked to a file.
-
-    Raises ValueError if the archive is corrupt.
-    """
+    """The files in a zip archive, those that `FolderSource` lists once it is unpacked. Threads read
+    them in place. Nothing is written to a path. ValueError if the archive is corrupt."""
 
     path: Path
     left_out: list[str] = field(default_factory=list)
@@ -136,18 +131,15 @@ class ZipSource:
         try:
             return zipfile.ZipFile(self.path)
         except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-            raise ValueError(
-                f"{self.path} is incomplete or not a zip archive ({error}): copy it again"
-            ) from error
+            reason = f"{self.path} is incomplete or not a zip archive ({error}): copy it again"
+            raise ValueError(reason) from error
 
     @cached_property
     def entries(self) -> dict[str, zipfile.ZipInfo]:
         """By name; of several entries of one name, the last, as when they are unpacked."""
-        return {
-            unpacked_name(entry): entry
-            for entry in self.archive.infolist()
-            if SYSTEM_FOLDERS.isdisjoint(entry.filename.lower().split("/")) and not entry.is_dir()
-        }
+        entries = {unpacked_name(e): e for e in self.archive.infolist() if not e.is_dir()}
+        left_out = [n for n in entries if not SYSTEM_FOLDERS.isdisjoint(n.lower().split("/"))]
+        return {name: entries[name] for name in entries.keys() - left_out}
 
     @cached_property
     def is_output(self) -> bool:
@@ -157,47 +149,44 @@ class ZipSource:
         return is_output(lambda name: folder + name in self.entries)
 
     def list(self) -> list[ImageFile]:
-        """The files, sorted as `FolderSource.list` sorts them."""
+        """The files, in the order of `FolderSource.list`."""
         folders = {name[: name.rfind("/") + 1] for name in self.entries}
         self.left_out[:] = [] if self.is_output else sorted(filter(self.is_output_folder, folders))
-        return in_order(
-            [
-                ImageFile(name, entry.file_size, entry.CRC)
-                for name, entry in self.entries.items()
-                if not any(part.startswith(".") for part in name.split("/"))
-                and not name.startswith(tuple(self.left_out))
-            ],
-            self.label_files,
-        )
+        files = [
+            ImageFile(name, entry.file_size, entry.CRC)
+            for name, entry in self.entries.items()
+            if not (name.startswith((".", *self.left_out)) or "/." in name)
+        ]
+        return in_order(files, self.label_files)
 
     def read(self, name: str) -> bytes:
-        """The content of a file; an error if it is encrypted, corrupt or too large."""
-        entry = self.entries[name]
-        if entry.flag_bits & 1:
-            raise UnidentifiedImageError("encrypted: unpack the archive with its password")
-        if entry.file_size > MAX_ENTRY:
-            raise UnidentifiedImageError(f"too large ({entry.file_size:,} bytes)")
+        """The content of a file; UnidentifiedImageError with the reason if it cannot be read."""
+        entry, reason = self.entries[name], ""
+        if name.lower().endswith(".zip"):
+            reason = "an archive: unpack it, and name it as --dataset"
+        elif entry.flag_bits & 1:
+            reason = "encrypted: unpack the archive with its password"
+        elif entry.file_size > MAX_ENTRY:
+            reason = f"too large ({entry.file_size:,} bytes)"
+        if reason:
+            raise UnidentifiedImageError(reason)
         try:
             return self.archive.read(entry)
         except Exception as error:  # corrupt archives raise all kinds
             raise UnidentifiedImageError(f"cannot be unpacked ({error})") from error
 
-    @contextmanager
-    def open(self, name: str) -> Iterator[Image.Image]:
-        if name.lower().endswith(".zip"):
-            raise UnidentifiedImageError("an archive: unpack it, and name it as --dataset")
-        with ONE_LARGE_IMAGE if self.entries[name].file_size > LARGE else nullcontext():
-            content = io.BytesIO(self.read(name))
-            content.name = name
-            with open_image(content) as image:
-                yield image
+    def open(self, name: str) -> AbstractContextManager[Image.Image]:
+        content = io.BytesIO(self.read(name))
+        content.name = name
+        return open_image(content)
 
 
 def unpacked_name(entry: zipfile.ZipInfo) -> str:
-    """An entry's name, which `zip` encodes in UTF-8 without saying so."""
+    """An entry's name, which `zip` encodes in UTF-8 without the flag that says so."""
     with suppress(UnicodeError):
-        if not entry.flag_bits & 0x800:  # it does not say that it is in UTF-8
-            return entry.filename.encode("cp437").decode()
+        return (
+            entry.filename if entry.flag_bits & 0x800 else entry.filename.encode("cp437").decode()
+        )
     return entry.filename
 
 

@@ -3,7 +3,6 @@
 import struct
 import sys
 import types
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -271,8 +270,8 @@ def test_threads_open_one_large_image_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(images_module, "LARGE", 100)
     folder = save_all(tmp_path / "p", *[np.zeros((20, 20), np.uint8)] * 6, suffix="png")
     Image.new("L", (9, 9)).save(folder / "small.png")
-    with open_image(folder / "0.png"), ThreadPoolExecutor(1) as pool:
-        assert not pool.submit(images_module.ONE_LARGE_IMAGE.acquire, False).result()
+    with open_image(folder / "0.png"):
+        assert images_module.ONE_LARGE_IMAGE.locked()
         with open_image(folder / "small.png") as small:
             assert small.size == (9, 9)
     assert len(load(folder, 8)) == 7
