@@ -109,7 +109,9 @@ class Config:
     """One run, fully explicit: together with the code it determines what is computed."""
 
     dataset: str = option(
-        DATA, "glyphs", f"{', '.join(DATASETS)}, a folder of images, or a .zip, .npz or .npy file"
+        DATA,
+        "glyphs",
+        f"{', '.join(DATASETS)}, a folder, or a .zip, .csv, .npz or .npy file",
     )
     data_root: str = option(
         DATA, "datasets", "folder of downloaded and prepared data", resumable=True, metavar="PATH"

@@ -9,13 +9,13 @@ from pathlib import Path
 from wgan.checkpoints import config_of, describe_other_data, find_checkpoints, read_any_checkpoint
 from wgan.command import refuse_unused
 from wgan.config import Config
-from wgan.data import Dataset, ImageOptions, load_dataset, load_test_set, sample_shape
+from wgan.data import Dataset, ImageOptions, find_entry, load_dataset, load_test_set, sample_shape
 from wgan.data.arrays import ARRAY_SUFFIXES
 from wgan.data.classes import match_classes
 from wgan.data.folder import is_images, load_folder, open_source
 from wgan.data.image_options import Range
 from wgan.evaluation.evaluator import Evaluator, choose_features
-from wgan.evaluation.points import evaluate_points
+from wgan.evaluation.points import compare_points, evaluate_points
 from wgan.evaluation.samples import (
     MIN_SAMPLES,
     check_enough,
@@ -28,9 +28,9 @@ from wgan_gp import choose_device
 
 
 def names_run(source: str) -> bool:
-    """Whether a source names a run or a checkpoint, rather than an array or a folder of images."""
+    """Whether a source names a run or a checkpoint, rather than samples."""
     path = Path(source)
-    is_file = path.suffix.lower() in (*ARRAY_SUFFIXES, ".zip")
+    is_file = path.suffix.lower() in (*ARRAY_SUFFIXES, ".csv", ".zip")
     return bool(find_checkpoints(path)) if path.is_dir() else not is_file
 
 
@@ -63,19 +63,20 @@ def evaluate_run(options: argparse.Namespace) -> dict:
         print(difference, file=sys.stderr)
     result = {"source": options.source, "step": checkpoint.get("step"), "seed": seed}
     result["training_data"] = difference is None
+    folder = source if source.is_dir() else source.parent
     test = None
     if options.reference == "test":
         test = load_test_set(config.dataset, config.data_root, config.image_options())
     if dataset.is_points:
-        flags = {"--features": options.features, "--neighbours": options.neighbours}
-        refuse_unused(flags, "on points")
-        count = options.samples
-        return result | evaluate_points(checkpoint, config, generator, dataset, count, seed)
+        refuse_unused({"--features": options.features}, "on points")
+        picture = options.neighbours or folder / "columns.png"
+        return result | evaluate_points(
+            checkpoint, config, generator, dataset, options.samples, seed, picture
+        )
     device = choose_device(options.device)
     features = choose_features(options.features or "auto", dataset, config.data_root, device)
     evaluator = Evaluator(dataset, features, options.samples, test)
     samples = sample_run(generator, dataset, evaluator.count, seed)
-    folder = source if source.is_dir() else source.parent
     return result | evaluator.compare(samples, options.neighbours or folder / "neighbours.png")
 
 
@@ -103,11 +104,11 @@ def load_data(
         ) from error
 
 
-# ---------------------------------------------------------------- two sets of images
+# ---------------------------------------------------------------- two sets of samples
 
 
 def compare(options: argparse.Namespace) -> dict:
-    """Metrics of the images in `options.source` against another set; the other options are those
+    """Metrics of the samples in `options.source` against another set; the other options are those
     of evaluate.py. ValueError or OSError for bad input."""
     if bool(options.other) == bool(options.dataset):
         raise ValueError(
@@ -116,6 +117,12 @@ def compare(options: argparse.Namespace) -> dict:
         )
     refuse_unused({"--seed": options.seed, "--from": options.weights}, "without a run")
     root, reference = options.data_root or "datasets", options.other or options.dataset
+    result = {"source": options.source, "reference": reference}
+    names = options.source, reference
+    if all(entry and entry.is_points for entry in map(find_entry, names)):
+        refuse_unused({"--features": options.features}, "on points")
+        pair = (load_dataset(name, root) for name in names)
+        return result | compare_points(*pair, options.samples, options.neighbours)
     source, dataset = read_pair(options.source, reference, root)
     test = None
     if options.reference == "test":
@@ -124,7 +131,6 @@ def compare(options: argparse.Namespace) -> dict:
     features = choose_features(options.features or "auto", dataset, root, device)
     evaluator = Evaluator(dataset, features, min(options.samples, len(source)), test)
     samples = labelled_samples(source, random_indices(len(source), evaluator.count))
-    result = {"source": options.source, "reference": reference}
     return result | evaluator.compare(samples, options.neighbours)
 
 
@@ -177,7 +183,7 @@ def read_dataset(
         alpha = sample_shape(source)[0] == 4
         dataset = load_dataset(source, data_root, ImageOptions(alpha=alpha, range=scale))
         if dataset.is_points:
-            raise ValueError(f"{source} contains vectors: comparing needs images")
+            raise ValueError(f"{source} contains vectors: compare them with vectors")
         return dataset
     if not is_images(Path(source)):
         return load_dataset(source, data_root, ImageOptions(shape[1:] if shape else None))
