@@ -1,8 +1,8 @@
-"""Evaluate the samples of a run, or compare images with other images.
+"""Evaluate the samples of a run, or compare images or vectors with others.
 
     python evaluate.py images/RUN                            a run with its data set
     python evaluate.py samples.npz --dataset fashion-mnist   an array or a folder with a data set
-    python evaluate.py generated/ photos/                    two folders or arrays
+    python evaluate.py generated/ photos/                    two folders, arrays or tables
 
 Images with labels are compared in the features of a small classifier, trained once on the data
 set; other images in those of random filters; points exactly. With --features inception, or if
@@ -26,9 +26,9 @@ from wgan.files import check_output, write_whole
 def make_parser() -> Parser:
     parser = Parser(prog="evaluate.py", description=__doc__)
     add = parser.add_argument
-    source_help = "folder of a run, a checkpoint, a folder of images, or a .npz or .npy file"
+    source_help = "folder of a run, a checkpoint, a folder or .zip file of images, an array or .csv"
     add("source", metavar="SOURCE", type=os.path.expanduser, help=source_help)
-    other_help = "folder, file or data set to compare images with, unless they are a run's"
+    other_help = "folder, file or data set to compare with, unless the source is a run"
     add("other", metavar="OTHER", nargs="?", type=os.path.expanduser, help=other_help)
     samples_help = (
         f"number of samples, at most half of the data, and at most {SAMPLES} with a classifier "
@@ -47,8 +47,8 @@ def make_parser() -> Parser:
     )
     add("--features", choices=CHOICES, help=features_help)
     neighbours_help = (
-        "image of samples next to the most similar real images (default: neighbours.png in the "
-        "run's folder, none without a run)"
+        "picture of samples next to the most similar real images, or of the columns of vectors "
+        "(default: neighbours.png or columns.png in the run's folder, none without a run)"
     )
     add("--neighbours", type=os.path.expanduser, metavar="PNG", help=neighbours_help)
     json_help = "also write the metrics to this file"

@@ -109,7 +109,9 @@ class Config:
     """One run, fully explicit: together with the code it determines what is computed."""
 
     dataset: str = option(
-        DATA, "glyphs", f"{', '.join(DATASETS)}, a folder of images, or a .npz or .npy file"
+        DATA,
+        "glyphs",
+        f"{', '.join(DATASETS)}, a folder, or a .zip, .csv, .npz or .npy file",
     )
     data_root: str = option(
         DATA, "datasets", "folder of downloaded and prepared data", resumable=True, metavar="PATH"
@@ -128,6 +130,9 @@ class Config:
         metavar=("LOW", "HIGH"),
     )
     flip: bool = option(DATA, False, "mirror half of the images, left to right")
+    label_column: str = option(
+        DATA, "", "column of the classes in a file of labels; empty: label", metavar="COLUMN"
+    )
     conditional: bool = option(DATA, False, "train a class-conditional generator")
     augment: str = option(
         DATA,
@@ -292,7 +297,7 @@ class Config:
         """How images become bytes."""
         size = parse_image_size(self.image_size)
         limits = self.range if any(self.range) else None  # 0 0: automatic
-        return ImageOptions(size, self.grey, self.alpha, limits)
+        return ImageOptions(size, self.grey, self.alpha, limits, self.label_column)
 
     def options_of(self, names: Iterable[str]) -> dict:
         """The values of the options with these names, as keyword arguments."""

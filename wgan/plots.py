@@ -9,8 +9,9 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
 
-from wgan.data import opaque
+from wgan.data import Standardisation, opaque
 from wgan.files import MARK
 
 PNG_LEVEL = 3  # of compression, 1 to 9: a third of the time of 6, and a tenth more bytes
@@ -20,7 +21,7 @@ GAP = 2  # pixels between the images of a grid, before it is enlarged
 LABEL_SIZE = 14  # pixels; the height of letters
 LABEL_LENGTH = 16  # letters of a row's label
 LEVELS = 20  # of a critic's surface, about
-LINES = 30  # vectors in a plot
+HISTOGRAMS, BINS = 34, 25  # in a picture of vectors
 MARKED = 40  # values of a line, up to which each has a marker: a single value is no line
 GRID_WIDTH = 600  # pixels, so that small images can be seen in a browser
 
@@ -101,12 +102,9 @@ def scatter(
 
     The scores belong to a square lattice over [-extent, extent], with rows along y. Contour lines
     are at equal steps of the score, so their density shows the norm of the critic's gradient. The
-    axes have a fixed place, so that all frames of a timelapse match. Vectors `(N, D)` of another
-    dimension are drawn as lines.
+    axes have a fixed place, so that all frames of a timelapse match.
     """
     points = fake if real is None else real
-    if points.shape[1] != 2:
-        return lines(real, fake)
     reach = extent(points)
     width, height, side = 5.05 if scores is None else 6.0, 5.2, 4.45  # inches
     figure = new_figure(width, height)
@@ -131,19 +129,38 @@ def scatter(
     return to_image(figure)
 
 
-def lines(real: np.ndarray | None = None, fake: np.ndarray | None = None) -> Image.Image:
-    """Real vectors `(N, D)` in grey, generated ones in red, or both: the first `LINES` of each as
-    lines over their columns."""
-    figure = new_figure(8, 5)
-    axes = figure.add_axes((0.08, 0.1, 0.9, 0.86))
-    for vectors, colour, label in ((real, "dimgrey", "real"), (fake, "crimson", "generated")):
-        if vectors is not None:
-            marker = "." if vectors.shape[1] <= MARKED else ""
-            style = {"marker": marker, "linewidth": 0.7, "alpha": 0.5}
-            axes.plot(vectors[:LINES].T, color=colour, **style)
-            axes.plot([], color=colour, label=label)
-    axes.set(xlabel="column", ylabel="value")
-    axes.legend(loc="upper right", ncols=2, fontsize=9)
+def vectors(
+    real: Tensor | None, fake: Tensor | None, scale: Standardisation | None = None
+) -> Image.Image:
+    """Real vectors `(N, D)` in grey, generated ones in red, or both, in the units before `scale`: a
+    histogram of each column, or of `HISTOGRAMS` ones, and the correlations of all columns."""
+    named = ((real, "dimgrey", "real"), (fake, "crimson", "generated"))
+    undo, names = (scale.undo, scale.columns) if scale else (Tensor.double, ())
+    parts = [part for part in named if part[0] is not None]
+    sets = [
+        (np.nan_to_num(undo(v.cpu()).numpy(), posinf=0, neginf=0), *style) for v, *style in parts
+    ]
+    dimension = sets[0][0].shape[1]
+    shown = np.linspace(0, dimension - 1, min(dimension, HISTOGRAMS)).round().astype(int)
+    columns = ceil((len(shown) + len(sets)) ** 0.5)
+    rows = ceil((len(shown) + len(sets)) / columns)
+    figure = new_figure(2.2 * columns, 1.7 * rows)
+    figure.subplots_adjust(0.02, 0.2 / rows, 0.98, 1 - 0.2 / rows, hspace=0.5, wspace=0.15)
+    for place, column in enumerate(shown, 1):
+        panel = figure.add_subplot(rows, columns, place, yticks=[])
+        both = np.concatenate([values[:, column] for values, *_ in sets])
+        edges = np.linspace(both.min(), max(both.max(), both.min() + 1e-6), BINS + 1)
+        for values, colour, label in sets:
+            heights = np.histogram(values[:, column], edges)[0] / len(values)
+            panel.stairs(heights, edges, fill=True, color=colour, alpha=0.5, label=label)
+        panel.set_title(names[column] if names else f"column {column + 1}", fontsize=8)
+        panel.tick_params(labelsize=6)
+    figure.axes[0].legend(fontsize=6)
+    for place, (values, _, label) in enumerate(sets, len(shown) + 1):
+        panel = figure.add_subplot(rows, columns, place, xticks=[], yticks=[])
+        with np.errstate(invalid="ignore"):  # of a constant column
+            panel.imshow(np.atleast_2d(np.corrcoef(values.T)), "RdBu_r", vmin=-1, vmax=1)
+        panel.set_title(f"correlations, {label}", fontsize=8)
     return to_image(figure)
 
 

@@ -1,5 +1,6 @@
 """Generated samples as files: grids, arrays, folders of images, animations."""
 
+import csv
 import io
 from collections.abc import Iterable
 from math import ceil
@@ -27,7 +28,7 @@ def check_target(
     suffix = target.suffix.lower()
     if is_points and interpolate:
         raise ValueError("points cannot be interpolated: remove --interpolate")
-    suffixes = (".gif",) if interpolate else (".png", ".npz", ".npy")
+    suffixes = (".gif",) if interpolate else (".png", ".npz", ".npy", *[".csv"] * is_points)
     if suffix not in suffixes and (suffix or is_points or interpolate):
         names = ", ".join(suffixes)
         raise ValueError(f"--out {out}: samples of this kind need a file with the suffix {names}")
@@ -61,7 +62,7 @@ def write_samples(
     contain them as numbers (`class_numbers`). `per_class` samples in a row are of one class; 0:
     any. In `.npz` files, a byte b is the value low + b / 255 * (high - low) if there is a `range`.
     """
-    class_names, scale = generator.class_names, generator.scale
+    class_names, scale = generator.class_names, generator.standardisation
     if target.suffix == "":
         write_images(samples, [class_names[k] if class_names else "" for k in labels], target)
         return
@@ -71,12 +72,17 @@ def write_samples(
         row_labels = [class_names[k] for k in labels[::per_class]] if per_class else None
         buffer.write(plots.png(plots.image_grid(samples.numpy(), columns, row_labels)))
     elif suffix == ".png":
-        buffer.write(plots.png(plots.scatter(fake=samples.numpy())))
+        plot = plots.vectors(None, scale.apply(samples), scale) if scale else None
+        buffer.write(plots.png(plot or plots.scatter(fake=samples.numpy())))
+    elif suffix == ".csv":
+        names = (scale and scale.columns) or [f"x{k}" for k in range(1, samples.shape[1] + 1)]
+        csv.writer(text := io.StringIO(), lineterminator="\n").writerows([names, *samples.tolist()])
+        buffer.write(text.getvalue().encode())
     else:
         array = samples.permute(0, 2, 3, 1).numpy() if is_images else samples.numpy()
         numbers = np.array(class_numbers(class_names), np.int64)
         arrays = {"samples": array} | ({"labels": numbers[labels.numpy()]} if class_names else {})
-        arrays |= {"range": np.array(scale)} if scale else {}
+        arrays |= {"range": np.array(generator.scale)} if generator.scale else {}
         np.save(buffer, array) if suffix == ".npy" else np.savez(buffer, **arrays)
     write_whole(target, buffer.getvalue())
 

@@ -22,6 +22,7 @@ class SampleGrid:
 
     def __init__(self, run: Run):
         config, names, device = run.config, run.state.class_names, run.state.device
+        self.standardisation = run.dataset.standardisation
         order, labels = run.batches.order(0).cpu(), run.batches.all_labels.cpu()
         indices = order[: SCATTER_POINTS if run.dataset.is_points else GRID_IMAGES]
         self.row_labels: list[str] = []
@@ -42,7 +43,9 @@ class SampleGrid:
         if self.real.dim() == 4:
             return self.draw_images(samples)
         points = self.real.cpu().numpy(), samples.cpu().numpy()
-        if self.real.shape[1] != 2 or state.class_names:  # no one surface of the critic to draw
+        if self.real.shape[1] != 2:
+            return plots.vectors(self.real, samples, self.standardisation)
+        if state.class_names:  # no one surface of the critic to draw
             return plots.scatter(*points)
         extent = plots.extent(points[0])
         axis = torch.linspace(-extent, extent, SURFACE_SIDE, device=self.real.device)
@@ -54,6 +57,8 @@ class SampleGrid:
     def draw_real(self) -> Image:
         if self.real.dim() == 4:
             return self.draw_images(self.real)
+        if self.real.shape[1] != 2:
+            return plots.vectors(self.real, None, self.standardisation)
         return plots.scatter(self.real.cpu().numpy()).quantize(SCATTER_COLOURS)
 
     def draw_images(self, images: Tensor) -> Image:

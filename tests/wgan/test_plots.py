@@ -5,8 +5,10 @@ from math import ceil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from wgan.data import Standardisation
 from wgan.plots import (
     GRID_WIDTH,
     TIMELAPSE_FRAMES,
@@ -17,6 +19,7 @@ from wgan.plots import (
     running_mean,
     scatter,
     timelapse,
+    vectors,
 )
 from wgan.run_folder import LOG_COLUMNS
 
@@ -89,6 +92,32 @@ def test_frames_of_a_surface_match_whatever_the_scores():
     spines = [np.asarray(frame.convert("L"))[:, 200] for frame in frames]
     top = [np.flatnonzero(column < 50)[0] for column in spines]  # of the axes
     assert len(set(top)) == 1
+
+
+def coloured(image, red):
+    """The columns of pixels of a histogram in which it is grey or red."""
+    pixels = np.asarray(image.crop((235, 40, 425, 142))).astype(int)  # the second, without a legend
+    excess = pixels[..., 0] - pixels[..., 1]
+    drawn = excess > 60 if red else (excess == 0) & (pixels[..., 0] < 200) & (pixels[..., 0] > 100)
+    return np.flatnonzero(drawn.sum(0) > 20)
+
+
+def test_histograms_show_where_real_and_generated_values_lie():
+    values = torch.linspace(0, 1, 200)[:, None].expand(200, 3)
+    image = vectors(values, values + 3)
+    grey, red = coloured(image, False), coloured(image, True)
+    assert len(grey) > 20 < len(red) and grey.max() < red.min()  # below, and above
+
+
+def test_columns_of_any_values_and_number_can_be_drawn():
+    """Constants too large for another bin, what diverged, one column, and more than are drawn."""
+    scale = Standardisation(np.full(3, 1e17), np.array([0.0, 1e-3, 1.0]), ("a", "b", "c"))
+    samples = torch.randn(20, 3)
+    samples[0, 2] = float("nan")
+    samples[1, 1] = float("inf")
+    assert vectors(samples, samples, scale).size == (660, 340)
+    assert vectors(samples[:, :1], None).size == (440, 170)
+    assert vectors(None, torch.randn(20, 100)).size == (1320, 1020)
 
 
 def rows_of(image, colour, panel=0):

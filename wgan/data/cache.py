@@ -1,4 +1,4 @@
-"""The prepared cache of a folder: the bytes of its images in one size.
+"""The prepared cache of a folder or a zip archive: the bytes of its images in one size.
 
 The cache of a folder is `<data root>/prepared/<folder>-<shape>-<hash>/`. A hash of an image's name
 assigns it to one of up to 1,024 buckets, and each bucket is one file:
@@ -51,7 +51,7 @@ from wgan.data.images import (
     value_range,
 )
 from wgan.data.rows import RowReader
-from wgan.data.sources import FolderSource, ImageFile, LsunSource
+from wgan.data.sources import ImageFile, Source, common_folder
 from wgan.files import acquire_lock, format_size, sync, temporary_path
 
 VERSION = 7  # increase it if the images' bytes change, so that existing caches are made again
@@ -96,7 +96,7 @@ class StoredBucket:
 class FolderCache:
     """The images of a source in one size, `options.size`, kept in files below a data root."""
 
-    def __init__(self, source: FolderSource | LsunSource, root: Path, options: ImageOptions):
+    def __init__(self, source: Source, root: Path, options: ImageOptions):
         self.source, self.options = source, options
         self.shape = options.shape((3,))
         self.row_bytes = math.prod(self.shape)
@@ -366,12 +366,14 @@ def group(images: list[ImageFile]) -> Buckets:
     """The images of each bucket that is not empty, by its number and in order.
 
     The number of buckets is a power of two, so that it rarely changes with the number of images.
+    A folder around all images does not count, as archives often have one that the folder lacks.
     """
     exponent = round(math.log2(max(1, len(images)) / IMAGES_PER_BUCKET))
     count = min(2 ** max(0, exponent), MAX_BUCKETS)
+    start = len(common_folder(image.name for image in images))
     buckets: Buckets = {}
     for image in images:
-        buckets.setdefault(zlib.crc32(encode(image.name)) % count, []).append(image)
+        buckets.setdefault(zlib.crc32(encode(image.name[start:])) % count, []).append(image)
     return dict(sorted(buckets.items()))
 
 

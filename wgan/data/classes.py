@@ -49,13 +49,19 @@ def find_classes(names: list[str]) -> tuple[np.ndarray | None, tuple[str, ...], 
     if strays > MAX_STRAYS * len(names):
         reason = f"{strays:,} of {len(names):,} images are in no class folder: {listed}"
         return None, (), f"no classes ({'; '.join([*passed_over, reason])})"
-    numbers = {name: number for number, name in enumerate(sorted(counts))}
-    labels = np.array([numbers.get(folder, NO_CLASS) for folder in folders], np.int64)
-    sizes = list_names([f"{name} {counts[name]:,}" for name in numbers])
+    labels, sizes = number_classes(folders, sorted(counts))
     line = f"{len(counts):,} classes{f' ({reason})' if reason else ''}: {sizes}"
     if strays:
         line += f"; {strays:,} images in no class folder are used without a class: {listed}"
-    return labels, tuple(numbers), one_line(line)
+    return labels, tuple(sorted(counts)), one_line(line)
+
+
+def number_classes(classes: list[str], names: list[str]) -> tuple[np.ndarray, str]:
+    """The labels `(N,)` int64 of samples of these classes, which are positions in `names` or -1,
+    and the names with their numbers of samples."""
+    numbers, counts = {name: number for number, name in enumerate(names)}, Counter(classes)
+    labels = np.array([numbers.get(name, NO_CLASS) for name in classes], np.int64)
+    return labels, list_names([f"{name} {counts[name]:,}" for name in names])
 
 
 def classes_to_generate(dataset: Dataset) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -66,7 +72,7 @@ def classes_to_generate(dataset: Dataset) -> tuple[np.ndarray, tuple[str, ...]]:
     if labels is None or not names:
         raise ValueError(
             "--conditional needs classes, and this data has none: use a folder with a subfolder "
-            "per class, a data set with classes, or leave --conditional out"
+            "per class or a file of labels, a data set with classes, or leave --conditional out"
         )
     if (labels < 0).any():
         names = names if NO_CLASS_NAME in names else (*names, NO_CLASS_NAME)

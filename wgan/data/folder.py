@@ -1,4 +1,4 @@
-"""Data sets that are folders of images, or LSUN's database: their images, classes and warnings."""
+"""Data sets that are folders or zip archives of images, or LSUN's database."""
 
 import sys
 from dataclasses import replace
@@ -10,22 +10,36 @@ from wgan.data.classes import SHOWN_NAMES, find_classes, list_names
 from wgan.data.dataset import Dataset
 from wgan.data.downloads import download
 from wgan.data.image_options import ImageOptions
+from wgan.data.labels import find_labels
 from wgan.data.pixels import report_scale
-from wgan.data.sources import FolderSource, LsunSource
+from wgan.data.sources import FolderSource, LsunSource, Source, ZipSource
 
 DEFAULT_SIZE = (64, 64)
 
 
 def load_folder(folder: Path, root: Path, options: ImageOptions) -> Dataset:
-    """Load all images below a folder, with the classes that `find_classes` finds, and print these.
+    """Load all images of a folder or a zip archive, with the classes of files of
+    labels or else of its subfolders, and print these.
 
     Files that are not images are skipped with a warning. Raises ValueError if no image is left.
     """
-    images = load_images(FolderSource(folder, leave_out=root / "prepared"), root, options)
-    labels, class_names, line = find_classes(images.names)
+    source = open_source(folder, root)
+    images = load_images(source, root, options)
+    classes = find_labels(source, images.names, options.label_column)
+    labels, class_names, line = classes or find_classes(images.names)
     if line:
         print(f"{folder}: {line}", file=sys.stderr)
     return Dataset(images.samples, labels, images.digest, class_names, scale=images.scale)
+
+
+def is_images(path: Path) -> bool:
+    """Whether a path names a folder or a zip archive."""
+    return path.is_dir() or (path.suffix.lower() == ".zip" and path.is_file())
+
+
+def open_source(path: Path, root: Path) -> FolderSource | ZipSource:
+    """What contains the images of a folder, or of a zip archive."""
+    return FolderSource(path, leave_out=root / "prepared") if path.is_dir() else ZipSource(path)
 
 
 def load_celeba(root: Path, options: ImageOptions) -> Dataset:
@@ -49,7 +63,7 @@ def load_lsun(root: Path, options: ImageOptions) -> Dataset:
     return Dataset(images.samples, digest=images.digest, scale=images.scale)
 
 
-def load_images(source: FolderSource | LsunSource, root: Path, options: ImageOptions) -> Images:
+def load_images(source: Source, root: Path, options: ImageOptions) -> Images:
     """Load all images of a source, with a warning about unreadable ones; ValueError if none is."""
     options = replace(options, size=options.size or DEFAULT_SIZE)
     images = FolderCache(source, root, options).load()

@@ -1,4 +1,4 @@
-"""How an image becomes bytes."""
+"""How an image becomes bytes, and where its class is."""
 
 import re
 from dataclasses import dataclass
@@ -14,12 +14,14 @@ class ImageOptions:
     `size` is the height and width; None: the data's own. `grey` converts to one channel, and
     `alpha` keeps transparency as a fourth one. `range` contains the values that become black and
     white; None: the minimum and maximum of all images that are not of 8 bits, and 0 and 255.
+    `label_column` is the column with the classes in a file of labels; empty: `label`.
     """
 
     size: Size | None = None
     grey: bool = False
     alpha: bool = False
     range: Range | None = None
+    label_column: str = ""
 
     def shape(self, own: tuple[int, ...]) -> tuple[int, ...]:
         """The shape `(C, H, W)` of images whose own shape is `own`."""

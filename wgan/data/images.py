@@ -34,7 +34,8 @@ def open_image(source: Path | BinaryIO) -> Iterator[Image.Image]:
     try:
         image = Image.open(source, formats=[name for name in Image.OPEN if name not in REFUSED])
     except UnidentifiedImageError as error:
-        heic = not reads_heic() and str(source).lower().endswith((".heic", ".heif"))
+        name = str(getattr(source, "name", "")).lower()
+        heic = name.endswith((".heic", ".heif")) and not reads_heic()
         reason = INSTALL_HEIF if heic else "not an image that Pillow reads"
         raise UnidentifiedImageError(reason) from error
     if image.mode == "RGBA" and EXTRA_SAMPLES not in getattr(image, "tag_v2", (EXTRA_SAMPLES,)):

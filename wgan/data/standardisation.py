@@ -10,13 +10,15 @@ from torch import Tensor
 @dataclass(frozen=True)
 class Standardisation:
     """The mean and the standard deviation of each column, `(D,)` float64. A constant column has
-    deviation 0: it becomes 0, and `undo` gives its constant whatever the sample.
+    deviation 0: it becomes 0, and `undo` gives its constant whatever the sample. `columns` are
+    the names, if there are any.
 
     A checkpoint contains it as `checkpoint["data"]["standardisation"]`.
     """
 
     mean: np.ndarray
     deviation: np.ndarray
+    columns: tuple[str, ...] = ()
 
     def apply(self, vectors: np.ndarray | Tensor) -> Tensor:
         """Vectors `(N, D)` in original units to float32 ones with mean 0 and deviation 1."""
@@ -29,14 +31,16 @@ class Standardisation:
         as times in seconds since 1970."""
         return vectors.double() * torch.from_numpy(self.deviation) + torch.from_numpy(self.mean)
 
-    def to_checkpoint(self) -> dict[str, list[float]]:
-        return {"mean": self.mean.tolist(), "deviation": self.deviation.tolist()}
+    def to_checkpoint(self) -> dict[str, list]:
+        values = {"mean": self.mean.tolist(), "deviation": self.deviation.tolist()}
+        return values | ({"columns": [*self.columns]} if self.columns else {})
 
     @classmethod
     def from_checkpoint(cls, checkpoint: dict) -> "Standardisation | None":
         """That of the data that a checkpoint was trained on, if it is standardised."""
         stored = (checkpoint.get("data") or {}).get("standardisation")
-        return stored and cls(*(np.array(stored[key], float) for key in ("mean", "deviation")))
+        arrays = stored and [np.array(stored[key], float) for key in ("mean", "deviation")]
+        return stored and cls(*arrays, tuple(stored.get("columns", ())))
 
 
 class Moments:

@@ -1,4 +1,4 @@
-"""The table of data sets. Any other name is a folder of images, or a file of arrays.
+"""The table of data sets. Any other name is a folder or zip archive of images, or of arrays.
 
 A further data set is one function and one entry.
 """
@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path
 
 from wgan.data.arrays import ARRAY_SUFFIXES, load_arrays, open_arrays
+from wgan.data.csv_file import load_csv, read_lines
 from wgan.data.dataset import Dataset
 from wgan.data.downloads import load_cifar10, load_fashion_mnist, load_mnist
-from wgan.data.folder import load_celeba, load_folder, load_lsun
+from wgan.data.folder import is_images, load_celeba, load_folder, load_lsun
 from wgan.data.glyphs import load_glyphs
 from wgan.data.image_options import ImageOptions
 from wgan.data.points import load_grid, load_ring, load_swissroll
@@ -41,8 +42,8 @@ class DatasetEntry:
         return len(self.shape) == 1
 
 
-DATA_OPTIONS = ("image_size", "grey", "alpha", "range", "flip")
-IMAGE_RECIPES = ("images", "images-dcgan")
+DATA_OPTIONS = ("image_size", "grey", "alpha", "range", "flip", "label_column")
+IMAGE_RECIPES, VECTOR_RECIPES = ("images", "images-dcgan"), ("vectors",)
 FASHION_RECIPES = (
     "fashion-mnist-best",
     "fashion-mnist-dcgan",
@@ -133,16 +134,19 @@ def find_dataset(name: str) -> DatasetEntry:
     path = Path(name)
     if path.suffix.lower() in ARRAY_SUFFIXES and path.is_file():
         arrays = open_arrays(path)
-        recipes = () if arrays.is_vectors else IMAGE_RECIPES
+        recipes = VECTOR_RECIPES if arrays.is_vectors else IMAGE_RECIPES
         load = partial(load_arrays, path)
         return DatasetEntry(load, "arrays", arrays.sample_shape, recipes, arrays.options)
-    if name and path.is_dir():
+    if path.suffix.lower() == ".csv" and path.is_file():
+        shape, load = (len(read_lines(path, 1)[0]),), partial(load_csv, path)
+        return DatasetEntry(load, "a table", shape, VECTOR_RECIPES, ())
+    if name and is_images(path):
         load = partial(load_folder, path)
         return DatasetEntry(load, "a folder of images", (3, 64, 64), IMAGE_RECIPES, DATA_OPTIONS)
     reason = "there is no such folder or file"
     if name and path.exists():
-        reason = "it is a file, but not a .npz or .npy file"
+        reason = "it is a file, but not a .zip, .csv, .npz or .npy file"
     raise ValueError(
         f"unknown dataset {name!r}: {reason}; use one of {', '.join(DATASETS)}, a folder of "
-        f"images, or a .npz or .npy file{suggestion(name, DATASETS)}"
+        f"images, or a .zip, .csv, .npz or .npy file{suggestion(name, DATASETS)}"
     )

@@ -9,14 +9,13 @@ from pathlib import Path
 from wgan.checkpoints import config_of, describe_other_data, find_checkpoints, read_any_checkpoint
 from wgan.command import refuse_unused
 from wgan.config import Config
-from wgan.data import Dataset, ImageOptions, load_dataset, load_test_set, sample_shape
+from wgan.data import Dataset, ImageOptions, find_entry, load_dataset, load_test_set, sample_shape
 from wgan.data.arrays import ARRAY_SUFFIXES
 from wgan.data.classes import match_classes
-from wgan.data.folder import load_folder
+from wgan.data.folder import is_images, load_folder, open_source
 from wgan.data.image_options import Range
-from wgan.data.sources import FolderSource
 from wgan.evaluation.evaluator import Evaluator, choose_features
-from wgan.evaluation.points import evaluate_points
+from wgan.evaluation.points import compare_points, evaluate_points
 from wgan.evaluation.samples import (
     MIN_SAMPLES,
     check_enough,
@@ -29,9 +28,10 @@ from wgan_gp import choose_device
 
 
 def names_run(source: str) -> bool:
-    """Whether a source names a run or a checkpoint, rather than an array or a folder of images."""
+    """Whether a source names a run or a checkpoint, rather than samples."""
     path = Path(source)
-    return bool(find_checkpoints(path)) if path.is_dir() else not is_array(source)
+    is_file = path.suffix.lower() in (*ARRAY_SUFFIXES, ".csv", ".zip")
+    return bool(find_checkpoints(path)) if path.is_dir() else not is_file
 
 
 def is_array(source: str) -> bool:
@@ -63,19 +63,20 @@ def evaluate_run(options: argparse.Namespace) -> dict:
         print(difference, file=sys.stderr)
     result = {"source": options.source, "step": checkpoint.get("step"), "seed": seed}
     result["training_data"] = difference is None
+    folder = source if source.is_dir() else source.parent
     test = None
     if options.reference == "test":
         test = load_test_set(config.dataset, config.data_root, config.image_options())
     if dataset.is_points:
-        flags = {"--features": options.features, "--neighbours": options.neighbours}
-        refuse_unused(flags, "on points")
-        count = options.samples
-        return result | evaluate_points(checkpoint, config, generator, dataset, count, seed)
+        refuse_unused({"--features": options.features}, "on points")
+        picture = options.neighbours or folder / "columns.png"
+        return result | evaluate_points(
+            checkpoint, config, generator, dataset, options.samples, seed, picture
+        )
     device = choose_device(options.device)
     features = choose_features(options.features or "auto", dataset, config.data_root, device)
     evaluator = Evaluator(dataset, features, options.samples, test)
     samples = sample_run(generator, dataset, evaluator.count, seed)
-    folder = source if source.is_dir() else source.parent
     return result | evaluator.compare(samples, options.neighbours or folder / "neighbours.png")
 
 
@@ -103,11 +104,11 @@ def load_data(
         ) from error
 
 
-# ---------------------------------------------------------------- two sets of images
+# ---------------------------------------------------------------- two sets of samples
 
 
 def compare(options: argparse.Namespace) -> dict:
-    """Metrics of the images in `options.source` against another set; the other options are those
+    """Metrics of the samples in `options.source` against another set; the other options are those
     of evaluate.py. ValueError or OSError for bad input."""
     if bool(options.other) == bool(options.dataset):
         raise ValueError(
@@ -116,6 +117,12 @@ def compare(options: argparse.Namespace) -> dict:
         )
     refuse_unused({"--seed": options.seed, "--from": options.weights}, "without a run")
     root, reference = options.data_root or "datasets", options.other or options.dataset
+    result = {"source": options.source, "reference": reference}
+    names = options.source, reference
+    if all(entry and entry.is_points for entry in map(find_entry, names)):
+        refuse_unused({"--features": options.features}, "on points")
+        pair = (load_dataset(name, root) for name in names)
+        return result | compare_points(*pair, options.samples, options.neighbours)
     source, dataset = read_pair(options.source, reference, root)
     test = None
     if options.reference == "test":
@@ -124,7 +131,6 @@ def compare(options: argparse.Namespace) -> dict:
     features = choose_features(options.features or "auto", dataset, root, device)
     evaluator = Evaluator(dataset, features, min(options.samples, len(source)), test)
     samples = labelled_samples(source, random_indices(len(source), evaluator.count))
-    result = {"source": options.source, "reference": reference}
     return result | evaluator.compare(samples, options.neighbours)
 
 
@@ -137,7 +143,7 @@ def read_pair(source: str, reference: str, data_root: str) -> tuple[Dataset, Dat
     only the second contains bytes.
     """
     shape = None
-    if is_array(reference) and Path(source).is_dir():
+    if is_array(reference) and is_images(Path(source)):
         shape = read_dataset(reference, data_root).sample_shape
     first = read_dataset(source, data_root, shape)
     second = read_dataset(reference, data_root, first.sample_shape)
@@ -166,30 +172,30 @@ def read_dataset(
     shape: tuple[int, ...] | None = None,
     scale: Range | None = None,
 ) -> Dataset:
-    """Images of an array file, a folder, or a data set in the table.
+    """Images of an array file, a folder, a zip archive, or a data set in the table.
 
-    Folders and data sets are loaded with the size of `shape` `(C, H, W)`, folders also in grey if
-    C is 1, and with alpha if C is 4. Without `shape`, a folder's first image determines the first
-    two. `scale` fixes black and white. Raises ValueError if the source cannot be read or contains
+    All but arrays are loaded with the size of `shape` `(C, H, W)`, folders also in grey if C is 1,
+    and with alpha if C is 4. Without `shape`, a folder's first image determines size and grey.
+    `scale` fixes black and white. Raises ValueError if the source cannot be read or contains
     no images.
     """
     if is_array(source):
         alpha = sample_shape(source)[0] == 4
         dataset = load_dataset(source, data_root, ImageOptions(alpha=alpha, range=scale))
         if dataset.is_points:
-            raise ValueError(f"{source} contains vectors: comparing needs images")
+            raise ValueError(f"{source} contains vectors: compare them with vectors")
         return dataset
-    if not Path(source).is_dir():
+    if not is_images(Path(source)):
         return load_dataset(source, data_root, ImageOptions(shape[1:] if shape else None))
-    channels, *size = shape or first_shape(Path(source))
+    channels, *size = shape or first_shape(Path(source), Path(data_root))
     options = ImageOptions(tuple(size), channels == 1, channels == 4, scale)
     return load_folder(Path(source), Path(data_root), options)
 
 
-def first_shape(folder: Path) -> tuple[int, int, int]:
-    """The shape `(C, H, W)` of a folder's first image that can be read."""
-    source = FolderSource(folder)
+def first_shape(path: Path, root: Path) -> tuple[int, int, int]:
+    """The shape `(C, H, W)` of the first image of a folder or archive that can be read."""
+    source = open_source(path, root)
     for file in source.list():
         with suppress(OSError, ValueError), source.open(file.name) as image:
             return (1 if image.mode == "L" else 3, image.height, image.width)
-    raise ValueError(f"there is no image in {folder}")
+    raise ValueError(f"there is no image in {path}")

@@ -154,6 +154,18 @@ def within_class_wasserstein(
     return float(np.mean(distances)) if distances else float("nan")
 
 
+def column_metrics(points: Tensor, others: Tensor) -> dict[str, float]:
+    """The Wasserstein-1 distance within a column of equally many points `(N, D)`, as the mean over
+    the columns and the maximum, and the mean difference between correlations of two columns."""
+    distances = (points.sort(0).values - others.sort(0).values).abs().mean(0)
+    values = {"marginal_distance": distances.mean(), "worst_marginal_distance": distances.max()}
+    if (columns := points.shape[1]) > 1:
+        correlations = [part.T.corrcoef().nan_to_num() for part in (points, others)]  # constants
+        differences = (correlations[0] - correlations[1]).abs().sum()
+        values["correlation_difference"] = differences / (columns * (columns - 1))
+    return {name: value.item() for name, value in values.items()}
+
+
 def wasserstein_distance(points: Tensor, others: Tensor) -> float:
     """Exact Wasserstein-1 distance between equally many points: the mean Euclidean distance of the
     cheapest pairing. Its cost grows with the cube of the number of points."""

@@ -1,14 +1,27 @@
 """Metrics of points against a data set."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from utils import corrected_estimate, wasserstein_estimate
+from wgan import plots
 from wgan.config import Config
 from wgan.data import Dataset
+from wgan.data.classes import list_names
 from wgan.evaluation import metrics
-from wgan.evaluation.samples import SAMPLES, check_enough, labelled_samples, sample_run, shuffled
+from wgan.evaluation.samples import (
+    MIN_SAMPLES,
+    SAMPLES,
+    check_enough,
+    labelled_samples,
+    random_indices,
+    sample_run,
+    shuffled,
+)
+from wgan.files import write_whole
 from wgan.sampling import TrainedGenerator
 from wgan.state import build_networks, load_weights
 
@@ -22,9 +35,10 @@ def evaluate_points(
     dataset: Dataset,
     count: int,
     seed: int,
+    picture: Path,
 ) -> dict:
     """Metrics of up to `count` of a run's points ("generated") and of the same number of held-out
-    real points ("real"). ValueError if there are too few."""
+    real points ("real"), and `picture`. ValueError if there are too few."""
     check_enough(dataset)
     count = min(count, len(dataset) // 2)
     drawn = sample_run(generator, dataset, count, seed)
@@ -45,7 +59,35 @@ def evaluate_points(
             report["within_class_wasserstein"] = metrics.within_class_wasserstein(
                 part.values, part.labels, reference.values, reference.labels, maximum=PAIRED_POINTS
             )
-    return {"samples": count, "generated": generated, "real": real}
+    result = {"samples": count, "generated": generated, "real": real}
+    return result | draw_columns(reference.values, drawn.values, dataset, picture)
+
+
+def compare_points(source: Dataset, dataset: Dataset, count: int, picture: str | None) -> dict:
+    """As `evaluate_points`, for the points of two files. ValueError if their columns differ."""
+    scale, other = dataset.standardisation, source.standardisation
+    names = [part.columns if part else () for part in (other, scale)]
+    if source.sample_shape != dataset.sample_shape or (all(names) and names[0] != names[1]):
+        listed = " and ".join(list_names(part) or "without names" for part in names)
+        raise ValueError(f"different columns cannot be compared: {listed}")
+    check_enough(source, MIN_SAMPLES)
+    check_enough(dataset)
+    count = min(count, len(source), len(dataset) // 2)
+    drawn = source.read(random_indices(len(source), count))
+    drawn = other.undo(drawn) if other else drawn
+    drawn = scale.apply(drawn) if scale else drawn.float()
+    held_out, reference = (dataset.read(part) for part in split_points(len(dataset), count))
+    generated, real = (report_points(part, reference, None) for part in (drawn, held_out))
+    result = {"samples": count, "generated": generated, "real": real}
+    return result | draw_columns(reference, drawn, dataset, picture)
+
+
+def draw_columns(real: Tensor, fake: Tensor, dataset: Dataset, picture: Path | str | None) -> dict:
+    """Write a picture of the columns, in the data's units, if there is a path for it."""
+    if not picture:
+        return {}
+    write_whole(Path(picture), plots.png(plots.vectors(real, fake, dataset.standardisation)))
+    return {"columns": str(picture)}
 
 
 def split_points(total: int, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -69,7 +111,7 @@ def report_points(points: Tensor, reference: Tensor, modes: Tensor | None) -> di
     values["wasserstein_distance"] = metrics.wasserstein_distance(*pair)
     values["energy_distance"] = metrics.energy_distance(*pair)
     values["precision"], values["recall"] = metrics.precision_and_recall(*pair)
-    return values
+    return values | metrics.column_metrics(*pair)
 
 
 def critic_estimate(checkpoint: dict, config: Config, real: Tensor, fake: Tensor) -> float:

@@ -29,4 +29,6 @@ def format_report(result: dict) -> str:
         lines += ["", f"fewer than {FEW} samples: the metrics depend much on which these are"]
     if "neighbours" in result:
         lines += ["", f"samples next to the real images nearest to them: {result['neighbours']}"]
+    if "columns" in result:
+        lines += ["", f"histograms and correlations of the columns: {result['columns']}"]
     return "\n".join(lines)

@@ -371,7 +371,7 @@ def test_a_reader_of_outdated_files_still_finds_its_images(folder):
 SLOW = """
 import pathlib, sys, time
 sys.path.insert(0, sys.argv[1])
-from wgan.data import cache
+from wgan.data import cache, sources
 cache.IMAGES_PER_BUCKET, cache.thread_count = 1.5, lambda: 1
 decode = cache.FolderCache.decode
 def slowly(self, file):
@@ -381,7 +381,7 @@ def slowly(self, file):
     return decode(self, file)
 cache.FolderCache.decode = slowly
 path, options = pathlib.Path(sys.argv[2]), cache.ImageOptions((8, 8))
-images = cache.FolderCache(cache.FolderSource(path), path.parent, options).load()
+images = cache.FolderCache(sources.FolderSource(path), path.parent, options).load()
 print(len(images.names))
 """
 
