@@ -50,7 +50,7 @@ def critic_step(state: TrainState, batch: CriticBatch, config: Config) -> Critic
 def generator_step(state: TrainState, batch: GeneratorBatch, config: Config) -> Tensor:
     """One generator update (Gulrajani et al. 2017, algorithm 1, line 12); the loss, a scalar.
 
-    The batch holds the noise of line 11.
+    The batch holds the noise of line 11, and real samples if the method is relativistic.
     """
     state.generator_optimizer.zero_grad(set_to_none=True)
     losses = []

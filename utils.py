@@ -167,10 +167,12 @@ class Method:
     A method is a subclass and an entry in `METHODS`. Its fields are its options, declared in
     wgan/config.py under the same names; `settings` are the values of options that its paper uses.
     `per_sample`: the loss uses the input gradient of each sample by itself, which excludes batch
-    normalisation in the critic.
+    normalisation in the critic. `relativistic`: the generator's loss compares fake samples with
+    real ones (Jolicoeur-Martineau 2018), so each step draws one more batch.
     """
 
     per_sample: ClassVar[bool] = False
+    relativistic: ClassVar[bool] = False
     settings: ClassVar[dict] = {}
 
     def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, mix: Tensor) -> CriticLoss:
@@ -178,8 +180,9 @@ class Method:
         `interpolate`."""
         raise NotImplementedError
 
-    def generator_loss(self, critic: Critic, fake: Tensor) -> Tensor:
-        """Mean over fake samples `(B, ...)`, a scalar."""
+    def generator_loss(self, critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
+        """Mean over fake samples `(B, ...)`, a scalar. Only a relativistic method uses the real
+        samples `(B, ...)`."""
         return generator_loss(critic(fake))
 
     def after_critic_step(self, critic: nn.Module) -> None:

@@ -201,7 +201,9 @@ def test_the_losses_of_a_linear_critic_with_the_papers_weights(name, penalty):
     torch.testing.assert_close(losses.loss, losses.penalty - losses.wasserstein)
     assert losses.penalty.item() == pytest.approx(penalty, rel=1e-5)
     better = fake + WEIGHTS  # scores 25 more
-    difference = method.generator_loss(critic, fake) - method.generator_loss(critic, better)
+    difference = method.generator_loss(critic, real, fake) - method.generator_loss(
+        critic, real, better
+    )
     assert difference.item() == pytest.approx(25, rel=1e-5)
 
 

@@ -358,6 +358,8 @@ def without_effect(config: Config) -> dict[str, str]:
         disabled |= dict.fromkeys(every - options_of(getattr(config, own)), own)
     if config.optimizer != "adam":
         disabled["betas"] = "optimizer"
+    if METHODS[config.method].relativistic:  # a fake sample is compared with a real one
+        disabled["generator_batch"] = "method"
     return disabled
 
 
