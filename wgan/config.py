@@ -216,6 +216,7 @@ class Config:
     gp_weight: float = option(
         METHOD, 10.0, "weight of the gradient penalty", NOT_NEGATIVE, metavar="WEIGHT"
     )
+    gamma: float = option(METHOD, 1.0, "weight of R1 and R2", POSITIVE)
     clip: float = option(METHOD, 0.01, "clamp critic weights to [-c, c]", POSITIVE, metavar="C")
     div_k: float = option(METHOD, 2.0, "weight of the divergence penalty", POSITIVE, metavar="K")
     div_p: float = option(

@@ -47,7 +47,8 @@ def gradients(state):
                 parameter.div_(parameter[0].numel() ** 0.5)
     uniforms = torch.rand(8, 3, 7, generator=rng)
     of_critic = critic_batch(real, fake, mix, labels, uniforms[:, :2])
-    of_generator, values = generator_batch(noise, labels, uniforms[:, 2]), []
+    of_generator = generator_batch(noise, labels, uniforms[:, 2], real, uniforms[:, 0])
+    values = []
     for network, loss in (
         (state.critic, lambda: losses.critic(state.critic, of_critic).loss),
         (state.generator, lambda: losses.generator(state.generator, state.critic, of_generator)),
