@@ -29,6 +29,7 @@ from wgan.losses import CriticBatch, GeneratorBatch, split
 from wgan.monitor import Monitor
 from wgan.setup import Run
 from wgan.state import TrainState, frozen, set_learning_rates, update_ema
+from wgan_gp import power_iteration
 
 
 def critic_step(state: TrainState, batch: CriticBatch, config: Config) -> CriticLoss:
@@ -44,6 +45,7 @@ def critic_step(state: TrainState, batch: CriticBatch, config: Config) -> Critic
         losses.append(loss.detach())
     average_clip_and_step(state.critic_optimizer, state.critic, config.grad_clip)
     state.method.after_critic_step(state.critic)  # WGAN: clip the weights
+    power_iteration(state.critic)  # --critic-norm spectral
     return CriticLoss.mean(losses)
 
 

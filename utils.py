@@ -217,7 +217,8 @@ class WeightClipping(Method):
     """WGAN: bounded weights make the critic K-Lipschitz for some K.
 
     Arjovsky et al. 2017, algorithm 1, lines 5 to 7. The paper's networks use batch normalisation,
-    so real and fake samples are scored in two passes, each with its own batch statistics.
+    so real and fake samples are scored in two passes, each with its own batch statistics. A `clip`
+    of 0 is for critics that are bounded by construction.
     """
 
     clip: float
@@ -235,7 +236,8 @@ class WeightClipping(Method):
         return CriticLoss(-distance, distance, torch.zeros_like(distance))
 
     def after_critic_step(self, critic: nn.Module) -> None:
-        clip_weights(critic, self.clip)
+        if self.clip:
+            clip_weights(critic, self.clip)
 
 
 @dataclass(frozen=True)

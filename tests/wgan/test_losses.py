@@ -17,10 +17,18 @@ SHAPE = (3, 16, 16)
 NETWORKS = {model: {"model": model} for model in MODELS}
 NETWORKS |= {"patches": {"model": "dense", "pyramid": 2, "patch_features": 3}}
 NETWORKS |= {"conditional": {"model": "dcgan"}}
+NETWORKS |= {"spectral": {"model": "dcgan", "critic_norm": "spectral"}}
+NETWORKS |= {"orthonormal": {"model": "dense", "critic_norm": "orthonormal"}}
 NETWORKS |= {"augmented": {"model": "dcgan", "augment": "color,translation,cutout"}}
 CLASSES = {"conditional": ("a", "b", "c")}
 EVERY = [(method, model) for method in METHODS for model in MODELS]
-EVERY += [("wgan-gp", "patches"), ("wgan-gp", "conditional"), ("wgan-gp", "augmented")]
+EVERY += [
+    ("wgan-gp", "spectral"),
+    ("wgan-gp", "orthonormal"),
+    ("wgan-gp", "patches"),
+    ("wgan-gp", "conditional"),
+    ("wgan-gp", "augmented"),
+]
 # Tracing takes seconds, so every method and every network is traced once, not every pair.
 TRACED = [("wgan-div", "dense")]
 OTHERS = [(method, "dcgan") for method in METHODS]
