@@ -29,6 +29,7 @@ from wgan.losses import CriticBatch, GeneratorBatch, split
 from wgan.monitor import Monitor
 from wgan.setup import Run
 from wgan.state import TrainState, frozen, set_learning_rates, update_ema
+from wgan_gp import power_iteration
 
 
 def critic_step(state: TrainState, batch: CriticBatch, config: Config) -> CriticLoss:
@@ -44,13 +45,14 @@ def critic_step(state: TrainState, batch: CriticBatch, config: Config) -> Critic
         losses.append(loss.detach())
     average_clip_and_step(state.critic_optimizer, state.critic, config.grad_clip)
     state.method.after_critic_step(state.critic)  # WGAN: clip the weights
+    power_iteration(state.critic)  # --critic-norm spectral
     return CriticLoss.mean(losses)
 
 
 def generator_step(state: TrainState, batch: GeneratorBatch, config: Config) -> Tensor:
     """One generator update (Gulrajani et al. 2017, algorithm 1, line 12); the loss, a scalar.
 
-    The batch holds the noise of line 11.
+    The batch holds the noise of line 11, and real samples if the method is relativistic.
     """
     state.generator_optimizer.zero_grad(set_to_none=True)
     losses = []

@@ -10,6 +10,8 @@ Sources
     Arjovsky et al. 2017   "Wasserstein GAN", arXiv:1701.07875
     Gulrajani et al. 2017  "Improved Training of Wasserstein GANs", arXiv:1704.00028
     Wu et al. 2018         "Wasserstein Divergence for GANs", arXiv:1712.01026
+    Petzka et al. 2018     "On the regularization of Wasserstein GANs", arXiv:1709.08894
+    Huang et al. 2024      "The GAN is dead; long live the GAN!", arXiv:2501.05441
 """
 
 import math
@@ -18,6 +20,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Critic = Callable[[Tensor], Tensor]
@@ -66,9 +69,14 @@ def input_gradients(critic: Critic, samples: Tensor) -> Tensor:
     Row i is correct only if no other score depends on sample i: see `check_per_sample`. The result
     can be differentiated again with respect to the critic's parameters.
     """
+    return scores_and_gradients(critic, samples)[1]
+
+
+def scores_and_gradients(critic: Critic, samples: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores `(B,)` and `input_gradients` `(B, D)` of samples `(B, ...)`, from one pass."""
     scores, pull_back = torch.func.vjp(critic, samples)
     (gradients,) = pull_back(torch.ones_like(scores))
-    return gradients.flatten(1).float()
+    return scores, gradients.flatten(1).float()
 
 
 def check_per_sample(critic: Critic) -> None:
@@ -119,6 +127,12 @@ def gradient_penalty(critic: Critic, samples: Tensor) -> Tensor:
     return (gradient_norms(critic, samples) - 1).square().mean()
 
 
+def one_sided_penalty(critic: Critic, samples: Tensor) -> Tensor:
+    """E max(0, |grad f(x)| - 1)^2 over the given points x, a scalar (Petzka et al. 2018, equation
+    8). Otherwise as `gradient_penalty`."""
+    return (gradient_norms(critic, samples) - 1).clamp(min=0).square().mean()
+
+
 def divergence_penalty(critic: Critic, samples: Tensor, k: float, p: float) -> Tensor:
     """k E |grad f(x)|^p over the given points x, a scalar (Wu et al. 2018, equation 7).
 
@@ -126,6 +140,15 @@ def divergence_penalty(critic: Critic, samples: Tensor, k: float, p: float) -> T
     `gradient_norms`.
     """
     return k * gradient_norms(critic, samples).pow(p).mean()
+
+
+def scores_and_r1_r2(critic: Critic, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """f(real) `(B,)`, f(fake) `(B,)`, and E |grad f(real)|^2 + E |grad f(fake)|^2, a scalar, for
+    equally many samples `(B, ...)`: R1 and R2 of Mescheder et al. 2018 (arXiv:1801.04406, equation
+    9), without the weight gamma / 2. ValueError as in `gradient_norms`."""
+    check_per_sample(critic)
+    scores, gradients = scores_and_gradients(critic, torch.cat([real, fake]))
+    return *scores.chunk(2), 2 * gradients.square().sum(1).mean()
 
 
 @torch.no_grad()
@@ -142,9 +165,9 @@ def clip_weights(critic: nn.Module, bound: float) -> None:
 
 
 class CriticLoss(NamedTuple):
-    """What a critic update minimises, and its two parts for the log; all scalars.
+    """What a critic update minimises; E f(real) - E f(fake) and the penalty, for the log; scalars.
 
-    `loss = penalty - wasserstein`; the penalty includes its weight.
+    With the Wasserstein loss, `loss = penalty - wasserstein`. The penalty includes its weight.
     """
 
     loss: Tensor
@@ -167,10 +190,12 @@ class Method:
     A method is a subclass and an entry in `METHODS`. Its fields are its options, declared in
     wgan/config.py under the same names; `settings` are the values of options that its paper uses.
     `per_sample`: the loss uses the input gradient of each sample by itself, which excludes batch
-    normalisation in the critic.
+    normalisation in the critic. `relativistic`: the generator's loss compares fake samples with
+    real ones (Jolicoeur-Martineau 2018), so each step draws one more batch.
     """
 
     per_sample: ClassVar[bool] = False
+    relativistic: ClassVar[bool] = False
     settings: ClassVar[dict] = {}
 
     def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, mix: Tensor) -> CriticLoss:
@@ -178,8 +203,9 @@ class Method:
         `interpolate`."""
         raise NotImplementedError
 
-    def generator_loss(self, critic: Critic, fake: Tensor) -> Tensor:
-        """Mean over fake samples `(B, ...)`, a scalar."""
+    def generator_loss(self, critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
+        """Mean over fake samples `(B, ...)`, a scalar. Only a relativistic method uses the real
+        samples `(B, ...)`."""
         return generator_loss(critic(fake))
 
     def after_critic_step(self, critic: nn.Module) -> None:
@@ -191,7 +217,8 @@ class WeightClipping(Method):
     """WGAN: bounded weights make the critic K-Lipschitz for some K.
 
     Arjovsky et al. 2017, algorithm 1, lines 5 to 7. The paper's networks use batch normalisation,
-    so real and fake samples are scored in two passes, each with its own batch statistics.
+    so real and fake samples are scored in two passes, each with its own batch statistics. A `clip`
+    of 0 is for critics that are bounded by construction.
     """
 
     clip: float
@@ -209,7 +236,8 @@ class WeightClipping(Method):
         return CriticLoss(-distance, distance, torch.zeros_like(distance))
 
     def after_critic_step(self, critic: nn.Module) -> None:
-        clip_weights(critic, self.clip)
+        if self.clip:
+            clip_weights(critic, self.clip)
 
 
 @dataclass(frozen=True)
@@ -269,6 +297,80 @@ class WassersteinDivergence(Method):
         return CriticLoss(penalty - distance, distance, penalty)
 
 
+@dataclass(frozen=True)
+class LipschitzPenalty(Method):
+    """WGAN-LP: gradient norm at most 1 between real and fake samples.
+
+    Petzka et al. 2018, equation 8, with the rates of WGAN-GP. Unlike WGAN-GP, it allows smaller
+    norms, as the optimal f has between points that its transport plan does not pair.
+    """
+
+    gp_weight: float
+
+    per_sample: ClassVar[bool] = True
+    settings: ClassVar[dict] = GradientPenalty.settings
+
+    def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, mix: Tensor) -> CriticLoss:
+        distance = estimate_in_one_pass(critic, real, fake)
+        penalty = self.gp_weight * one_sided_penalty(critic, interpolate(real, fake, mix))
+        return CriticLoss(penalty - distance, distance, penalty)
+
+
+@dataclass(frozen=True)
+class ZeroCentredPenalties(Method):
+    """WGAN-R1R2: the Wasserstein loss with R1 and R2. Its estimate is no distance.
+
+    gamma / 2 (E |grad f(real)|^2 + E |grad f(fake)|^2), in which R1 and R2 are those of Mescheder
+    et al. 2018, who use them with the GAN loss. At the optimum, the estimate is twice the penalty
+    and proportional to 1 / gamma. The rates are those of R3GAN.
+    """
+
+    gamma: float
+
+    per_sample: ClassVar[bool] = True
+    settings: ClassVar[dict] = {
+        "optimizer": "adam",
+        "lr": 2e-4,
+        "betas": (0.0, 0.9),
+        "n_critic": 1,
+        "gamma": 1.0,
+        "critic_norm": "none",
+    }
+
+    def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, mix: Tensor) -> CriticLoss:
+        real_scores, fake_scores, r1_r2 = scores_and_r1_r2(critic, real, fake)
+        distance = wasserstein_estimate(real_scores, fake_scores)
+        penalty = self.gamma / 2 * r1_r2
+        return CriticLoss(penalty - distance, distance, penalty)
+
+
+@dataclass(frozen=True)
+class R3GAN(Method):
+    """R3GAN: real and fake samples are compared in pairs, with R1 and R2. No Wasserstein distance.
+
+    Huang et al. 2024, section 2: the critic minimises E softplus(f(fake) - f(real)) + gamma / 2
+    (R1 + R2), the generator E softplus(f(real) - f(fake)). Rates, betas and gamma are constant;
+    in the authors' code they change, and gamma starts at 0.05 for CIFAR-10 and at 150 for faces of
+    256x256. The penalties are taken after augmentation, theirs before it.
+    """
+
+    gamma: float
+
+    per_sample: ClassVar[bool] = True
+    relativistic: ClassVar[bool] = True
+    settings: ClassVar[dict] = ZeroCentredPenalties.settings
+
+    def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, mix: Tensor) -> CriticLoss:
+        real_scores, fake_scores, r1_r2 = scores_and_r1_r2(critic, real, fake)
+        loss = F.softplus((fake_scores - real_scores).float()).mean()
+        penalty = self.gamma / 2 * r1_r2
+        margin = wasserstein_estimate(real_scores, fake_scores)
+        return CriticLoss(loss + penalty, margin, penalty)
+
+    def generator_loss(self, critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
+        return F.softplus((critic(real) - critic(fake)).float()).mean()
+
+
 def estimate_in_one_pass(critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
     """`wasserstein_estimate` from one pass over both batches, which is faster than two."""
     return wasserstein_estimate(*critic(torch.cat([real, fake])).split([len(real), len(fake)]))
@@ -283,5 +385,8 @@ DIVERGENCE_POINTS = {
 METHODS: dict[str, type[Method]] = {
     "wgan": WeightClipping,
     "wgan-gp": GradientPenalty,
+    "wgan-lp": LipschitzPenalty,
     "wgan-div": WassersteinDivergence,
+    "wgan-r1r2": ZeroCentredPenalties,
+    "r3gan": R3GAN,
 }

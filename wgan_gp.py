@@ -16,6 +16,7 @@ from math import ceil, prod
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 Shape = tuple[int, ...]  # of a sample: (C, H, W) or (D,)
 
@@ -129,7 +130,7 @@ class DCGANCritic(Critic):
         channels, height, image_width = image_shape(sample_shape)
         stages = count_halvings(height, image_width)
         widths = stage_widths(width, stages)
-        bias = critic_norm == "none"  # a normalisation has a bias of its own
+        bias = critic_norm in ("none", "spectral")  # other normalisations have a bias of their own
         # Radford et al. 2016, section 3: no normalisation on the critic's first layer.
         layers = [CriticConv2d(channels, widths[0], 4, 2, 1), LeakyReLU(0.2)]
         for before, after in pairwise(widths):
@@ -138,6 +139,7 @@ class DCGANCritic(Critic):
         self.layers = nn.Sequential(*layers, nn.Flatten())
         self.add_score(widths[-1] * (height >> stages) * (image_width >> stages), num_classes)
         self.apply(dcgan_initialisation)
+        bound_weights(self, critic_norm)
 
 
 def stage_widths(width: int, stages: int) -> list[int]:
@@ -249,6 +251,7 @@ class ResidualCritic(Critic):
         self.layers = nn.Sequential(*layers, nn.Flatten())
         self.add_score(levels[-1] * positions, num_classes)
         residual_initialisation(self)
+        bound_weights(self, critic_norm)
 
 
 class ResidualBlock(nn.Module):
@@ -359,6 +362,8 @@ class DenseCritic(Critic):
 
     With `patch_features` = N, the first hidden layer computes N features of each small patch of an
     image. It then uses LeakyReLU without normalisation, like the first layer of a DCGAN critic.
+    With `critic_norm="orthonormal"`, the critic is 1-Lipschitz by construction: its activations are
+    `MaxMin`, its layers `OrthonormalLinear`. ValueError with patches or classes, or an odd width.
     """
 
     def __init__(
@@ -370,6 +375,13 @@ class DenseCritic(Critic):
         num_classes: int = 0,
     ):
         super().__init__()
+        orthonormal = critic_norm == "orthonormal"
+        if orthonormal and (patch_features or num_classes or width % 2):
+            raise ValueError(
+                "an orthonormal critic has no patches, no classes and an even width, and this one "
+                f"has {patch_features} patch features, {num_classes} classes and width {width}: "
+                "change these, or use another --critic-norm"
+            )
         if patch_features:
             patches = Patches(sample_shape, patch_features)
             layers = [patches, LeakyReLU(0.2), nn.Flatten()]
@@ -379,13 +391,19 @@ class DenseCritic(Critic):
             sizes = (prod(sample_shape), width, width, width)
         self.layers = nn.Sequential(*layers, *hidden_layers(sizes, critic_norm, critic=True))
         self.add_score(width, num_classes)
+        if orthonormal:
+            self.score = OrthonormalLinear(width, 1)
         self.apply(he_initialisation)
+        bound_weights(self, critic_norm)
 
 
 def hidden_layers(sizes: tuple[int, ...], norm: str, critic: bool = False) -> list[nn.Module]:
     """Dense layers from each size to the next, each with normalisation and activation."""
     layers: list[nn.Module] = []
     for before, after in pairwise(sizes):
+        if norm == "orthonormal":
+            layers += [OrthonormalLinear(before, after), MaxMin()]
+            continue
         activation = LeakyReLU(0.0) if critic else nn.ReLU()
         normalise = normalisation(norm, after, critic, dense=True)
         layers += [nn.Linear(before, after), normalise, activation]
@@ -534,6 +552,80 @@ class LeakyReLUFunction(torch.autograd.Function):
         return torch.ops.aten.leaky_relu_backward(g, y, ctx.slope, True), None
 
 
+# ---------------------------------------------------------------- bounded layers of critics
+
+
+class SpectralNorm(nn.Module):
+    """W / sigma, where sigma estimates the largest singular value of a layer's weights, as a matrix
+    `(out, the others)` (Miyato et al. 2018, arXiv:1802.05957, algorithm 1).
+
+    Unlike in the paper, a convolution's kernel is no bound of its slope, and neither is a residual
+    block's. `direction` `(out,)` is the left singular vector, which `power_iteration` improves.
+    """
+
+    def __init__(self, weight: Tensor):
+        super().__init__()
+        self.register_buffer("direction", F.normalize(weight.detach().flatten(1).sum(1), dim=0))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        matrix, left = weight.flatten(1), self.direction[:, None]
+        right = F.normalize((left * matrix.detach()).sum(0), dim=0)
+        return weight / (left * matrix * right).sum()  # autocast would round matrix products
+
+    @torch.no_grad()
+    def iterate(self, weight: Tensor) -> None:
+        matrix = weight.flatten(1)
+        self.direction.copy_(F.normalize(matrix @ (matrix.T @ self.direction), dim=0))
+
+
+def bound_weights(critic: nn.Module, norm: str) -> None:
+    """Apply `SpectralNorm` to all layers of an initialised critic, if `norm` is "spectral"."""
+    if norm == "spectral":
+        for module in list(critic.modules()):
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                parametrize.register_parametrization(module, "weight", SpectralNorm(module.weight))
+        power_iteration(critic, 20)
+
+
+def power_iteration(critic: nn.Module, count: int = 1) -> None:
+    """Follow the weights with `SpectralNorm`, if the critic has any; once per update of the critic,
+    so that the scores between updates do not depend on how often they are computed."""
+    for module in critic.modules():
+        if parametrize.is_parametrized(module):
+            norm = module.parametrizations.weight
+            for _ in range(count):
+                norm[0].iterate(norm.original)
+
+
+class OrthonormalLinear(nn.Linear):
+    """y = Q x + b: `(B, in)` to `(B, out)`, float32, where Q has orthonormal columns or rows.
+
+    Q is the Cayley transform of the weights, (1 - A) / (1 + A) for a square layer. So the layer is
+    1-Lipschitz, to the rounding of matrix products: on CUDA, that of TF32 (Trockman and Kolter
+    2021, arXiv:2104.07167).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            tall = self.in_features < self.out_features
+            weight = self.weight if tall else self.weight.T  # (n, k), n >= k
+            upper, lower = weight.split([weight.shape[1], weight.shape[0] - weight.shape[1]])
+            skew = upper - upper.T + lower.T @ lower
+            one = torch.eye(len(skew), device=x.device)
+            inverse = torch.linalg.solve(one + skew, one)
+            columns = torch.cat([2 * inverse - one, -2 * lower @ inverse])
+            return F.linear(x.float(), columns if tall else columns.T, self.bias)
+
+
+class MaxMin(nn.Module):
+    """The maximum and the minimum of pairs of features, `(B, F)`: GroupSort of groups of 2, which
+    preserves norms of gradients (Anil et al. 2019, arXiv:1811.05381, section 4.2)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, other = x.chunk(2, 1)
+        return torch.cat([torch.maximum(one, other), torch.minimum(one, other)], 1)
+
+
 # ---------------------------------------------------------------- pyramid and patches
 #
 # Linear layers of the dense networks that share weights between neighbouring pixels.
@@ -676,6 +768,7 @@ NORMS = {  # constructors for the channels of images
     "batch": nn.BatchNorm2d,
 }
 DENSE_NORMS = {"none": nn.Identity, "layer": nn.LayerNorm, "batch": nn.BatchNorm1d}
+CRITIC_NORMS = (*NORMS, "spectral", "orthonormal")
 
 
 def normalisation(name: str, channels: int, critic: bool = False, dense: bool = False) -> nn.Module:
@@ -685,6 +778,8 @@ def normalisation(name: str, channels: int, critic: bool = False, dense: bool = 
     training.
     """
     norms = DENSE_NORMS if dense else NORMS
+    if critic and name == "spectral":
+        return nn.Identity()  # see `bound_weights`
     if name not in norms:
         raise ValueError(
             f"normalisation {name!r} does not exist for {'dense' if dense else 'convolutional'} "

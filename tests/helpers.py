@@ -34,10 +34,11 @@ def critic_batch(real, fake, mix, labels=None, augmentation=None):
     return CriticBatch(real, fake, labels, mix, augmentation)
 
 
-def generator_batch(noise, labels=None, augmentation=None):
+def generator_batch(noise, labels=None, augmentation=None, real=None, real_augmentation=None):
+    nothing = torch.zeros(len(noise), 0)
     labels = torch.zeros(len(noise), dtype=torch.int64) if labels is None else labels
-    augmentation = torch.zeros(len(noise), 0) if augmentation is None else augmentation
-    return GeneratorBatch(noise, labels, augmentation)
+    others = (nothing if value is None else value for value in (augmentation, real_augmentation))
+    return GeneratorBatch(nothing if real is None else real, noise, labels, *others)
 
 
 def parse(*arguments):

@@ -76,11 +76,11 @@ def new_entry(table, example_table, monkeypatch):
     return name, entry
 
 
-def test_the_method_of_the_example_penalises_only_norms_above_one(tmp_path, monkeypatch):
+def test_the_method_of_the_example_penalises_every_norm(tmp_path, monkeypatch):
     name, method = new_entry(METHODS, example("A method", utils)["METHODS"], monkeypatch)
-    for norm, penalty in ((3.0, 4.0), (0.5, 0.0)):
+    for norm, penalty in ((3.0, 4.5), (0.5, 0.125)):
         samples, critic = torch.randn(4, 2), LinearCritic([norm, 0.0])
-        losses = method(gp_weight=1.0).critic_loss(critic, samples, samples, torch.rand(4))
+        losses = method(gamma=1.0).critic_loss(critic, samples, samples, torch.rand(4))
         assert losses.penalty.item() == pytest.approx(penalty)
     assert main(["--method", name, "--dataset", "ring", *SMALL, "--run", str(tmp_path / "r")]) == 0
 

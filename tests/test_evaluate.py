@@ -56,7 +56,11 @@ def test_metrics_are_reported_next_to_their_floor(labelled_folder, tmp_path, cap
     assert result["samples"] == 30
     assert result["features"].startswith("classifier-")
     generated, real = result["generated"], result["real"]
-    assert generated.keys() == real.keys()
+    estimates = ("critic_estimate", "corrected_estimate", "critic_lower_bound")
+    names = {f"{name}{end}" for name in estimates for end in ("", "_per_pixel")}
+    assert generated.keys() - real.keys() == names
+    for name in estimates:
+        assert generated[f"{name}_per_pixel"] == pytest.approx(generated[name] / 8)
     assert real["frechet_distance"] < generated["frechet_distance"]
     assert real["classes"] == 2
     with Image.open(tmp_path / "r" / "neighbours.png") as image:
@@ -96,6 +100,7 @@ def test_points_are_compared_exactly(method, tmp_path, monkeypatch, capsys):
     assert generated["good_samples"] < 0.5
     assert real["wasserstein_distance"] < generated["wasserstein_distance"]
     assert math.isfinite(generated["critic_estimate"])
+    assert generated["critic_lower_bound"] < 1.1 * generated["wasserstein_distance"]
     # Only an estimate with a gradient penalty is corrected.
     assert ("corrected_estimate" in generated) == (method == "wgan-gp")
     assert "critic estimate, training data" in capsys.readouterr().out

@@ -342,6 +342,16 @@ def test_every_run_resumes_exactly(method, model, image_folder, tmp_path, no_plo
     assert_resumes_exactly(image_folder, tmp_path, *options, "--precision", precision, "--flip")
 
 
+@pytest.mark.parametrize(
+    ("model", "norm"), [("dcgan", "spectral"), ("residual", "spectral"), ("dense", "orthonormal")]
+)
+def test_critics_that_are_bounded_by_construction_resume_exactly(
+    model, norm, image_folder, tmp_path, no_plots
+):
+    options = {"method": "wgan", "clip": 0, "model": model, "critic_norm": norm, "accumulate": 2}
+    assert_resumes_exactly(image_folder, tmp_path, *as_flags(options), "--precision", "bf16")
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 @pytest.mark.parametrize("compiled", ["off", "on"])
 @pytest.mark.parametrize("model", VARIANTS)

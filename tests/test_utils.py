@@ -1,5 +1,6 @@
 """The mathematics against closed forms."""
 
+import math
 from functools import partial
 
 import pytest
@@ -21,6 +22,8 @@ from utils import (
     input_gradients,
     interpolate,
     interpolate_gradient_norm,
+    one_sided_penalty,
+    scores_and_r1_r2,
     wasserstein_estimate,
 )
 from wgan.state import build_method
@@ -72,6 +75,8 @@ def test_gradient_norm_is_per_sample_over_all_pixels():
         (partial(divergence_penalty, k=2.0, p=6.0), 2 * 5**6, 2 * 6 * 5**4),
         (partial(divergence_penalty, k=1.0, p=2.0), 5**2, 2),
         (partial(divergence_penalty, k=0.5, p=3.0), 0.5 * 5**3, 0.5 * 3 * 5),
+        (one_sided_penalty, (5 - 1) ** 2, 2 * (5 - 1) / 5),
+        (lambda critic, x: scores_and_r1_r2(critic, x, x)[2], 2 * 5**2, 4),
     ],
 )
 def test_penalties_of_a_linear_critic_and_their_gradients(penalty, value, factor):
@@ -85,6 +90,7 @@ def test_penalties_of_a_linear_critic_and_their_gradients(penalty, value, factor
 def test_penalties_are_averaged_over_samples():
     samples = torch.tensor([[1.0], [3.0]])  # and so are their gradients
     assert gradient_penalty(quadratic, samples).item() == pytest.approx((0 + 4) / 2)
+    assert one_sided_penalty(quadratic, samples / 2).item() == pytest.approx((0 + 0.5**2) / 2)
     power = divergence_penalty(quadratic, samples, k=2, p=6).item()
     assert power == pytest.approx(2 * (1 + 3**6) / 2)
 
@@ -101,7 +107,13 @@ def test_the_gradient_norm_at_interpolates_of_critics_with_and_without_batch_nor
 
 
 @pytest.mark.parametrize(
-    "penalty", [gradient_penalty, *(partial(divergence_penalty, k=2, p=p) for p in (1.5, 6))]
+    "penalty",
+    [
+        gradient_penalty,
+        one_sided_penalty,
+        lambda critic, x: scores_and_r1_r2(critic, x, x)[2],
+        *(partial(divergence_penalty, k=2, p=p) for p in (1.5, 6)),
+    ],
 )
 def test_a_zero_gradient_is_no_nan(penalty):
     critic = LinearCritic(torch.zeros(3))
@@ -127,6 +139,7 @@ def test_critics_score_samples_one_by_one_except_with_batch_normalisation(norm):
 
 
 PENALTIES = [gradient_norms, gradient_penalty, lambda f, x: divergence_penalty(f, x, 2, 6)]
+PENALTIES += [lambda f, x: scores_and_r1_r2(f, x, x)[2]]
 
 
 @pytest.mark.parametrize("penalty", PENALTIES)
@@ -190,7 +203,14 @@ def test_clipping_reaches_every_parameter():
 
 
 @pytest.mark.parametrize(
-    ("name", "penalty"), [("wgan", 0.0), ("wgan-gp", 10 * 4.0**2), ("wgan-div", 2 * 5.0**6)]
+    ("name", "penalty"),
+    [
+        ("wgan", 0.0),
+        ("wgan-gp", 10 * 4.0**2),
+        ("wgan-lp", 10 * 4.0**2),
+        ("wgan-div", 2 * 5.0**6),
+        ("wgan-r1r2", 5.0**2),
+    ],
 )
 def test_the_losses_of_a_linear_critic_with_the_papers_weights(name, penalty):
     method = build_method(small_config(method=name, dataset="mnist"))  # the paper's options
@@ -201,8 +221,23 @@ def test_the_losses_of_a_linear_critic_with_the_papers_weights(name, penalty):
     torch.testing.assert_close(losses.loss, losses.penalty - losses.wasserstein)
     assert losses.penalty.item() == pytest.approx(penalty, rel=1e-5)
     better = fake + WEIGHTS  # scores 25 more
-    difference = method.generator_loss(critic, fake) - method.generator_loss(critic, better)
+    difference = method.generator_loss(critic, real, fake) - method.generator_loss(
+        critic, real, better
+    )
     assert difference.item() == pytest.approx(25, rel=1e-5)
+
+
+def test_r3gan_compares_real_and_fake_samples_in_pairs():
+    """softplus(t) = log(1 + e^t) of the difference of each pair's scores."""
+    method, critic = METHODS["r3gan"](gamma=0.5), LinearCritic([2.0])
+    real, fake = torch.tensor([[1.0], [3.0]]), torch.tensor([[0.5], [4.0]])  # scores 1 and -2 apart
+    losses = method.critic_loss(critic, real, fake, torch.zeros(2))
+    pairs = (math.log(1 + math.exp(-1)) + math.log(1 + math.exp(2))) / 2
+    assert losses.penalty.item() == pytest.approx(0.5 / 2 * 2 * 2.0**2)
+    assert losses.loss.item() == pytest.approx(pairs + losses.penalty.item())
+    assert losses.wasserstein.item() == pytest.approx((1 - 2) / 2)
+    expected = (math.log(1 + math.exp(1)) + math.log(1 + math.exp(-2))) / 2
+    assert method.generator_loss(critic, real, fake).item() == pytest.approx(expected)
 
 
 def test_the_losses_of_parts_are_averaged():

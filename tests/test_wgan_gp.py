@@ -1,6 +1,7 @@
 """The networks: shapes, sizes, ranges; the choice of a device."""
 
 import inspect
+import math
 from copy import deepcopy
 from itertools import groupby
 
@@ -20,6 +21,7 @@ from wgan_gp import (
     DownsampleConv2d,
     Generator,
     LeakyReLU,
+    OrthonormalLinear,
     Patches,
     PatchSum,
     PyramidSum,
@@ -33,6 +35,7 @@ from wgan_gp import (
     normalisation,
     one_hot_categories,
     pad_channels,
+    power_iteration,
 )
 
 SIZES = [(8, 8), (28, 28), (32, 32), (48, 48), (64, 64), (96, 96), (128, 128), (256, 128), (64, 96)]
@@ -325,6 +328,70 @@ def test_a_downsampling_convolution_is_a_convolution_before_a_mean():
     x = torch.randn(2, 3, 6, 8, dtype=torch.float64)
     expected = F.avg_pool2d(F.conv2d(x, layer.weight, layer.bias, padding=1), 2)
     torch.testing.assert_close(layer(x), expected)
+
+
+# ---------------------------------------------------------------- bounded layers of critics
+
+
+def matrices(critic):
+    """The weights of each layer as a matrix."""
+    layers = (m for m in critic.modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d))
+    return [layer.weight.detach().flatten(1) for layer in layers]
+
+
+@pytest.mark.parametrize("network", [DCGANCritic, ResidualCritic, DenseCritic])
+def test_spectral_normalisation_keeps_the_largest_singular_value_at_one(network):
+    critic = network((1, 16, 16), width=8, critic_norm="spectral")
+    optimizer = torch.optim.SGD(critic.parameters(), 0.1)
+    for _ in range(30):
+        critic(torch.randn(16, 1, 16, 16)).square().mean().backward()
+        optimizer.step()
+        power_iteration(critic)
+    plain = network((1, 16, 16), width=8)
+    assert [m.shape for m in matrices(critic)] == [m.shape for m in matrices(plain)]
+    for matrix in matrices(critic):
+        assert torch.linalg.matrix_norm(matrix, 2).item() == pytest.approx(1, abs=0.03)
+
+
+def test_scores_between_updates_do_not_depend_on_how_often_they_are_computed():
+    critic, images = DCGANCritic((1, 16, 16), 4, critic_norm="spectral"), torch.randn(8, 1, 16, 16)
+    assert torch.equal(critic(images), critic(images))
+
+
+@pytest.mark.parametrize(("shape", "width"), [((1,), 8), ((2,), 64), ((1, 9, 9), 32)])
+def test_orthonormal_layers_are_orthonormal(shape, width):
+    critic = DenseCritic(shape, width, critic_norm="orthonormal")
+    layers = [layer for layer in critic.modules() if isinstance(layer, OrthonormalLinear)]
+    assert len(layers) == 4
+    for layer in layers:
+        torch.nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+        with torch.autocast("cpu", torch.bfloat16):  # in which no layer would be
+            columns = layer(torch.eye(layer.in_features)) - layer.bias
+        singular = torch.linalg.svdvals(columns.detach())
+        torch.testing.assert_close(singular, torch.ones_like(singular), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("deviation", "shift"), [(1.0, 2.0), (2.0, 0.0)])
+def test_an_orthonormal_critic_reaches_the_distance_and_does_not_exceed_it(deviation, shift):
+    """In one dimension, of N(shift, deviation^2) from N(0, 1): |shift|, or (deviation - 1) E|X|."""
+    quantiles = torch.special.ndtri((torch.arange(256) + 0.5) / 256)[:, None]
+    real, fake = deviation * quantiles + shift, quantiles
+    exact = (real - fake).abs().mean().item()
+    assert exact == pytest.approx(shift or (deviation - 1) * (2 / math.pi) ** 0.5, rel=0.01)
+    critic = DenseCritic((1,), 16, critic_norm="orthonormal")
+    optimizer = torch.optim.Adam(critic.parameters(), 1e-2, betas=(0.0, 0.9))
+    for _ in range(300):
+        optimizer.zero_grad()
+        (critic(fake).mean() - critic(real).mean()).backward()
+        optimizer.step()
+    estimate = (critic(real).mean() - critic(fake).mean()).item()
+    assert 0.98 * exact < estimate < (1 + 1e-5) * exact
+
+
+@pytest.mark.parametrize("options", [{"patch_features": 4}, {"num_classes": 2}, {"width": 7}])
+def test_an_orthonormal_critic_refuses_what_is_not_bounded(options):
+    with pytest.raises(ValueError, match="has no patches, no classes and an even width"):
+        DenseCritic((1, 16, 16), critic_norm="orthonormal", **options)
 
 
 # ---------------------------------------------------------------- residual

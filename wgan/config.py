@@ -16,7 +16,7 @@ from utils import DIVERGENCE_POINTS, METHODS
 from wgan.augmentation import POLICIES
 from wgan.data import DATASETS, ImageOptions, parse_image_size
 from wgan.errors import suggestion
-from wgan_gp import MODELS, NORMS, UPSAMPLINGS
+from wgan_gp import CRITIC_NORMS, MODELS, NORMS, UPSAMPLINGS
 
 # ---------------------------------------------------------------- checks of single values
 
@@ -154,7 +154,9 @@ class Config:
         NETWORKS, 0, "one-hot choice among N in the first N noise dimensions; 0: off", ZERO_OR_COUNT
     )
     generator_norm: str = option(NETWORKS, "batch", "normalisation of the generator", NORMS)
-    critic_norm: str = option(NETWORKS, "none", "normalisation of the critic", NORMS)
+    critic_norm: str = option(
+        NETWORKS, "none", "normalisation of the critic; orthonormal is for dense", CRITIC_NORMS
+    )
     upsampling: str = option(NETWORKS, "transposed", "of the generator", UPSAMPLINGS)
     pyramid: int = option(
         NETWORKS, 1, "number of resolutions summed into the image", at_least(1, 8)
@@ -216,7 +218,10 @@ class Config:
     gp_weight: float = option(
         METHOD, 10.0, "weight of the gradient penalty", NOT_NEGATIVE, metavar="WEIGHT"
     )
-    clip: float = option(METHOD, 0.01, "clamp critic weights to [-c, c]", POSITIVE, metavar="C")
+    gamma: float = option(METHOD, 1.0, "weight of R1 and R2", POSITIVE)
+    clip: float = option(
+        METHOD, 0.01, "clamp critic weights to [-c, c]; 0: off", NOT_NEGATIVE, metavar="C"
+    )
     div_k: float = option(METHOD, 2.0, "weight of the divergence penalty", POSITIVE, metavar="K")
     div_p: float = option(
         METHOD, 6.0, "power of the gradient norm in the divergence penalty", above(1), metavar="P"
@@ -285,6 +290,9 @@ class Config:
             raise ValueError("steps, epochs or max_seconds must be greater than 0")
         if self.grey and self.alpha:
             raise ValueError("grey and alpha cannot be combined: use one of them")
+        bounded = self.clip or self.critic_norm in ("spectral", "orthonormal")
+        if self.method == "wgan" and not bounded:
+            raise ValueError("clip = 0 leaves the critic unbounded: add --critic-norm spectral")
         if self.categories > self.noise_dim:
             raise ValueError(
                 f"categories ({self.categories}) must not exceed noise_dim ({self.noise_dim}): "
@@ -358,6 +366,8 @@ def without_effect(config: Config) -> dict[str, str]:
         disabled |= dict.fromkeys(every - options_of(getattr(config, own)), own)
     if config.optimizer != "adam":
         disabled["betas"] = "optimizer"
+    if METHODS[config.method].relativistic:  # a fake sample is compared with a real one
+        disabled["generator_batch"] = "method"
     return disabled
 
 

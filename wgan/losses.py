@@ -27,9 +27,11 @@ class CriticBatch(NamedTuple):
 class GeneratorBatch(NamedTuple):
     """What one generator update needs besides the networks, for B samples."""
 
+    real: Tensor  # (B, ...) of the same classes; (B, 0) if the method is not relativistic
     noise: Tensor  # (B, noise_dim)
     labels: Tensor  # (B,) int64, zeros without classes
     augmentation: Tensor  # (B, K), uniform in [0, 1); K = 0: none
+    real_augmentation: Tensor  # (B, K), or (B, 0) if the method is not relativistic
 
 
 Batch = TypeVar("Batch", CriticBatch, GeneratorBatch)
@@ -88,10 +90,12 @@ def build_losses(
 
     def generator_loss(generator: nn.Module, critic: nn.Module, batch: GeneratorBatch) -> Tensor:
         with autocast():
-            fake = generator(batch.noise, batch.labels)
+            real, fake = batch.real, generator(batch.noise, batch.labels)
             if augmentation.numbers:
                 fake = augmentation(fake.float(), batch.augmentation)
-            return method.generator_loss(critic_of_classes(critic, batch.labels), fake)
+                if method.relativistic:
+                    real = augmentation(real, batch.real_augmentation)
+            return method.generator_loss(critic_of_classes(critic, batch.labels), real, fake)
 
     return Losses(sample, critic_loss, generator_loss)
 

@@ -38,6 +38,12 @@ def test_a_given_option_without_effect_is_refused(arguments, reason):
         parse(*arguments)
 
 
+def test_only_a_critic_that_is_bounded_otherwise_may_be_without_clipping():
+    assert parse("--method", "wgan", "--clip", "0", "--critic-norm", "spectral").clip == 0
+    with pytest.raises(ValueError, match="clip = 0 leaves the critic unbounded"):
+        parse("--method", "wgan", "--clip", "0")
+
+
 def without_effect_names(arguments):
     """The option at issue: the one that is neither a method, a model, ... nor a value."""
     others = ("dataset", "method", "model", "optimizer", "generator_norm")

@@ -17,10 +17,18 @@ SHAPE = (3, 16, 16)
 NETWORKS = {model: {"model": model} for model in MODELS}
 NETWORKS |= {"patches": {"model": "dense", "pyramid": 2, "patch_features": 3}}
 NETWORKS |= {"conditional": {"model": "dcgan"}}
+NETWORKS |= {"spectral": {"model": "dcgan", "critic_norm": "spectral"}}
+NETWORKS |= {"orthonormal": {"model": "dense", "critic_norm": "orthonormal"}}
 NETWORKS |= {"augmented": {"model": "dcgan", "augment": "color,translation,cutout"}}
 CLASSES = {"conditional": ("a", "b", "c")}
 EVERY = [(method, model) for method in METHODS for model in MODELS]
-EVERY += [("wgan-gp", "patches"), ("wgan-gp", "conditional"), ("wgan-gp", "augmented")]
+EVERY += [
+    ("wgan-gp", "spectral"),
+    ("wgan-gp", "orthonormal"),
+    ("wgan-gp", "patches"),
+    ("wgan-gp", "conditional"),
+    ("wgan-gp", "augmented"),
+]
 # Tracing takes seconds, so every method and every network is traced once, not every pair.
 TRACED = [("wgan-div", "dense")]
 OTHERS = [(method, "dcgan") for method in METHODS]
@@ -47,7 +55,8 @@ def gradients(state):
                 parameter.div_(parameter[0].numel() ** 0.5)
     uniforms = torch.rand(8, 3, 7, generator=rng)
     of_critic = critic_batch(real, fake, mix, labels, uniforms[:, :2])
-    of_generator, values = generator_batch(noise, labels, uniforms[:, 2]), []
+    of_generator = generator_batch(noise, labels, uniforms[:, 2], real, uniforms[:, 0])
+    values = []
     for network, loss in (
         (state.critic, lambda: losses.critic(state.critic, of_critic).loss),
         (state.generator, lambda: losses.generator(state.generator, state.critic, of_generator)),

@@ -15,7 +15,7 @@ from wgan.data.classes import match_classes
 from wgan.data.folder import is_images, load_folder, open_source
 from wgan.data.image_options import Range
 from wgan.evaluation.evaluator import Evaluator, choose_features
-from wgan.evaluation.points import compare_points, evaluate_points
+from wgan.evaluation.points import compare_points, evaluate_points, report_critic
 from wgan.evaluation.samples import (
     MIN_SAMPLES,
     check_enough,
@@ -77,7 +77,11 @@ def evaluate_run(options: argparse.Namespace) -> dict:
     features = choose_features(options.features or "auto", dataset, config.data_root, device)
     evaluator = Evaluator(dataset, features, options.samples, test)
     samples = sample_run(generator, dataset, evaluator.count, seed)
-    return result | evaluator.compare(samples, options.neighbours or folder / "neighbours.png")
+    result |= evaluator.compare(samples, options.neighbours or folder / "neighbours.png")
+    if not generator.class_names:  # a critic of classes has no estimate of all samples together
+        real = evaluator.held_out.values
+        result["generated"] |= report_critic(checkpoint, config, real, samples.values)
+    return result
 
 
 def load_data(

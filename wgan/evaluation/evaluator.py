@@ -101,11 +101,14 @@ class Evaluator:
         classes that they were generated for, if any."""
         features, reference = self.features(images), self.reference_features
         precision, recall = metrics.precision_and_recall(features, reference)
+        density, coverage = metrics.density_and_coverage(features, reference)
         values = {
             "frechet_distance": metrics.frechet_distance(features, reference),
             "kernel_distance": metrics.kernel_distance(features, reference),
             "precision": precision,
             "recall": recall,
+            "density": density,
+            "coverage": coverage,
         }
         return values | self.features.metrics(features) | self.report_classes(features, labels)
 

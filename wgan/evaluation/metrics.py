@@ -7,8 +7,10 @@ Sources
     Heusel et al. 2017       Fréchet distance, arXiv:1706.08500
     Binkowski et al. 2018    kernel distance, arXiv:1801.01401
     Kynkäänniemi et al. 2019 precision and recall, arXiv:1904.06991
+    Naeem et al. 2020        density and coverage, arXiv:2002.09797
     Salimans et al. 2016     inception score, arXiv:1606.03498
     Székely and Rizzo 2013   energy distance, doi:10.1016/j.jspi.2013.03.018
+    Mallasto et al. 2019     estimates by the c-transform, arXiv:1910.03875
 """
 
 import numpy as np
@@ -44,6 +46,22 @@ def precision_and_recall(features: Tensor, reference: Tensor) -> tuple[float, fl
 
     values = prc_features_to_metric(features, reference, save_cpu_ram=True, verbose=False)
     return float(values["precision"]), float(values["recall"])
+
+
+def density_and_coverage(features: Tensor, reference: Tensor) -> tuple[float, float]:
+    """Density: the mean number of balls around reference points that contain a sample, over 5.
+    Coverage: the fraction of these balls that contain a sample (Naeem et al. 2020, equation 2).
+
+    A ball reaches the fifth neighbour of its centre in the reference. For samples of the same
+    distribution the expected values are 1 and about 0.97; density can exceed 1.
+    """
+    count = min(5, len(reference) - 1)
+    inside, covered = 0, 0
+    for centres in reference.split(1000):
+        nearest = torch.cdist(centres, reference).topk(count + 1, largest=False).values
+        contains = torch.cdist(centres, features) < nearest[:, -1:]  # the first is the centre
+        inside, covered = inside + contains.sum().item(), covered + contains.any(1).sum().item()
+    return inside / (count * len(features)), covered / len(reference)
 
 
 def inception_score(probabilities: Tensor) -> float:
@@ -173,6 +191,18 @@ def wasserstein_distance(points: Tensor, others: Tensor) -> float:
 
     costs = torch.cdist(points.double(), others.double()).numpy()
     return float(np.mean(costs[linear_sum_assignment(costs)]))
+
+
+def c_transform_bound(real_scores: Tensor, real: Tensor, fake: Tensor) -> float:
+    """Lower bound of the Wasserstein-1 distance of two sets, by any critic f at all, Lipschitz or
+    not: mean of f(x) + mean over y of min over x of (|x - y| - f(x)) (Mallasto et al. 2019).
+
+    `real_scores` `(N,)` are f(x); `real` x `(N, D)`; `fake` y `(M, D)`. The sum of the potentials
+    f(x) and min(...) never exceeds |x - y|, which is the dual of optimal transport.
+    """
+    scores = real_scores.double()
+    costs = torch.cdist(fake.double(), real.double())
+    return (scores.mean() + (costs - scores).min(1).values.mean()).item()
 
 
 def energy_distance(points: Tensor, others: Tensor) -> float:

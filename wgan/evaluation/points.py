@@ -9,7 +9,7 @@ from torch import Tensor
 from utils import corrected_estimate, wasserstein_estimate
 from wgan import plots
 from wgan.config import Config
-from wgan.data import Dataset
+from wgan.data import Dataset, to_float_images
 from wgan.data.classes import list_names
 from wgan.evaluation import metrics
 from wgan.evaluation.samples import (
@@ -49,10 +49,7 @@ def evaluate_points(
         report_points(part.values, reference.values, modes) for part in (drawn, held_out)
     )
     if not generator.class_names:
-        estimate = critic_estimate(checkpoint, config, held_out.values, drawn.values)
-        generated["critic_estimate"] = estimate
-        if weight := config.applicable().get("gp_weight"):
-            generated["corrected_estimate"] = corrected_estimate(estimate, weight)
+        generated |= report_critic(checkpoint, config, held_out.values, drawn.values)
     elif drawn.labels is not None and (drawn.labels >= 0).any():
         # Not the estimate, as that of a critic of classes is not that of all points together.
         for report, part in ((generated, drawn), (real, held_out)):
@@ -111,13 +108,26 @@ def report_points(points: Tensor, reference: Tensor, modes: Tensor | None) -> di
     values["wasserstein_distance"] = metrics.wasserstein_distance(*pair)
     values["energy_distance"] = metrics.energy_distance(*pair)
     values["precision"], values["recall"] = metrics.precision_and_recall(*pair)
+    values["density"], values["coverage"] = metrics.density_and_coverage(*pair)
     return values | metrics.column_metrics(*pair)
 
 
-def critic_estimate(checkpoint: dict, config: Config, real: Tensor, fake: Tensor) -> float:
-    """E f(real) - E f(fake): the estimate by the critic f of a checkpoint, for samples
-    `(N, ...)`."""
+@torch.no_grad()
+def report_critic(checkpoint: dict, config: Config, real: Tensor, fake: Tensor) -> dict[str, float]:
+    """What the critic of a checkpoint says about the distance of up to 2,000 real and fake points
+    `(N, D)` or images `(N, C, H, W)` uint8: its estimate, and a lower bound that needs no Lipschitz
+    critic. Of images also per pixel, over sqrt(C H W), for values in [-1, 1]."""
+    real, fake = (to_float_images(part[:PAIRED_POINTS]) for part in (real, fake))
     _, critic = build_networks(config, tuple(real.shape[1:]))
     load_weights(critic, checkpoint["critic"])
-    with torch.no_grad():
-        return wasserstein_estimate(critic(real), critic(fake)).item()
+    scores = [torch.cat(list(map(critic, part.split(500)))) for part in (real, fake)]
+    estimate = wasserstein_estimate(*scores).item()
+    values = {"critic_estimate": estimate}
+    if weight := config.applicable().get("gp_weight"):
+        values["corrected_estimate"] = corrected_estimate(estimate, weight)
+    bound = metrics.c_transform_bound(scores[0], real.flatten(1), fake.flatten(1))
+    values["critic_lower_bound"] = bound
+    if real.dim() == 4:
+        side = real[0].numel() ** 0.5
+        values |= {f"{name}_per_pixel": value / side for name, value in values.items()}
+    return values

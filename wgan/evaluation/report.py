@@ -1,7 +1,7 @@
 """The table of metrics that evaluate.py prints."""
 
 HIGHER_IS_BETTER = ("precision", "recall", "inception_score", "classes", "smallest_class")
-HIGHER_IS_BETTER += ("confident", "class_agreement", "modes", "good_samples")
+HIGHER_IS_BETTER += ("confident", "class_agreement", "modes", "good_samples", "density", "coverage")
 FEW = 500  # samples
 
 
@@ -22,7 +22,7 @@ def format_report(result: dict) -> str:
             direction = "higher" if name in HIGHER_IS_BETTER else "lower"
             if "wasserstein" in name and value < result["real"][name]:
                 direction = "below the floor is not better: see energy distance, recall"
-            if "estimate" in name:
+            if "estimate" in name or "critic" in name:
                 direction, label = "", label + ", training data" * result["training_data"]
             lines.append(f"{label:<35}{value:>12.4g}{floor:>16}  {direction}".rstrip())
     if result["samples"] < FEW:

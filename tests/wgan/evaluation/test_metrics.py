@@ -44,6 +44,21 @@ def test_precision_falls_with_strange_samples_and_recall_with_missing_ones():
     assert recall == pytest.approx(0.5, abs=0.02)
 
 
+def test_density_and_coverage_of_the_same_distribution_and_of_a_collapse():
+    """1, and 1 - (N - 1) ... (N - k) / ((M + N - 1) ... (M + N - k)) (Naeem et al. 2020)."""
+    real, same = torch.randn(2, 1500, 8)
+    density, coverage = metrics.density_and_coverage(same, real)
+    expected = 1 - math.prod((1500 - i) / (3000 - i) for i in range(1, 6))
+    assert density == pytest.approx(1, abs=0.1) and coverage == pytest.approx(expected, abs=0.02)
+    density, coverage = metrics.density_and_coverage(real[:1].expand(100, -1) + 1e-3, real)
+    radii = torch.cdist(real, real).topk(6, largest=False).values[:, 5]
+    inside = radii > (real - real[0]).norm(dim=1)
+    assert density == pytest.approx(inside.sum().item() / 5, rel=0.05)
+    assert coverage == pytest.approx(inside.float().mean().item(), rel=0.05)
+    strange = torch.cat([same[:750], torch.full((750, 8), 50.0)])
+    assert metrics.density_and_coverage(strange, real)[0] == pytest.approx(0.5, abs=0.1)
+
+
 def test_nearest_neighbours_are_nearest():
     reference = torch.tensor([[0.0], [10.0], [11.0], [30.0]])
     assert metrics.nearest_neighbours(torch.tensor([[12.0]]), reference, 2).tolist() == [[2, 1]]
@@ -125,6 +140,23 @@ def test_the_exact_distance_is_that_of_a_line_and_of_a_shift():
     points = gaussian(300, [0.0, 0.0])
     shifted = points + torch.tensor([3.0, 4.0])
     assert metrics.wasserstein_distance(points, shifted) == pytest.approx(5, rel=1e-5)
+
+
+@pytest.mark.parametrize("slope", [0.1, 1.0, 7.0])
+def test_the_c_transforms_bound_holds_for_any_critic(slope):
+    real, fake = gaussian(200, [2.0, 0.0]), gaussian(200, [0.0, 0.0], seed=1)
+    exact = metrics.wasserstein_distance(real, fake)
+    scores = (slope * real[:, 0], slope * real.norm(dim=1).sin(), torch.zeros(200))
+    for bound in (metrics.c_transform_bound(score, real, fake) for score in scores):
+        assert bound <= exact + 1e-9
+
+
+def test_the_c_transforms_bound_is_the_distance_for_the_optimal_critic():
+    """Of a translation: f(x) = x m / |m|, whatever its level."""
+    fake, shift = gaussian(300, [0.0, 0.0]), torch.tensor([3.0, 4.0])
+    real = fake + shift
+    bound = metrics.c_transform_bound(100 + real @ shift / 5, real, fake)
+    assert bound == pytest.approx(5, rel=1e-5)
 
 
 def test_the_energy_distance_of_a_shifted_gaussian_is_its_closed_form():

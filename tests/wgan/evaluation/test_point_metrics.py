@@ -18,7 +18,8 @@ def test_points_are_reported_with_modes_only_if_there_are_labels():
     assert values["modes"] == values["modes_in_all"] == 2
     assert values["wasserstein_distance"] == pytest.approx(0, abs=1e-6)
     moved = report_points(reference + torch.tensor([0.0, 3.0]), reference, None)
-    assert list(moved)[:4] == ["wasserstein_distance", "energy_distance", "precision", "recall"]
+    expected = ["wasserstein_distance", "energy_distance", "precision", "recall", "density"]
+    assert list(moved)[:6] == [*expected, "coverage"]
     assert math.isclose(moved["wasserstein_distance"], 3, rel_tol=1e-5)
     assert moved["recall"] == 0
 
