@@ -318,7 +318,7 @@ class LipschitzPenalty(Method):
 
 @dataclass(frozen=True)
 class ZeroCentredPenalties(Method):
-    """WGAN-R1R2: the Wasserstein loss with R1 and R2. Its estimate is no distance.
+    """WGAN-R1R2: the Wasserstein loss with R1 and R2; not a distance.
 
     gamma / 2 (E |grad f(real)|^2 + E |grad f(fake)|^2), in which R1 and R2 are those of Mescheder
     et al. 2018, who use them with the GAN loss. At the optimum, the estimate is twice the penalty
@@ -346,12 +346,13 @@ class ZeroCentredPenalties(Method):
 
 @dataclass(frozen=True)
 class R3GAN(Method):
-    """R3GAN: real and fake samples are compared in pairs, with R1 and R2. No Wasserstein distance.
+    """R3GAN: compares real and fake samples in pairs, with R1 and R2.
 
-    Huang et al. 2024, section 2: the critic minimises E softplus(f(fake) - f(real)) + gamma / 2
-    (R1 + R2), the generator E softplus(f(real) - f(fake)). Rates, betas and gamma are constant;
-    in the authors' code they change, and gamma starts at 0.05 for CIFAR-10 and at 150 for faces of
-    256x256. The penalties are taken after augmentation, theirs before it.
+    Not a Wasserstein distance. Huang et al. 2024, section 2: the critic minimises
+    E softplus(f(fake) - f(real)) + gamma / 2 (R1 + R2), the generator
+    E softplus(f(real) - f(fake)). Rates, betas and gamma are constant; in the authors' code they
+    change, and gamma starts at 0.05 for CIFAR-10 and at 150 for faces of 256x256. The penalties are
+    taken after augmentation, theirs before it.
     """
 
     gamma: float

@@ -11,7 +11,7 @@ from wgan.losses import CriticBatch, GeneratorBatch
 from wgan.recipes import resolve
 
 SMALL = ["--width", "8", "--noise-dim", "4", "--batch-size", "8", "--n-critic", "2"]
-SMALL += ["--compile", "off", "--no-lr-decay"]
+SMALL += ["--compile", "off", "--no-lr-decay", "--lr-warmup", "0"]
 OFTEN = ["--log-every", "2", "--sample-every", "2", "--checkpoint-every", "2"]
 
 
@@ -23,6 +23,7 @@ def small_config(**options):
         "categories": 0,
         "batch_size": 8,
         "n_critic": 3,
+        "lr_warmup": 0,
     } | options
     return resolve(options).config
 

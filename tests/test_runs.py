@@ -88,7 +88,8 @@ def test_the_ring_is_learned(tmp_path, capsys):
 )
 def test_convolutions_learn_what_images_look_like(method, image_folder, tmp_path):
     """The mean sample becomes red at the top and blue at the bottom, as the mean image is."""
-    options = ["--method", method, "--lr", "3e-3", "--optimizer", "adam", "--critic-norm", "layer"]
+    options = ["--model", "dcgan", "--method", method, "--critic-norm", "layer"]
+    options += ["--lr", "3e-3", "--optimizer", "adam"]
     options += {"wgan": ["--clip", 0.1], "wgan-gp": ["--gp-weight", 1]}.get(method, [])
     assert run_main(image_folder, tmp_path / "r", *options, "--steps", 80, "--ema", 0.9) == 0
     mean = generate(load_generator(tmp_path / "r", device="cpu"), 100).float().mean(0)

@@ -33,7 +33,10 @@ def write_checkpoint(state: dict, config: Config, file: BinaryIO) -> None:
 
 def save_with_digest(content: dict, file: BinaryIO) -> None:
     """`torch.save` with the SHA-256 as the archive's comment, in place of no comment."""
-    torch.save(content, file)
+    try:
+        torch.save(content, file)
+    except RuntimeError as error:  # of PyTorch's archive writer, once the disk is full
+        raise error.__context__ if isinstance(error.__context__, OSError) else error from None
     length = file.tell() - len(COMMENT_LENGTH)
     comment = hash_start(file, length)
     file.seek(length)

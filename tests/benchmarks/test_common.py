@@ -19,7 +19,7 @@ def test_results_are_written_only_where_a_file_may_be(tmp_path):
 @pytest.mark.parametrize(
     ("program", "arguments", "message"),
     [
-        (speed, ["--method", "wgan-pg"], "did you mean 'wgan-gp'"),
+        (speed, ["--method", "wgan-gpp"], "did you mean 'wgan-gp'"),
         (speed, ["--image-size", "30", "--compile", "off"], "--image-size"),
         (speed, ["--image-size", "0"], "0"),
         (speed, ["--channels", "2"], "--channels"),

@@ -57,7 +57,7 @@ def test_a_dry_run_prints_the_options_and_trains_nothing(tmp_path, monkeypatch, 
     assert train.main(["--dry-run", "--seed", "7"]) == 0
     output = capsys.readouterr().out
     assert re.search(r"^seed = 7 +# command line$", output, re.M)
-    assert re.search(r"^width = 32 +# configs/glyphs.toml$", output, re.M)
+    assert re.search(r"^width = 256 +# configs/glyphs.toml$", output, re.M)
     assert tomllib.loads(output)["seed"] == 7
     assert not list(tmp_path.iterdir())
     for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "1", "WORLD_SIZE": "2"}.items():
@@ -194,7 +194,7 @@ def test_ctrl_c_before_training_is_130(image_folder, tmp_path, monkeypatch):
 
 
 def test_the_script_runs_from_any_folder_and_reports_bad_input_without_a_traceback(tmp_path):
-    command = [sys.executable, str(ROOT / "train.py"), "--method", "wgan-pg"]
+    command = [sys.executable, str(ROOT / "train.py"), "--method", "wgan-gpp"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
     assert "did you mean 'wgan-gp'?" in done.stderr

@@ -108,8 +108,13 @@ def assert_close_networks(one, other, tolerance=1e-5):
 # ---------------------------------------------------------------- the same training
 
 
-DENSE = ["--model", "dense", "--width", 16, "--flip", "--generator-batch", 12]
+DENSE = ["--model", "dense", "--width", 16, "--flip"]
 DENSE += ["--precision", "fp32", "--sample-every", 20, "--checkpoint-every", 10, "--steps", 20]
+
+
+def method_options(method):
+    generator_batch = [] if METHODS[method].relativistic else ["--generator-batch", 12]
+    return ["--method", method, *generator_batch]
 
 
 def compile_only_by_tracing():
@@ -126,7 +131,7 @@ def train_all(folder, runs, ports, compiled):
     for method, port in ports.items():
         torch.compiler.reset()
         os.environ["MASTER_PORT"] = str(port)
-        options = ["--method", method, "--compile", "on" if compiled else "off"]
+        options = [*method_options(method), "--compile", "on" if compiled else "off"]
         if code := train.main(arguments_for(folder, runs / method, *DENSE, *options)):
             return code
     return 0
@@ -140,12 +145,13 @@ def test_two_ranks_train_as_one(compiled, processes, image_folder, tmp_path):
         processes, tmp_path, train_all, image_folder, tmp_path / "two", ports, compiled
     )
     for method in methods:
-        options = ["--method", method, "--compile", "off"]
+        options = [*method_options(method), "--compile", "off"]
         assert run_main(image_folder, tmp_path / "one" / method, *DENSE, *options) == 0
     assert end_of(started) == [0, 0], errors_of(tmp_path)
     for method in methods:
         one, two = tmp_path / "one" / method, tmp_path / "two" / method
-        assert_close_networks(one, two)
+        # Some gradients of a relativistic loss are zero but for rounding errors, which Adam scales.
+        assert_close_networks(one, two, 2e-4 if METHODS[method].relativistic else 1e-5)
         logs = [contents(run)[0] for run in (one, two)]
         assert len(logs[0]) == 10
         for mine, theirs in zip(*logs, strict=True):
