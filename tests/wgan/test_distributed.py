@@ -96,12 +96,12 @@ def errors_of(folder):
     return [path.read_text() for path in sorted(folder.glob("errors-*"))]
 
 
-def assert_close_networks(one, other, tolerance=1e-5):
+def assert_close_networks(one, other, tolerance=1e-5, left_out=None):
     states = [read_checkpoint(run / "checkpoint.pt") for run in (one, other)]
     for name in NETWORKS:
         mine, theirs = (state[name] for state in states)
         assert mine.keys() == theirs.keys()
-        for key in mine:
+        for key in mine.keys() - {left_out}:
             torch.testing.assert_close(mine[key], theirs[key], rtol=0, atol=tolerance)
 
 
@@ -150,8 +150,10 @@ def test_two_ranks_train_as_one(compiled, processes, image_folder, tmp_path):
     assert end_of(started) == [0, 0], errors_of(tmp_path)
     for method in methods:
         one, two = tmp_path / "one" / method, tmp_path / "two" / method
-        # Some gradients of a relativistic loss are zero but for rounding errors, which Adam scales.
-        assert_close_networks(one, two, 2e-4 if METHODS[method].relativistic else 1e-5)
+        # Some gradients of a relativistic loss are zero but for rounding errors, which Adam scales:
+        # the level of the scores is free.
+        relaxed = {"tolerance": 2e-4, "left_out": "score.bias"}
+        assert_close_networks(one, two, **relaxed if METHODS[method].relativistic else {})
         logs = [contents(run)[0] for run in (one, two)]
         assert len(logs[0]) == 10
         for mine, theirs in zip(*logs, strict=True):
