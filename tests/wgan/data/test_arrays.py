@@ -284,7 +284,7 @@ def test_a_generator_of_vectors_can_be_asked_for_a_class(tmp_path, capsys):
     run, out = str(tmp_path / "run"), str(tmp_path / "out.npz")
     options = ["--dataset", name, "--conditional", "--width", "32", "--batch-size", "30"]
     options += ["--lr", "3e-3", "--lr-decay", "--gp-weight", "1", "--compile", "off"]
-    options += ["--device", "cpu"]
+    options += ["--device", "cpu", "--n-critic", "5", "--betas", "0", "0.9"]
     options += ["--steps", "150", "--sample-every", "150", "--run", run]
     assert train.main(options) == 0
     generated = [run, "--class", "7,5", "--per-class", "20", "--out", out, "--device", "cpu"]
