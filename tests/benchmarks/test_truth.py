@@ -66,8 +66,8 @@ def test_the_optimal_slopes_of_the_bounded_critics_give_the_distance():
 )
 def test_distances_are_those_of_many_samples(build):
     pair = build()
-    real, fake = pair.sets or pair.draw(torch.Generator().manual_seed(0), 2000)
-    assert wasserstein_distance(real, fake) == pytest.approx(pair.distance, rel=0.1)
+    real, fake = pair.sets or pair.draw(torch.Generator().manual_seed(0), 700)
+    assert wasserstein_distance(real, fake) == pytest.approx(pair.distance, rel=0.15)
 
 
 def test_points_stay_in_their_funnel_at_which_the_potential_has_the_rays_slope():
@@ -102,8 +102,9 @@ def test_centres_are_nearer_to_real_samples_than_other_real_samples_are():
 
 
 @pytest.mark.slow
-def test_the_command_writes_its_results_and_figures(tmp_path, capsys):
+def test_the_command_writes_its_results_and_figures(tmp_path, capsys, monkeypatch):
     target, figure = tmp_path / "t.json", tmp_path / "t.png"
+    monkeypatch.setattr(truth, "FRESH", 100)
     arguments = ["--rows", *OFFLINE, "--updates", "2", "--json", str(target)]
     assert truth.main([*arguments, "--plot", str(figure)]) == 0
     lines = json.loads(target.read_text())["critics"]
