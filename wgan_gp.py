@@ -164,14 +164,15 @@ class UpsampleConv2d(nn.Conv2d):
         super().__init__(before, after, 3, 1, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        kernel = sum_of_offsets(self.weight.flip(2, 3)).transpose(0, 1)
+        kernel = sum_of_offsets(self.weight.flip(2, 3).transpose(0, 1))
         return F.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)
 
 
 def sum_of_offsets(kernel: Tensor) -> Tensor:
-    """3x3 kernels `(..., 3, 3)` convolved with 2x2 ones: `(..., 4, 4)`."""
+    """3x3 kernels `(A, B, 3, 3)` convolved with 2x2 ones: `(A, B, 4, 4)`, channels last."""
     offsets = ((left, 1 - left, top, 1 - top) for left in (0, 1) for top in (0, 1))
-    return sum(F.pad(kernel, offset) for offset in offsets)
+    kernel = sum(F.pad(kernel, offset) for offset in offsets)
+    return kernel.contiguous(memory_format=torch.channels_last)  # as `build_state` has networks
 
 
 def dcgan_initialisation(module: nn.Module) -> None:
