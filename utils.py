@@ -249,6 +249,7 @@ class GradientPenalty(Method):
 
     gp_weight: float
 
+    penalty: ClassVar[Callable[[Critic, Tensor], Tensor]] = staticmethod(gradient_penalty)
     per_sample: ClassVar[bool] = True
     settings: ClassVar[dict] = {
         "optimizer": "adam",
@@ -261,7 +262,7 @@ class GradientPenalty(Method):
 
     def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, mix: Tensor) -> CriticLoss:
         distance = estimate_in_one_pass(critic, real, fake)
-        penalty = self.gp_weight * gradient_penalty(critic, interpolate(real, fake, mix))
+        penalty = self.gp_weight * self.penalty(critic, interpolate(real, fake, mix))
         return CriticLoss(penalty - distance, distance, penalty)
 
 
@@ -298,22 +299,14 @@ class WassersteinDivergence(Method):
 
 
 @dataclass(frozen=True)
-class LipschitzPenalty(Method):
+class LipschitzPenalty(GradientPenalty):
     """WGAN-LP: gradient norm at most 1 between real and fake samples.
 
     Petzka et al. 2018, equation 8, with the rates of WGAN-GP. Unlike WGAN-GP, it allows smaller
     norms, as the optimal f has between points that its transport plan does not pair.
     """
 
-    gp_weight: float
-
-    per_sample: ClassVar[bool] = True
-    settings: ClassVar[dict] = GradientPenalty.settings
-
-    def critic_loss(self, critic: Critic, real: Tensor, fake: Tensor, mix: Tensor) -> CriticLoss:
-        distance = estimate_in_one_pass(critic, real, fake)
-        penalty = self.gp_weight * one_sided_penalty(critic, interpolate(real, fake, mix))
-        return CriticLoss(penalty - distance, distance, penalty)
+    penalty: ClassVar[Callable[[Critic, Tensor], Tensor]] = staticmethod(one_sided_penalty)
 
 
 @dataclass(frozen=True)

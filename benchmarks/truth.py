@@ -83,16 +83,19 @@ def densities() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def optimal_slope(name: str) -> Tensor | None:
     """f' of the critic that maximises a contender's own objective, on `GRID`: the integral of D f',
     which is the estimate, minus the penalty. None without a closed form."""
-    p, q, r, difference = densities()
-    sign, size = difference.sign(), difference.abs()
-    method, _ = CONTENDERS[name]
-    if name in ("wgan-gp", "wgan-lp"):
-        return sign * (1 + size / (2 * method.gp_weight * r))
-    if name == "wgan-div":
-        return sign * (size / (method.div_k * method.div_p * r)) ** (1 / (method.div_p - 1))
-    if name == "wgan-r1r2":
-        return difference / (method.gamma * (p + q))
-    return sign if name in ("wgan-spectral", "wgan-orthonormal") else None
+    slope = OPTIMAL_SLOPES.get(name)
+    return slope(CONTENDERS[name][0], *densities()) if slope else None
+
+
+BOUNDED, PENALISED = ("wgan-spectral", "wgan-orthonormal"), ("wgan-gp", "wgan-lp")
+OPTIMAL_SLOPES: dict[str, Callable[..., Tensor]] = {  # of the method m and `densities`
+    **dict.fromkeys(BOUNDED, lambda m, p, q, r, d: d.sign()),
+    **dict.fromkeys(PENALISED, lambda m, p, q, r, d: d.sign() + d / (2 * m.gp_weight * r)),
+    "wgan-div": lambda m, p, q, r, d: (
+        d.sign() * (d.abs() / (m.div_k * m.div_p * r)) ** (1 / (m.div_p - 1))
+    ),
+    "wgan-r1r2": lambda m, p, q, r, d: d / (m.gamma * (p + q)),
+}
 
 
 def one_dimension() -> Pair:
@@ -326,8 +329,7 @@ def run(argv: list[str] | None) -> None:
     add("--updates", type=integer(1), default=1000, metavar="N", help="default: 1000")
     add("--json", metavar="FILE", help="also write the results to this file")
     add("--plot", metavar="PNG", help="plot to this file, and with -slopes added to its name")
-    root = str(ROOT / "datasets")
-    add("--data-root", default=root, help="folder of downloaded data (default: datasets)")
+    add("--data-root", default=str(ROOT / "datasets"), help="folder of downloaded data")
     options = parser.parse_args(argv)
     for path in (options.json, options.plot):
         check_writable(path)

@@ -25,7 +25,13 @@ import evaluate
 import generate
 import train
 from wgan import setup
-from wgan.checkpoints import DIGEST_LENGTH, config_of, hash_start, read_checkpoint
+from wgan.checkpoints import (
+    DIGEST_LENGTH,
+    config_of,
+    hash_start,
+    read_checkpoint,
+    save_with_digest,
+)
 from wgan.config import FIELDS, SHORTHANDS
 from wgan.data import ImageOptions, load_dataset
 from wgan.data.glyphs import read_cache
@@ -134,6 +140,28 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_fails_after_three_tries(
     assert "3 times in a row" in errors
     assert (run / "checkpoint.pt").read_bytes() == before
     assert not list(run.rglob("*.tmp"))
+
+
+class SmallDisk(io.BytesIO):
+    """A file on a disk of some bytes."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size = size
+
+    def write(self, content):
+        if self.tell() + len(content) > self.size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(content)
+
+
+def test_a_disk_that_is_full_at_any_byte_is_an_os_error():
+    content, file = {"a": torch.zeros(1000), "b": torch.zeros(3)}, SmallDisk(10**6)
+    save_with_digest(content, file)
+    length = len(file.getvalue())
+    for size in (*range(0, length, 97), length - 1):
+        with pytest.raises(OSError, match="No space left"):
+            save_with_digest(content, SmallDisk(size))
 
 
 def test_two_failed_saves_are_survived(image_folder, tmp_path, monkeypatch, capsys):

@@ -74,8 +74,7 @@ def sample_inputs(step: int, config: Config, batches: Batches) -> StepInputs:
     """Draw a step's randomness. It depends on the seed and the step only, so that a resumed run
     draws the same numbers. With several ranks, each draws its part of the same global numbers."""
     n, device, noise_dim = config.n_critic, batches.device, config.noise_dim
-    relativistic = METHODS[config.method].relativistic
-    m = n + relativistic  # batches of real samples
+    m = n + METHODS[config.method].relativistic  # batches of real samples
     numbers = Augmentation(config.augment).numbers
 
     def draw_critic(rng: torch.Generator, count: int) -> tuple[Tensor, ...]:
@@ -99,14 +98,12 @@ def sample_inputs(step: int, config: Config, batches: Batches) -> StepInputs:
     noise, mix, flip, augmentation = (
         rows.transpose(0, 1) for rows in draw(draw_critic, config.batch_size, "critic")
     )
-    own_size = 0 if relativistic else config.generator_batch
+    own_size = config.generator_batch if m == n else 0
     generator_size = own_size or config.batch_size
     generator_noise, generator_labels, generator_augmentation = draw(
         draw_generator, generator_size, "generator"
     )
     labels = batches.labels(step * m, m).unflatten(0, (m, -1))
-    if relativistic:
-        generator_labels = labels[n]
     weight = ema_weight(config.ema, step, generator_size)
     return StepInputs(
         real=batches(step * m, m).unflatten(0, (m, -1)),
@@ -116,7 +113,7 @@ def sample_inputs(step: int, config: Config, batches: Batches) -> StepInputs:
         flip=flip if config.flip else flip[:0],
         augmentation=augmentation,
         generator_noise=generator_noise,
-        generator_labels=generator_labels,
+        generator_labels=generator_labels if m == n else labels[n],
         generator_augmentation=generator_augmentation,
         ema_weight=torch.full((), weight, device=device),
     )

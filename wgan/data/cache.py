@@ -54,7 +54,7 @@ from wgan.data.rows import RowReader
 from wgan.data.sources import ImageFile, Source, common_folder
 from wgan.files import acquire_lock, format_size, sync, temporary_path
 
-VERSION = 7  # increase it if the images' bytes change, so that existing caches are made again
+VERSION = 8  # increase it if the images' bytes change, so that existing caches are made again
 IMAGES_PER_BUCKET, MAX_BUCKETS = 16, 1024
 FOOTER = struct.Struct("<Q32s")
 ADVICE = "Use another --data-root, free some space, or use a smaller --image-size"

@@ -18,8 +18,8 @@ DEFAULT_SIZE = (64, 64)
 
 
 def load_folder(folder: Path, root: Path, options: ImageOptions) -> Dataset:
-    """Load all images of a folder or a zip archive, with the classes of files of
-    labels or else of its subfolders, and print these.
+    """Load all images of a folder or a zip archive, with the classes of files of labels or else of
+    its subfolders, and print these.
 
     Files that are not images are skipped with a warning. Raises ValueError if no image is left.
     """

@@ -182,11 +182,10 @@ class ZipSource:
 
 
 def unpacked_name(entry: zipfile.ZipInfo) -> str:
-    """An entry's name, which `zip` encodes in UTF-8 without the flag that says so."""
-    with suppress(UnicodeError):
-        return (
-            entry.filename if entry.flag_bits & 0x800 else entry.filename.encode("cp437").decode()
-        )
+    """An entry's name. `zip` writes it in UTF-8 without setting the flag for UTF-8."""
+    if not entry.flag_bits & 0x800:
+        with suppress(UnicodeError):
+            return entry.filename.encode("cp437").decode()
     return entry.filename
 
 

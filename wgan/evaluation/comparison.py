@@ -14,8 +14,9 @@ from wgan.data.arrays import ARRAY_SUFFIXES
 from wgan.data.classes import match_classes
 from wgan.data.folder import is_images, load_folder, open_source
 from wgan.data.image_options import Range
+from wgan.evaluation.critic import report_critic
 from wgan.evaluation.evaluator import Evaluator, choose_features
-from wgan.evaluation.points import compare_points, evaluate_points, report_critic
+from wgan.evaluation.points import compare_points, evaluate_points
 from wgan.evaluation.samples import (
     MIN_SAMPLES,
     check_enough,

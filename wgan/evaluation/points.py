@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils import corrected_estimate, wasserstein_estimate
 from wgan import plots
 from wgan.config import Config
-from wgan.data import Dataset, to_float_images
+from wgan.data import Dataset
 from wgan.data.classes import list_names
 from wgan.evaluation import metrics
+from wgan.evaluation.critic import report_critic
 from wgan.evaluation.samples import (
     MIN_SAMPLES,
     SAMPLES,
@@ -23,7 +23,6 @@ from wgan.evaluation.samples import (
 )
 from wgan.files import write_whole
 from wgan.sampling import TrainedGenerator
-from wgan.state import build_networks, load_weights
 
 PAIRED_POINTS = 2000  # for the exact distance, whose cost grows with the cube
 
@@ -110,24 +109,3 @@ def report_points(points: Tensor, reference: Tensor, modes: Tensor | None) -> di
     values["precision"], values["recall"] = metrics.precision_and_recall(*pair)
     values["density"], values["coverage"] = metrics.density_and_coverage(*pair)
     return values | metrics.column_metrics(*pair)
-
-
-@torch.no_grad()
-def report_critic(checkpoint: dict, config: Config, real: Tensor, fake: Tensor) -> dict[str, float]:
-    """What the critic of a checkpoint says about the distance of up to 2,000 real and fake points
-    `(N, D)` or images `(N, C, H, W)` uint8: its estimate, and a lower bound that needs no Lipschitz
-    critic. Of images also per pixel, over sqrt(C H W), for values in [-1, 1]."""
-    real, fake = (to_float_images(part[:PAIRED_POINTS]) for part in (real, fake))
-    _, critic = build_networks(config, tuple(real.shape[1:]))
-    load_weights(critic, checkpoint["critic"])
-    scores = [torch.cat(list(map(critic, part.split(500)))) for part in (real, fake)]
-    estimate = wasserstein_estimate(*scores).item()
-    values = {"critic_estimate": estimate}
-    if weight := config.applicable().get("gp_weight"):
-        values["corrected_estimate"] = corrected_estimate(estimate, weight)
-    bound = metrics.c_transform_bound(scores[0], real.flatten(1), fake.flatten(1))
-    values["critic_lower_bound"] = bound
-    if real.dim() == 4:
-        side = real[0].numel() ** 0.5
-        values |= {f"{name}_per_pixel": value / side for name, value in values.items()}
-    return values

@@ -3,6 +3,7 @@
 HIGHER_IS_BETTER = ("precision", "recall", "inception_score", "classes", "smallest_class")
 HIGHER_IS_BETTER += ("confident", "class_agreement", "modes", "good_samples", "density", "coverage")
 FEW = 500  # samples
+WIDTH = 45  # of the column of names
 
 
 def format_report(result: dict) -> str:
@@ -12,7 +13,7 @@ def format_report(result: dict) -> str:
     step = f", step {result['step']}" if result.get("step") is not None else ""
     other = f" and {result['reference']}" if "reference" in result else ""
     lines = [f"{result['source']}{other}{step}, {result['samples']} samples{features}", ""]
-    lines.append(f"{'':<35}{'generated':>12}{'real, held out':>16}  better")
+    lines.append(f"{'':<{WIDTH}}{'generated':>12}{'real, held out':>16}  better")
     for name, value in result["generated"].items():
         if name != "modes_in_all":
             floor = f"{result['real'][name]:.4g}" if name in result["real"] else ""
@@ -24,7 +25,7 @@ def format_report(result: dict) -> str:
                 direction = "below the floor is not better: see energy distance, recall"
             if "estimate" in name or "critic" in name:
                 direction, label = "", label + ", training data" * result["training_data"]
-            lines.append(f"{label:<35}{value:>12.4g}{floor:>16}  {direction}".rstrip())
+            lines.append(f"{label:<{WIDTH}}{value:>12.4g}{floor:>16}  {direction}".rstrip())
     if result["samples"] < FEW:
         lines += ["", f"fewer than {FEW} samples: the metrics depend much on which these are"]
     if "neighbours" in result:
