@@ -28,6 +28,7 @@ from wgan import setup
 from wgan.checkpoints import (
     DIGEST_LENGTH,
     config_of,
+    describe_other_data,
     hash_start,
     read_checkpoint,
     save_with_digest,
@@ -418,6 +419,12 @@ def test_well_formed_checkpoints_of_other_content_are_refused(image_folder, tmp_
         write_with_digest(run / "checkpoint.pt", state | change)
         assert run_main(image_folder, run, "--steps", 4) == 2, change
         assert "error: " in capsys.readouterr().err
+
+
+def test_a_tensor_in_the_description_of_the_data_is_other_data():
+    now = {"samples": 3, "standardisation": {"mean": [1.0], "deviation": [1.0]}}
+    trained = {"samples": 3, "standardisation": {"mean": [torch.ones(2)], "deviation": [1.0]}}
+    assert "the same number of different ones" in describe_other_data(trained, now)
 
 
 @pytest.mark.parametrize(

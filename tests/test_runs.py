@@ -404,10 +404,10 @@ def test_every_recipe_trains(path, tmp_path, monkeypatch, random, no_plots):
 
 
 def test_a_conditional_run_learns_the_classes_and_resumes_exactly(class_folder, tmp_path):
-    options = ["--conditional", "--grey", "--lr", "1e-2", "--gp-weight", "1", "--noise-dim", "4"]
+    options = ["--conditional", "--grey", "--model", "dense", "--lr", "1e-2", "--gp-weight", "1"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert run_main(class_folder, whole, *options, "--steps", "60") == 0
-    for steps in ("30", "60"):
+    assert run_main(class_folder, whole, *options, "--steps", "120") == 0
+    for steps in ("60", "120"):
         assert run_main(class_folder, parts, *options, "--steps", steps) == 0
     assert_same_run(whole, parts)
     generator = load_generator(whole)

@@ -109,7 +109,8 @@ def describe_other_data(trained: object, now: dict) -> str | None:
     before, count = trained.get("samples") if isinstance(trained, dict) else None, now["samples"]
     if type(before) is not int:
         return None
-    changed = {name for name, value in now.items() if trained.get(name, value) != value}
+    # as text, since a foreign checkpoint may contain tensors, which have no single truth value
+    changed = {name for name in now if repr(trained.get(name, now[name])) != repr(now[name])}
     if not changed:
         return None
     if changed == {"labels"}:
