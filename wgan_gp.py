@@ -417,7 +417,7 @@ def he_initialisation(module: nn.Module) -> None:
     As in the code of Gulrajani et al. 2017. PyTorch's default shrinks the signal in each layer, so
     that a generator's first samples would hardly depend on the noise.
     """
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear | nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         nn.init.zeros_(module.bias)
 
@@ -669,7 +669,7 @@ class PyramidSum(nn.Module):
         pixels = output.weight
         if isinstance(self.finest, PatchSum):
             pixels = pixels[self.finest.features :]
-            dcgan_initialisation(self.finest.linear)
+            dcgan_initialisation(self.finest.convolution)
         pixels.normal_(0.0, 0.02)
 
 
@@ -681,8 +681,8 @@ class Patches(nn.Module):
     patch_features)`, with zero padding.
 
     Computes `nn.Conv2d(C, patch_features, 8, stride=4, padding=2)` of images padded at the bottom
-    and on the right to multiples of 4. It is written as one matrix product, because convolutions
-    with few channels are slow on a CPU.
+    and on the right to multiples of 4. It is written as a convolution of 2x2 blocks of 4x4 pixels
+    each, because convolutions with few channels are slow on a CPU.
     """
 
     def __init__(self, sample_shape: Shape, patch_features: int):
@@ -691,14 +691,12 @@ class Patches(nn.Module):
         right, bottom = 2 + -width % PATCH_STEP, 2 + -height % PATCH_STEP
         self.padding = (2, right, 2, bottom)
         self.features = prod(patch_grid(height, width)) * patch_features
-        self.linear = nn.Linear(channels * (2 * PATCH_STEP) ** 2, patch_features)
+        self.convolution = CriticConv2d(channels * PATCH_STEP**2, patch_features, 2)
 
     def forward(self, images: Tensor) -> Tensor:
-        blocks = F.pad(images, self.padding).unflatten(3, (-1, PATCH_STEP))
+        blocks = F.pad(images.contiguous(), self.padding).unflatten(3, (-1, PATCH_STEP))
         blocks = blocks.unflatten(2, (-1, PATCH_STEP)).permute(0, 2, 4, 1, 3, 5).flatten(3)
-        upper, lower = blocks[:, :-1], blocks[:, 1:]  # (B, rows, columns + 1, C * 16)
-        corners = [upper[:, :, :-1], upper[:, :, 1:], lower[:, :, :-1], lower[:, :, 1:]]
-        return self.linear(torch.cat(corners, 3))
+        return self.convolution(blocks.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 class PatchSum(nn.Module):
@@ -706,26 +704,20 @@ class PatchSum(nn.Module):
     ReLU, to images `(B, C, H, W)`, the sum of overlapping patches.
 
     Computes `nn.ConvTranspose2d(patch_features, C, 8, stride=4, padding=2)` after a ReLU, except
-    for the biases and for sides that are not multiples of 4.
+    for the biases, one for each pixel of a block, and for sides that are not multiples of 4.
     """
 
     def __init__(self, sample_shape: Shape, patch_features: int):
         super().__init__()
-        channels, height, width = image_shape(sample_shape, "--patch-features 0")
-        self.sample_shape = channels, height, width
-        self.grid = (*patch_grid(height, width), patch_features)
+        channels, self.height, self.width = image_shape(sample_shape, "--patch-features 0")
+        self.grid = (*patch_grid(self.height, self.width), patch_features)
         self.features = prod(self.grid)
-        self.linear = nn.Linear(patch_features, channels * (2 * PATCH_STEP) ** 2)
+        self.convolution = nn.ConvTranspose2d(patch_features, channels * PATCH_STEP**2, 2)
 
     def forward(self, features: Tensor) -> Tensor:
-        channels, height, width = self.sample_shape
-        corners = self.linear(F.relu(features.unflatten(1, self.grid))).chunk(4, dim=3)
-        # Each corner of a patch is a block of 4x4 pixels; the padding moves it into place.
-        places = ((0, 1, 0, 1), (1, 0, 0, 1), (0, 1, 1, 0), (1, 0, 1, 0))
-        moved = [F.pad(c, (0, 0, *place)) for c, place in zip(corners, places, strict=True)]
-        blocks = sum(moved).unflatten(3, (channels, PATCH_STEP, PATCH_STEP))
-        images = blocks.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
-        return images[:, :, 2 : 2 + height, 2 : 2 + width]
+        features = F.relu(features.unflatten(1, self.grid)).permute(0, 3, 1, 2)
+        images = F.pixel_shuffle(self.convolution(features), PATCH_STEP)
+        return images[:, :, 2 : 2 + self.height, 2 : 2 + self.width]
 
 
 def patch_grid(height: int, width: int) -> tuple[int, int]:

@@ -456,26 +456,26 @@ def test_a_pyramids_levels_add_up():
 def test_patches_are_a_convolution(size, layout):
     images = torch.randn(2, 3, *size).to(memory_format=layout)
     layer = Patches((3, *size), patch_features=5)
-    found = layer(images)
-    # Of a kernel's 8x8 pixels, the matrix has each quarter's together, channel by channel.
-    kernels = layer.linear.weight.view(5, 2, 2, 3, 4, 4).permute(0, 3, 1, 4, 2, 5)
+    # The kernels of blocks: 4x4 pixels of each channel, and 2x2 blocks.
+    kernels = layer.convolution.weight.view(5, 3, 4, 4, 2, 2).permute(0, 1, 4, 2, 5, 3)
     expected = F.conv2d(
         F.pad(images, (0, -size[1] % 4, 0, -size[0] % 4)),
         kernels.reshape(5, 3, 8, 8),
-        layer.linear.bias,
+        layer.convolution.bias,
         stride=4,
         padding=2,
     )
-    torch.testing.assert_close(found, expected.permute(0, 2, 3, 1))
-    assert layer.features == found[0].numel()
+    features = layer(images)
+    torch.testing.assert_close(features, expected.permute(0, 2, 3, 1))
+    assert layer.features == features[0].numel()
 
 
 @pytest.mark.parametrize("size", [(28, 28), (9, 17), (3, 2)])
 def test_drawing_patches_is_a_transposed_convolution(size):
     layer = PatchSum((3, *size), patch_features=5)
-    torch.nn.init.zeros_(layer.linear.bias)
+    torch.nn.init.zeros_(layer.convolution.bias)
     features = torch.randn(2, layer.features)
-    kernels = layer.linear.weight.T.view(5, 2, 2, 3, 4, 4).permute(0, 3, 1, 4, 2, 5)
+    kernels = layer.convolution.weight.view(5, 3, 4, 4, 2, 2).permute(0, 1, 4, 2, 5, 3)
     whole = F.conv_transpose2d(
         features.view(2, *layer.grid).permute(0, 3, 1, 2).relu(),
         kernels.reshape(5, 3, 8, 8),
@@ -491,11 +491,12 @@ def test_a_generator_of_patches_adds_coarser_levels():
     for parameter in generator.parameters():
         torch.nn.init.zeros_(parameter)
     sum_up = generator.layers[-2]
-    sum_up.finest.linear.bias.data.fill_(1.0)  # every patch is white
+    sum_up.finest.convolution.weight.data.fill_(1.0)
+    generator.layers[-3].bias.data[:-36] = 1.0  # each of 3 features of every patch
     generator.layers[-3].bias.data[-36:] = 0.5  # the level of 6x6
     image = generator(torch.randn(1, 5))[0, 0]
-    assert image[5, 5].item() == 4.5  # four patches meet in every pixel within
-    assert image[0, 0].item() == 1.5 and image[0, 5].item() == 2.5  # one in a corner
+    assert image[5, 5].item() == 12.5  # four patches meet in every pixel within
+    assert image[0, 0].item() == 3.5 and image[0, 5].item() == 6.5  # one in a corner
 
 
 def test_a_critic_of_patches_sees_every_pixel_of_its_image_only():
