@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from wgan.command import Parser, add_sampling_options, integer, refuse_unused, run_script
+from wgan.export import export
 from wgan.sample_files import check_size, check_target, write_animation, write_samples
 from wgan.sampling import (
     TrainedGenerator,
@@ -74,6 +75,8 @@ def make_parser() -> Parser:
     add("--through", metavar="N", type=integer(0, MAXIMUM), nargs="+", help=through_help)
     frames_help = f"frames from one sample to the next (default: {FRAMES})"
     add("--frames", metavar="N", type=integer(1, MAXIMUM), help=frames_help)
+    export_help = "write the generator, FILE.onnx or FILE.safetensors, and a model card, FILE.md"
+    parser.add_argument("--export", metavar="FILE", type=os.path.expanduser, help=export_help)
     return parser
 
 
@@ -83,23 +86,30 @@ def integers(text: str) -> list[int]:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The options; ValueError for an invalid one or one without effect."""
-    options = make_parser().parse_args(argv)
-    walk = {f"--{name}": getattr(options, name) for name in ("through", "frames")}
-    if not options.interpolate:
-        refuse_unused(walk, "without --interpolate")
+    parser = make_parser()
+    options = parser.parse_args(argv)
+    actions = {a.option_strings[0]: a for a in parser._actions[1:] if a.option_strings}
+    values = {flag: getattr(options, action.dest) for flag, action in actions.items()}
+    given = {flag: value for flag, value in values.items() if value != actions[flag].default}
+
+    def refuse(case: str, *flags: str) -> None:
+        refuse_unused({flag: given.get(flag) for flag in flags}, case)
+
+    if options.export:
+        refuse("with --export", *sorted(given.keys() - {"--export"}))
+    if options.interpolate:
+        refuse("with --interpolate", "--per-class")
     else:
-        refuse_unused({"--per-class": options.per_class}, "with --interpolate")
+        refuse("without --interpolate", "--through", "--frames")
     if options.noise or options.seeds:
-        names = ("seed", "count", "per_class", "through")
-        values = {f"--{name}".replace("_", "-"): getattr(options, name) for name in names}
-        refuse_unused(values, "with --noise or --seeds")
+        refuse("with --noise or --seeds", "--seed", "--count", "--per-class", "--through")
     if not 0 < options.truncation < math.inf:
         raise ValueError(f"--truncation {options.truncation}: must be a number above 0")
-    options.seed = options.seed or 0
     if options.through:
-        refuse_unused({"--count": options.count}, "with --through")
+        refuse("with --through", "--count")
     if options.per_class:
-        refuse_unused({"--count": options.count}, "with --per-class")
+        refuse("with --per-class", "--count")
+    options.seed = options.seed or 0
     return options
 
 
@@ -168,6 +178,9 @@ def interpolate(generator: TrainedGenerator, options: argparse.Namespace, target
 
 def run(argv: list[str] | None) -> None:
     options = parse(argv)
+    if options.export:
+        print("wrote", *export(options.source, options.export))
+        return
     generator = load_generator(options.source, options.weights, options.device)
     source, is_points = Path(options.source), len(generator.sample_shape) == 1
     name = "interpolation.gif" if options.interpolate else "generated.png"

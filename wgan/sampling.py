@@ -62,7 +62,7 @@ class TrainedGenerator:
 def load_generator(
     path: str | Path, weights: str = "ema", device: str = "auto"
 ) -> TrainedGenerator:
-    """The generator of a run folder or a checkpoint.
+    """The generator of a run folder, a checkpoint or a `.safetensors` file.
 
     `weights` is "ema", the moving average, or "raw", the weights of the last step. ValueError if
     the file is corrupt or was not written by this project.
@@ -72,6 +72,8 @@ def load_generator(
 
 def generator_of(checkpoint: dict, path: str, weights: str, device: str) -> TrainedGenerator:
     """`load_generator` for a checkpoint that was already read from `path`."""
+    if weights == "raw" and path.endswith(".safetensors"):
+        raise ValueError(f"{path} has no weights but those of the moving average: no --from raw")
     try:
         config, class_names = config_of(checkpoint), class_names_of(checkpoint)
         network = build_network(
