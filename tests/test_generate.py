@@ -1,11 +1,13 @@
 """The command generate.py: every output format, and bad input."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from helpers import SMALL
 from PIL import Image, ImageSequence
 
@@ -13,6 +15,7 @@ from generate import main
 from train import main as train_main
 from wgan import generate, load_generator
 from wgan.data import to_byte_images
+from wgan.data.glyphs import draw_glyphs
 from wgan.sampling import TrainedGenerator, noise_of
 from wgan_gp import one_hot_categories
 
@@ -238,6 +241,19 @@ def test_bad_input_is_refused(arguments, message, trained_run, tmp_path, monkeyp
 
 
 # ---------------------------------------------------------------- classes
+
+
+def test_the_weights_in_the_repository_generate_the_requested_digits(tmp_path, monkeypatch):
+    weights = ROOT / "weights" / "glyphs.safetensors"
+    assert weights.stat().st_size < 2 * 2**20
+    monkeypatch.setitem(sys.modules, "safetensors", None)  # requirements.txt is enough
+    samples = samples_in(tmp_path, weights, "--per-class", "20")
+    images, digits = draw_glyphs(4000, seed=5)
+    distances = torch.cdist(
+        torch.tensor(samples).flatten(1).float(), torch.tensor(images).flatten(1).float()
+    )
+    nearest = digits[distances.argmin(1)]
+    assert (nearest == np.repeat(np.arange(10), 20)).mean() > 0.8
 
 
 class ClassAsLevel(torch.nn.Module):

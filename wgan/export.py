@@ -93,6 +93,7 @@ session = onnxruntime.InferenceSession("{path.name}")
 from wgan import generate, load_generator  # in this project's folder
 samples = generate(load_generator("{path.name}"), count=16)"""
     options = {n: v for n, v in config.applicable().items() if v != FIELDS[n].default}
+    options.pop("run")
     return f"""{MARK}
 # {path.stem}: the generator of a Wasserstein GAN
 
