@@ -91,24 +91,18 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     actions = {a.option_strings[0]: a for a in parser._actions[1:] if a.option_strings}
     values = {flag: getattr(options, action.dest) for flag, action in actions.items()}
     given = {flag: value for flag, value in values.items() if value != actions[flag].default}
-
-    def refuse(case: str, *flags: str) -> None:
-        refuse_unused({flag: given.get(flag) for flag in flags}, case)
-
-    if options.export:
-        refuse("with --export", *sorted(given.keys() - {"--export"}))
-    if options.interpolate:
-        refuse("with --interpolate", "--per-class")
-    else:
-        refuse("without --interpolate", "--through", "--frames")
-    if options.noise or options.seeds:
-        refuse("with --noise or --seeds", "--seed", "--count", "--per-class", "--through")
+    noise = options.noise or options.seeds
+    for applies, case, flags in (
+        (options.export, "with --export", sorted(given.keys() - {"--export"})),
+        (options.interpolate, "with --interpolate", ["--per-class"]),
+        (not options.interpolate, "without --interpolate", ["--through", "--frames"]),
+        (noise, "with --noise or --seeds", ["--seed", "--count", "--per-class", "--through"]),
+        (options.through, "with --through", ["--count"]),
+        (options.per_class, "with --per-class", ["--count"]),
+    ):
+        refuse_unused({flag: given.get(flag) for flag in flags if applies}, case)
     if not 0 < options.truncation < math.inf:
         raise ValueError(f"--truncation {options.truncation}: must be a number above 0")
-    if options.through:
-        refuse("with --through", "--count")
-    if options.per_class:
-        refuse("with --per-class", "--count")
     options.seed = options.seed or 0
     return options
 
@@ -134,6 +128,16 @@ def choose_labels(generator: TrainedGenerator, options: argparse.Namespace, coun
     return draw_labels(generator, count, options.seed)
 
 
+def read_array(path: str) -> np.ndarray:
+    try:
+        with np.errstate(over="ignore"):  # `check_noise` refuses what became infinite
+            return np.load(path, allow_pickle=False).astype(np.float32, casting="same_kind")
+    except OSError:
+        raise
+    except Exception as error:  # a file from elsewhere may contain anything
+        raise ValueError(f"{path} is no .npy file of real numbers: {error}") from error
+
+
 def choose_noise(generator: TrainedGenerator, options: argparse.Namespace) -> tuple[Tensor, Tensor]:
     """The S noise vectors of `--noise` or `--seeds`, `(S, noise_dim)`, and their classes, `(K, S)`:
     K = 1, or with `--class` one row per class."""
@@ -141,21 +145,11 @@ def choose_noise(generator: TrainedGenerator, options: argparse.Namespace) -> tu
         noise = torch.cat([noise_of(generator, [0], seed) for seed in options.seeds])
         labels = torch.cat([draw_labels(generator, 1, seed) for seed in options.seeds])
     else:
-        noise = check_noise(generator, read_noise(options.noise))
+        noise = check_noise(generator, read_array(options.noise))
         labels = draw_labels(generator, len(noise))
     if options.classes is not None:
         labels = torch.tensor(choose_classes(generator, options)).repeat_interleave(len(noise))
     return noise, labels.view(-1, len(noise))
-
-
-def read_noise(path: str) -> np.ndarray:
-    try:
-        with np.errstate(over="ignore"):  # `check_noise` refuses what became infinite
-            return np.load(path, allow_pickle=False).astype(np.float32, casting="same_kind")
-    except OSError:
-        raise
-    except Exception as error:  # a file from elsewhere may contain anything
-        raise ValueError(f"--noise {path} is no .npy file of real numbers: {error}") from error
 
 
 def interpolate(generator: TrainedGenerator, options: argparse.Namespace, target: Path) -> None:
