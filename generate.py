@@ -43,7 +43,8 @@ STOPS, FRAMES = 5, 16
 def make_parser() -> Parser:
     parser = Parser(prog="generate.py", usage="%(prog)s RUN [options]", description=__doc__)
     add = parser.add_argument
-    add("source", metavar="RUN", type=os.path.expanduser, help="folder of a run, or a checkpoint")
+    source_help = "folder of a run, a checkpoint, or an exported .safetensors file"
+    add("source", metavar="RUN", type=os.path.expanduser, help=source_help)
     out_help = "file or folder (default: generated.png or interpolation.gif, in the run's folder)"
     add("--out", metavar="PATH", type=os.path.expanduser, help=out_help)
     count_help = (
@@ -57,7 +58,8 @@ def make_parser() -> Parser:
     add = noise_group.add_mutually_exclusive_group().add_argument
     noise_help = "array of noise vectors (N, noise_dim), one sample each"
     add("--noise", metavar="FILE.npy", type=os.path.expanduser, help=noise_help)
-    add("--seeds", metavar="N,...", type=integers, help="one sample for each of these seeds")
+    seeds_help = "the first sample of each of these seeds, with --class in each class"
+    add("--seeds", metavar="N,...", type=integers, help=seeds_help)
     truncation_help = "factor of the noise; below 1: more typical, less varied (default: 1)"
     add = noise_group.add_argument
     add("--truncation", metavar="T", type=float, default=1.0, help=truncation_help)

@@ -133,7 +133,7 @@ def test_an_interpolation_passes_through_the_seeds(trained_run, tmp_path):
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros((5, 3)), "the noise has shape (5, 3), but this generator needs rows of 4 values"),
+        (np.zeros((5, 3)), "the noise has shape (5, 3), but this generator needs (N, 4)"),
         (np.zeros(4), "the noise has shape (4,)"),
         (np.zeros((0, 4)), "the noise has shape (0, 4)"),
         (np.full((2, 4), np.nan), "infinite values or NaN"),

@@ -133,10 +133,8 @@ def check_noise(generator: TrainedGenerator, noise: Tensor | np.ndarray) -> Tens
     """Noise vectors as float32; ValueError if they are not finite or not `(N, noise_dim)`."""
     noise = torch.as_tensor(noise, dtype=torch.float32, device="cpu")
     if noise.dim() != 2 or noise.shape[1] != generator.noise_dim or not len(noise):
-        raise ValueError(
-            f"the noise has shape {tuple(noise.shape)}, but this generator needs rows of "
-            f"{generator.noise_dim} values, (N, {generator.noise_dim})"
-        )
+        shape, needed = tuple(noise.shape), f"(N, {generator.noise_dim})"
+        raise ValueError(f"the noise has shape {shape}, but this generator needs {needed}")
     if not noise.isfinite().all():
         raise ValueError("the noise contains infinite values or NaN: use finite float32 values")
     return noise
