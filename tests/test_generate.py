@@ -89,11 +89,17 @@ def samples_in(tmp_path, source, *options):
     return np.load(out)
 
 
+def alike(samples, others):
+    """Equal but for rounding, which may depend on the place in a batch."""
+    return np.abs(samples.astype(int) - others).max() <= 1
+
+
 def test_the_sample_of_a_seed_stays_the_same_whatever_else_is_asked_for(trained_run, tmp_path):
     samples = samples_in(tmp_path, trained_run, "--seeds", "17,3,41")
     for sample, seed in zip(samples, (17, 3, 41), strict=True):
-        assert np.array_equal(sample, samples_of(trained_run, 5, seed)[0])
-    assert np.array_equal(samples_in(tmp_path, trained_run, "--seeds", "3")[0], samples[1])
+        assert alike(sample, samples_of(trained_run, 5, seed)[0])
+    assert alike(samples_in(tmp_path, trained_run, "--seeds", "3")[0], samples[1])
+    assert not alike(samples[0], samples[1])
 
 
 def test_each_row_of_an_array_of_noise_is_a_sample(trained_run, tmp_path):
@@ -102,8 +108,7 @@ def test_each_row_of_an_array_of_noise_is_a_sample(trained_run, tmp_path):
     generator = load_generator(trained_run, device="cpu")
     from_file = samples_in(tmp_path, trained_run, "--noise", str(tmp_path / "z.npy"))
     expected = to_byte_images(generator(torch.tensor(noise, dtype=torch.float32)))
-    difference = from_file - expected.permute(0, 2, 3, 1).numpy().astype(int)
-    assert np.abs(difference).max() <= 1  # rounding depends on the size of a batch
+    assert alike(from_file, expected.permute(0, 2, 3, 1).numpy())
     assert np.array_equal(from_file, generate(generator, noise=noise).permute(0, 2, 3, 1))
 
 
@@ -114,8 +119,8 @@ def test_truncation_multiplies_the_noise(trained_run, tmp_path):
         tmp_path, trained_run, "--seed", "2", "--count", "5", "--truncation", "0.5"
     )
     half = samples_in(tmp_path, trained_run, "--noise", str(tmp_path / "half.npy"))
-    assert np.array_equal(truncated, half)
-    assert not np.array_equal(truncated, samples_of(trained_run, 5, 2))
+    assert alike(truncated, half)
+    assert not alike(truncated, samples_of(trained_run, 5, 2))
     inputs = one_hot_categories(noise, 3), one_hot_categories(0.5 * noise, 3)
     assert torch.equal(inputs[0][:, :3], inputs[1][:, :3])  # the category stays
 
