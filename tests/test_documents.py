@@ -1,5 +1,7 @@
 """What README.md and CONTRIBUTING.md show is what the code does."""
 
+import importlib
+import json
 import re
 
 import pytest
@@ -55,6 +57,38 @@ def test_the_readme_names_only_flags_that_exist():
     known |= {"--standalone", "--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint"}
     known |= {"--max-restarts"}  # torchrun's
     assert flags <= known, flags - known
+
+
+# ---------------------------------------------------------------- the notebook
+
+NOTEBOOK = ROOT / "docs" / "start.ipynb"
+
+
+def pictures(cells):
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    assert not any(output["output_type"] == "error" for output in outputs)
+    return sum("image/png" in output.get("data", {}) for output in outputs)
+
+
+def test_the_notebook_shows_its_pictures_and_no_paths_of_a_machine():
+    text = NOTEBOOK.read_text(encoding="utf-8")
+    assert pictures(json.loads(text)["cells"]) >= 9
+    assert len(text) < 600_000
+    assert not re.search(r'"[^"]*(/home/|/root/|/tmp/|/work/|C:\\)', text)
+
+
+@pytest.mark.nightly
+def test_the_notebook_runs(tmp_path, monkeypatch):
+    client = pytest.importorskip("nbclient", reason="needs pip install nbclient ipykernel")
+    pytest.importorskip("ipykernel", reason="needs pip install ipykernel")
+    for name in ("START_SHORT", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    notebook = importlib.import_module("nbformat").read(NOTEBOOK, as_version=4)
+    for cell in notebook.cells:
+        cell.pop("outputs", None)
+    folder = {"metadata": {"path": str(NOTEBOOK.parent)}}
+    client.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=folder).execute()
+    assert pictures(notebook.cells) >= 9
 
 
 # ---------------------------------------------------------------- examples of CONTRIBUTING.md

@@ -1,18 +1,23 @@
 """The command generate.py: every output format, and bad input."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from helpers import SMALL
 from PIL import Image, ImageSequence
 
 from generate import main
 from train import main as train_main
 from wgan import generate, load_generator
-from wgan.sampling import TrainedGenerator
+from wgan.data import to_byte_images
+from wgan.data.glyphs import draw_glyphs
+from wgan.sampling import TrainedGenerator, noise_of
+from wgan_gp import one_hot_categories
 
 pytestmark = pytest.mark.slow
 
@@ -74,6 +79,86 @@ def test_an_interpolation_passes_through_the_named_samples(trained_run, tmp_path
         assert np.abs(image - samples[number]).mean() < 4  # a GIF has 256 colours
 
 
+# ---------------------------------------------------------------- noise
+
+
+def samples_in(tmp_path, source, *options):
+    """What the command writes: `(N, H, W, C)`."""
+    out = tmp_path / "samples.npy"
+    assert main([str(source), *options, "--out", str(out), "--device", "cpu"]) == 0
+    return np.load(out)
+
+
+def alike(samples, others):
+    """Equal but for rounding, which may depend on the place in a batch."""
+    return np.abs(samples.astype(int) - others).max() <= 1
+
+
+def test_the_sample_of_a_seed_stays_the_same_whatever_else_is_asked_for(trained_run, tmp_path):
+    samples = samples_in(tmp_path, trained_run, "--seeds", "17,3,41")
+    for sample, seed in zip(samples, (17, 3, 41), strict=True):
+        assert alike(sample, samples_of(trained_run, 5, seed)[0])
+    assert alike(samples_in(tmp_path, trained_run, "--seeds", "3")[0], samples[1])
+    assert not alike(samples[0], samples[1])
+
+
+def test_each_row_of_an_array_of_noise_is_a_sample(trained_run, tmp_path):
+    noise = np.random.default_rng(0).normal(size=(130, 4))
+    np.save(tmp_path / "z.npy", noise)
+    generator = load_generator(trained_run, device="cpu")
+    from_file = samples_in(tmp_path, trained_run, "--noise", str(tmp_path / "z.npy"))
+    expected = to_byte_images(generator(torch.tensor(noise, dtype=torch.float32)))
+    assert alike(from_file, expected.permute(0, 2, 3, 1).numpy())
+    assert np.array_equal(from_file, generate(generator, noise=noise).permute(0, 2, 3, 1))
+
+
+def test_truncation_multiplies_the_noise(trained_run, tmp_path):
+    noise = noise_of(load_generator(trained_run, device="cpu"), range(5), 2)
+    np.save(tmp_path / "half.npy", 0.5 * noise)
+    truncated = samples_in(
+        tmp_path, trained_run, "--seed", "2", "--count", "5", "--truncation", "0.5"
+    )
+    half = samples_in(tmp_path, trained_run, "--noise", str(tmp_path / "half.npy"))
+    assert alike(truncated, half)
+    assert not alike(truncated, samples_of(trained_run, 5, 2))
+    inputs = one_hot_categories(noise, 3), one_hot_categories(0.5 * noise, 3)
+    assert torch.equal(inputs[0][:, :3], inputs[1][:, :3])  # the category stays
+
+
+def test_an_interpolation_passes_through_the_seeds(trained_run, tmp_path):
+    arguments = [str(trained_run), "--interpolate", "--frames", "2", "--device", "cpu"]
+    assert main([*arguments, "--seeds", "5,9,1", "--out", str(tmp_path / "walk.gif")]) == 0
+    frames, _ = frames_of(tmp_path / "walk.gif")
+    assert len(frames) == 3 * 2
+    for frame, seed in ((0, 5), (2, 9), (4, 1)):
+        image = frames[frame][62:-62:30, 62:-62:30].astype(int)  # it is enlarged 30 times
+        assert np.abs(image - samples_of(trained_run, 1, seed)[0]).mean() < 4
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((5, 3)), "the noise has shape (5, 3), but this generator needs (N, 4)"),
+        (np.zeros(4), "the noise has shape (4,)"),
+        (np.zeros((0, 4)), "the noise has shape (0, 4)"),
+        (np.full((2, 4), np.nan), "infinite values or NaN"),
+        (np.full((2, 4), 1e300), "infinite values or NaN"),
+        (np.zeros((2, 4), complex), "is no .npy file of real numbers"),
+        (np.array([["a"] * 4]), "is no .npy file of real numbers"),
+        (np.array([[None] * 4]), "is no .npy file of real numbers"),
+        (None, "No such file"),
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("error")
+def test_noise_that_cannot_be_used_is_refused(array, message, trained_run, tmp_path, capsys):
+    if array is not None:
+        np.save(tmp_path / "z.npy", array, allow_pickle=True)
+    assert main([str(trained_run), "--noise", str(tmp_path / "z.npy")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and message in error
+
+
 @pytest.mark.parametrize("source", ["{run}", "{run}/checkpoint.pt"])
 def test_without_out_the_samples_go_to_the_runs_folder(source, trained_run, tmp_path, capsys):
     copy = shutil.copytree(trained_run, tmp_path / "copy")
@@ -129,6 +214,16 @@ def test_points_are_written_as_numbers_and_as_a_plot(tmp_path, capsys):
         (["{run}", "--interpolate", "--per-class", "2"], "no effect with --interpolate"),
         (["{run}", "--interpolate", "--through", "3", "-4"], "--through: -4: must be at least 0"),
         (["{run}", "--interpolate", "--through", "3", "4", "--count", "2"], "with --through"),
+        (["{run}", "--noise", "z.npy", "--seeds", "1"], "not allowed with argument --noise"),
+        (["{run}", "--noise", "{run}/log.csv"], "is no .npy file of real numbers"),
+        (["{run}", "--seeds", "1,x"], "invalid integers value: '1,x'"),
+        (["{run}", "--seeds", "1,-2"], "-2: must be at least 0"),
+        (["{run}", "--seeds", "1,2", "--count", "2"], "--count has no effect with --noise or"),
+        (["{run}", "--seeds", "1,2", "--seed", "0"], "--seed has no effect with --noise or"),
+        (["{run}", "--seeds", "1,2", "--interpolate", "--through", "1", "2"], "--through has no"),
+        (["{run}", "--seeds", "1", "--interpolate"], "needs two noise vectors or more"),
+        (["{run}", "--seeds", "1", "--class", "0"], "generates no classes"),
+        (["{run}", "--truncation", "nan"], "--truncation nan: must be a number above 0"),
         (["{run}", "--out", "a.bmp"], "need a file with the suffix .png, .npz, .npy"),
         (["{run}", "--out", "a.gif"], "need a file with the suffix .png"),
         (["{run}", "--out", "a.png", "--interpolate"], "need a file with the suffix .gif"),
@@ -151,6 +246,19 @@ def test_bad_input_is_refused(arguments, message, trained_run, tmp_path, monkeyp
 
 
 # ---------------------------------------------------------------- classes
+
+
+def test_the_weights_in_the_repository_generate_the_requested_digits(tmp_path, monkeypatch):
+    weights = ROOT / "weights" / "glyphs.safetensors"
+    assert weights.stat().st_size < 2 * 2**20
+    monkeypatch.setitem(sys.modules, "safetensors", None)  # requirements.txt is enough
+    samples = samples_in(tmp_path, weights, "--per-class", "20")
+    images, digits = draw_glyphs(4000, seed=5)
+    distances = torch.cdist(
+        torch.tensor(samples).flatten(1).float(), torch.tensor(images).flatten(1).float()
+    )
+    nearest = digits[distances.argmin(1)]
+    assert (nearest == np.repeat(np.arange(10), 20)).mean() > 0.8
 
 
 class ClassAsLevel(torch.nn.Module):
@@ -183,6 +291,7 @@ def run_with_classes(monkeypatch, *names):
         (["--class", "owl,0", "--per-class", "2"], [2, 2, 0, 0]),
         (["--per-class", "1"], [0, 1, 2]),
         (["--class", "dog", "--count", "3"], [1, 1, 1]),
+        (["--class", "owl,cat", "--seeds", "4,5"], [2, 2, 0, 0]),
         (["--class", "dog, owl", "--count", "5"], [1, 2, 1, 2, 1]),
     ],
 )

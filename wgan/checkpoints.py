@@ -5,6 +5,7 @@ and the comment, so the file remains one that `torch.load` reads.
 """
 
 import hashlib
+import json
 import os
 import sys
 from pathlib import Path
@@ -14,11 +15,13 @@ import torch
 
 from wgan.config import FIELDS, LENGTHS, Config, validated
 from wgan.errors import TrainingFailed, is_out_of_memory
+from wgan.safetensors import read_safetensors
 
 CHECKPOINT_FORMAT = 7  # increase it if the content or its meaning changes
 CHECKPOINT, PREVIOUS, BEST = "checkpoint.pt", "checkpoint.previous.pt", "best.pt"
 DIGEST_LENGTH = 64  # hexadecimal digits of a SHA-256
 COMMENT_LENGTH = DIGEST_LENGTH.to_bytes(2, "little")
+EXPORTED = ("config", "sample_shape", "class_names", "class_counts", "data", "step")
 CHUNK = 2**20  # bytes that are hashed at a time
 
 
@@ -88,6 +91,19 @@ def read_checkpoint(path: Path) -> dict:
     return state
 
 
+def read_export(path: Path) -> dict:
+    """The generator in a `.safetensors` file of `wgan.export`, as a checkpoint without the other
+    networks; ValueError if it is corrupt or another file."""
+    weights, metadata = read_safetensors(path)
+    try:
+        content = {name: json.loads(metadata[name]) for name in EXPORTED}
+        for part in (content, content["data"]):  # JSON has no tuples
+            part |= {name: tuple(value) for name, value in part.items() if type(value) is list}
+    except Exception as error:  # a file from elsewhere may contain anything
+        raise ValueError(f"{path} was not exported by this project: {error}") from error
+    return content | {"ema": weights}
+
+
 def config_of(checkpoint: dict) -> Config:
     """The options of the run that wrote a checkpoint. Options added since have their defaults,
     whatever the data set's recipe sets by now. ValueError for invalid ones."""
@@ -142,13 +158,15 @@ def read_newest(paths: list[Path]) -> tuple[dict, list[Path]]:
 
 
 def read_any_checkpoint(path: str | Path) -> dict:
-    """The checkpoint in a file, or the newest intact one of the run in a folder.
+    """The checkpoint or the export in a file, or the newest intact checkpoint of a run's folder.
 
     ValueError if there is none.
     """
     source = Path(path)
     if not source.exists():
         raise ValueError(f"there is no checkpoint or run {path}")
+    if source.suffix == ".safetensors":
+        return read_export(source)
     paths = find_checkpoints(source) if source.is_dir() else [source]
     if not paths:
         raise ValueError(f"the folder {path} contains no checkpoint")

@@ -62,7 +62,7 @@ class TrainedGenerator:
 def load_generator(
     path: str | Path, weights: str = "ema", device: str = "auto"
 ) -> TrainedGenerator:
-    """The generator of a run folder or a checkpoint.
+    """The generator of a run folder, a checkpoint or a `.safetensors` file.
 
     `weights` is "ema", the moving average, or "raw", the weights of the last step. ValueError if
     the file is corrupt or was not written by this project.
@@ -72,6 +72,8 @@ def load_generator(
 
 def generator_of(checkpoint: dict, path: str, weights: str, device: str) -> TrainedGenerator:
     """`load_generator` for a checkpoint that was already read from `path`."""
+    if weights == "raw" and path.endswith(".safetensors"):
+        raise ValueError(f"{path} has no weights but those of the moving average: no --from raw")
     try:
         config, class_names = config_of(checkpoint), class_names_of(checkpoint)
         network = build_network(
@@ -93,7 +95,12 @@ def generator_of(checkpoint: dict, path: str, weights: str, device: str) -> Trai
 
 
 def generate(
-    generator: TrainedGenerator, count: int | None = None, seed: int = 0, labels: Labels = None
+    generator: TrainedGenerator,
+    count: int | None = None,
+    seed: int = 0,
+    labels: Labels = None,
+    noise: Tensor | np.ndarray | None = None,
+    truncation: float = 1.0,
 ) -> Tensor:
     """`count` samples on the CPU: images `(N, C, H, W)` uint8, points `(N, D)` float32, vectors
     `(N, D)` float64 in the data's units.
@@ -101,19 +108,36 @@ def generate(
     `labels` `(N,)` are the classes of the samples, if the generator has classes: their names, or
     positions in `class_names`. The count follows from them. Without labels, classes are as frequent
     as in the data (`draw_labels`). A larger count continues the same sequence of samples.
-    ValueError for a class that does not exist, or if there are not `count` labels.
+    `noise` `(N, noise_dim)` replaces the noise of the seed; `truncation` multiplies either.
+    ValueError for a class that does not exist, invalid noise, or if there are not `count` labels.
     """
+    if noise is not None:
+        noise = check_noise(generator, noise)
+        count = len(noise) if count is None else count
     if labels is not None:
         labels = labels.tolist() if isinstance(labels, Tensor | np.ndarray) else labels
         labels = torch.tensor([find_class(generator, label) for label in labels])
         count = len(labels) if count is None else count
     if (count or 0) < 1:
         raise ValueError(f"the count is {count}: give one of 1 or more, or a label for each sample")
+    if noise is not None and len(noise) != count:
+        raise ValueError(f"there are {len(noise)} noise vectors for {count} samples")
     if labels is None:
         labels = draw_labels(generator, count, seed)
     if len(labels) != count:
         raise ValueError(f"there are {len(labels)} labels for {count} samples")
-    return torch.cat(list(generate_chunks(generator, labels, seed)))
+    return torch.cat(list(generate_chunks(generator, labels, seed, noise, truncation)))
+
+
+def check_noise(generator: TrainedGenerator, noise: Tensor | np.ndarray) -> Tensor:
+    """Noise vectors as float32; ValueError if they are not finite or not `(N, noise_dim)`."""
+    noise = torch.as_tensor(noise, dtype=torch.float32, device="cpu")
+    if noise.dim() != 2 or noise.shape[1] != generator.noise_dim or not len(noise):
+        shape, needed = tuple(noise.shape), f"(N, {generator.noise_dim})"
+        raise ValueError(f"the noise has shape {shape}, but this generator needs {needed}")
+    if not noise.isfinite().all():
+        raise ValueError("the noise contains infinite values or NaN: use finite float32 values")
+    return noise
 
 
 def draw_labels(generator: TrainedGenerator, count: int, seed: int = 0) -> Tensor:
@@ -149,14 +173,17 @@ def find_class(generator: TrainedGenerator, label: str | int) -> int:
 
 
 @torch.no_grad()
-def generate_chunks(generator: TrainedGenerator, labels: Tensor, seed: int) -> Iterator[Tensor]:
+def generate_chunks(
+    generator: TrainedGenerator, labels: Tensor, seed: int, noise: Tensor | None, truncation: float
+) -> Iterator[Tensor]:
     count, device = len(labels), generator.device
     for start in tqdm(range(0, count, CHUNK), "generating", delay=2, leave=False, disable=None):
         # Always a whole chunk, because rounding depends on the size of a batch.
-        noise = noise_chunk(generator, seed, start).to(device)
         part = labels[start : start + CHUNK]
         part = F.pad(part, (0, CHUNK - len(part))).to(device)
-        samples = generator(noise, part)[: count - start].cpu()
+        rows = noise_chunk(generator, seed, start) if noise is None else noise[start:][:CHUNK]
+        rows = F.pad(truncation * rows, (0, 0, 0, CHUNK - len(rows))).to(device)
+        samples = generator(rows, part)[: count - start].cpu()
         if generator.standardisation:
             samples = generator.standardisation.undo(samples)
         yield to_byte_images(samples) if samples.dim() == 4 else samples
@@ -198,7 +225,7 @@ def slerp(start: Tensor, end: Tensor, fraction: Tensor) -> Tensor:
     """Spherical interpolation (Shoemake 1985) of rows `(B, D)`; their lengths are interpolated
     linearly."""
     lengths = start.norm(dim=1, keepdim=True), end.norm(dim=1, keepdim=True)
-    unit_start, unit_end = start / lengths[0], end / lengths[1]
+    unit_start, unit_end = F.normalize(start), F.normalize(end)  # zeros stay zeros
     angle = (unit_start * unit_end).sum(1, keepdim=True).clamp(-1, 1).acos()
     direction = (
         ((1 - fraction) * angle).sin() * unit_start + (fraction * angle).sin() * unit_end

@@ -241,9 +241,12 @@ def load_initial_weights(config: Config, state: TrainState, fresh: bool) -> None
             f"--fresh moves {config.run} aside, but --init-from {config.init_from} is in it: use "
             "another --run"
         )
-    checkpoint = read_any_checkpoint(config.init_from)
+    checkpoint, networks = read_any_checkpoint(config.init_from), NETWORKS
+    if "critic" not in checkpoint:
+        print(f"{config.init_from} has no critic, which starts untrained", file=sys.stderr)
+        checkpoint, networks = checkpoint | {"generator": checkpoint["ema"]}, ("generator", "ema")
     try:
-        state.load(checkpoint, NETWORKS)
+        state.load(checkpoint, networks)
     except ValueError as error:
         raise ValueError(
             f"the weights of {config.init_from} do not fit these networks ({error}): use the "

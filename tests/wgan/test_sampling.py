@@ -168,6 +168,21 @@ def test_slerp_interpolates_lengths_and_meets_both_ends():
     torch.testing.assert_close(slerp(start, 3 * start, half), 2 * start)
 
 
+def test_slerp_from_zero_is_a_straight_line():
+    end = torch.randn(3, 10)
+    torch.testing.assert_close(slerp(0 * end, end, torch.tensor(1.0)), end)
+    assert slerp(0 * end, end, torch.tensor(0.3)).isfinite().all()
+
+
+def test_as_many_noise_vectors_as_samples_are_needed():
+    generator = TrainedGenerator(ClassAsImage(), ("ant", "cat"), (1, 1))
+    assert generate(generator, noise=torch.zeros(2, 4), labels=["cat", "ant"]).shape == (2, 1, 1, 1)
+    with pytest.raises(ValueError, match="there are 3 noise vectors for 2 samples"):
+        generate(generator, 2, noise=torch.zeros(3, 4))
+    with pytest.raises(ValueError, match="there are 1 labels for 3 samples"):
+        generate(generator, noise=torch.zeros(3, 4), labels=["cat"])
+
+
 def test_slerp_of_a_right_angle_is_a_circle():
     start, end = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
     third = slerp(start, end, torch.tensor(1 / 3))

@@ -16,7 +16,9 @@ SCORED = 2000  # samples; the lower bound compares all pairs
 def report_critic(checkpoint: dict, config: Config, real: Tensor, fake: Tensor) -> dict[str, float]:
     """The critic's estimate of the distance of up to `SCORED` real and fake points `(N, D)` or
     images `(N, C, H, W)` uint8, and a lower bound that needs no Lipschitz critic. Of images also
-    per pixel, over sqrt(C H W), for values in [-1, 1]."""
+    per pixel, over sqrt(C H W), for values in [-1, 1]. Empty for a checkpoint without critic."""
+    if "critic" not in checkpoint:
+        return {}
     real, fake = (to_float_images(part[:SCORED]) for part in (real, fake))
     _, critic = build_networks(config, tuple(real.shape[1:]))
     load_weights(critic, checkpoint["critic"])
