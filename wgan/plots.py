@@ -1,7 +1,7 @@
 """Arrays and logs to images: grids, curves, the timelapse, a critic's surface."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from math import ceil
 from pathlib import Path
 from typing import BinaryIO
@@ -96,7 +96,6 @@ def scatter(
     real: np.ndarray | None = None,
     fake: np.ndarray | None = None,
     scores: np.ndarray | None = None,
-    title: str = "",
 ) -> Image.Image:
     """Real points `(N, 2)`, generated ones, or both, over the critic's scores `(S, S)` if given.
 
@@ -123,7 +122,6 @@ def scatter(
     if fake is not None:
         axes.scatter(*fake.T, s=5, c="crimson", linewidths=0, label="generated")
     axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
-    axes.set_title(title, loc="left", fontsize="medium")
     above = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 2, "borderaxespad": 0.1}
     axes.legend(frameon=False, markerscale=2, columnspacing=1, handletextpad=0.2, **above)
     return to_image(figure)
@@ -228,20 +226,39 @@ def running_mean(values: np.ndarray) -> np.ndarray:
     return (sums[high] - sums[low]) / (high - low)
 
 
-def timelapse(frames: list[Path], target: BinaryIO) -> None:
-    """Write an animated GIF of image files, at most `TIMELAPSE_FRAMES` of them, evenly spaced."""
-    count = min(len(frames), TIMELAPSE_FRAMES)
-    images = []
-    for index in np.linspace(0, len(frames) - 1, count).round().astype(int):
-        try:
-            with Image.open(frames[index]) as image:
-                image = image.convert("L" if image.mode == "L" else "RGB")
-        except SyntaxError as error:  # Pillow's, for a broken PNG
-            raise OSError(f"{frames[index]} is corrupt ({error}): remove it") from error
-        # By a whole factor, as grids are enlarged by one.
-        images.append(image.reduce(ceil(max(image.size) / TIMELAPSE_SIDE)))
+def timelapse(grids: list[Path], target: BinaryIO) -> None:
+    """Write an animated GIF of the frames of numbered image files, each under its step."""
+    images = [with_step(image, step) for step, image in frames_of(grids)]
     durations = [100] * (len(images) - 1) + [2000]  # milliseconds; longer for the last frame
     save_gif(images, durations, target)
+
+
+def frames_of(grids: list[Path]) -> Iterator[tuple[int, Image.Image]]:
+    """The steps and images of evenly spaced grids, reduced by a whole factor."""
+    for path in evenly_spaced(grids):
+        try:
+            with Image.open(path) as image:
+                image = image.convert("L" if image.mode == "L" else "RGB")
+        except SyntaxError as error:  # Pillow's, for a broken PNG
+            raise OSError(f"{path} is corrupt ({error}): remove it") from error
+        # By a whole factor, as grids are enlarged by one.
+        yield int(path.stem), image.reduce(ceil(max(image.size) / TIMELAPSE_SIDE))
+
+
+def evenly_spaced(grids: list[Path]) -> list[Path]:
+    """At most `TIMELAPSE_FRAMES` of the files, with the first and the last."""
+    count = min(len(grids), TIMELAPSE_FRAMES)
+    return [grids[i] for i in np.linspace(0, len(grids) - 1, count).round().astype(int)]
+
+
+def with_step(image: Image.Image, step: int) -> Image.Image:
+    """The image below a strip with the step."""
+    strip = LABEL_SIZE + 2 * GAP
+    labelled = Image.new(image.mode, (image.width, image.height + strip))
+    labelled.paste(image, (0, strip))
+    place, font = (2 * GAP, strip // 2), label_font(LABEL_SIZE)
+    ImageDraw.Draw(labelled).text(place, f"step {step:,}", "white", font, anchor="lm")
+    return labelled
 
 
 def save_gif(frames: Iterable[Image.Image], durations: int | list[int], target: BinaryIO) -> None:
