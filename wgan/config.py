@@ -182,6 +182,13 @@ class Config:
         resumable=True,
         metavar="SECONDS",
     )
+    enough_steps: int = option(
+        TRAINING,
+        0,
+        "steps that a recipe needs, about; a run of --max-seconds in which fewer fit says so",
+        NOT_NEGATIVE,
+        resumable=True,
+    )
     generator_batch: int = option(
         TRAINING, 0, "samples per update of the generator; 0: as --batch-size", ZERO_OR_COUNT
     )
