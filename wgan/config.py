@@ -282,6 +282,9 @@ class Config:
         NOT_NEGATIVE,
         resumable=True,
     )
+    tensorboard: bool = option(
+        OUTPUT, False, "write events for TensorBoard into the run's folder", resumable=True
+    )
     run: str = option(
         OUTPUT,
         "",

@@ -27,6 +27,7 @@ from wgan.sample_grid import SampleGrid
 from wgan.sampling import TrainedGenerator, generate
 from wgan.saver import Saver, check_finite
 from wgan.setup import Run
+from wgan.tensorboard import Events
 
 # If steps are slow, something is shown and saved between the steps at which it is due.
 MAX_SECONDS_WITHOUT_LINE = 10
@@ -44,6 +45,7 @@ class Monitor:
         self.samples_per_step = self.config.n_critic * self.config.batch_size
         self.grid = SampleGrid(run)
         self.saver = Saver(run.config, run.state, run.folder)
+        self.events = Events(run)
         self.evaluation = None
         if self.config.eval_every and distributed.is_first():
             try:
@@ -146,6 +148,7 @@ class Monitor:
         if evaluate and self.evaluation:
             row["frechet_distance"] = self.evaluation.measure()
         try_to_write("log line", self.folder.log, row)
+        self.events.log(row)
         self.display.show(status, row)
 
     def measure(self, scalars: dict[str, Tensor]) -> dict[str, float]:
@@ -178,6 +181,7 @@ class Monitor:
     def save_samples(self) -> None:
         image = self.grid.draw(self.state)
         try_to_write("sample grid", self.folder.save_sample, self.state.step, image)
+        self.events.save_sample(self.state.step, image)
 
     def save_latest(self) -> None:
         if distributed.is_first():

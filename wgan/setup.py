@@ -4,6 +4,7 @@ import math
 import os
 import sys
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,8 @@ def check_before_loading(config: Config) -> None:
     check_networks(config, shape)
     if config.eval_every and len(shape) == 1:
         raise ValueError("--eval-every needs images, and these samples are points")
+    if config.tensorboard and not find_spec("tensorboard"):
+        raise ValueError("--tensorboard needs a package: pip install tensorboard")
     mixes_batch = "batch" in (config.critic_norm, config.generator_norm)
     ranks = distributed.world_size()
     parts = ranks * config.accumulate
