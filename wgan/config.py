@@ -185,9 +185,9 @@ class Config:
     enough_steps: int = option(
         TRAINING,
         0,
-        "steps that a recipe needs, about; a run of --max-seconds in which fewer fit says so",
+        "steps that are enough; fewer in --max-seconds are reported",
         NOT_NEGATIVE,
-        resumable=True,
+        True,
     )
     generator_batch: int = option(
         TRAINING, 0, "samples per update of the generator; 0: as --batch-size", ZERO_OR_COUNT
@@ -282,9 +282,7 @@ class Config:
         NOT_NEGATIVE,
         resumable=True,
     )
-    tensorboard: bool = option(
-        OUTPUT, False, "write events for TensorBoard into the run's folder", resumable=True
-    )
+    tensorboard: bool = option(OUTPUT, False, "write events for TensorBoard", resumable=True)
     run: str = option(
         OUTPUT,
         "",

@@ -7,6 +7,7 @@ and training continues, except for the third checkpoint in a row that cannot be 
 import sys
 import time
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,9 +21,8 @@ from wgan.errors import TrainingFailed
 from wgan.evaluation.evaluator import Evaluator, choose_features
 from wgan.files import try_to_write
 from wgan.losses import critic_of_classes
-from wgan.reading import advise, too_few_steps
+from wgan.reading import too_few_steps
 from wgan.report import refresh
-from wgan.run_folder import read_columns
 from wgan.sample_grid import SampleGrid
 from wgan.sampling import TrainedGenerator, generate
 from wgan.saver import Saver, check_finite
@@ -112,19 +112,14 @@ class Monitor:
         self.saver.save_last()
         if not (status.finished or is_due(self.config.sample_every, status.step)):
             self.save_latest()
-        refresh(self.folder, self.state.progress)
+        advice = refresh(self.folder, self.state.progress)
         end = self.budget.describe(self.state.step)
         if status.stop_signal:
             print(f"stopped at {end}; run the same command to resume")
         else:
             print(f"finished at {end}; see report.html and samples/ in {self.folder.path}")
-        try_to_write("advice", self.print_advice)
-
-    def print_advice(self) -> None:
-        if distributed.is_first():
-            log = read_columns(self.folder.path)
-            for sentence in advise(log, self.config, self.state.progress):
-                print(sentence)
+        for sentence in advice:
+            print(sentence)
 
     def warn_if_too_short(self, status: StepStatus) -> None:
         """Say once, in the first minute, if the time is too short for the recipe."""
@@ -148,7 +143,8 @@ class Monitor:
         if evaluate and self.evaluation:
             row["frechet_distance"] = self.evaluation.measure()
         try_to_write("log line", self.folder.log, row)
-        self.events.log(row)
+        for name, value in row.items():
+            self.events.add("scalar", name, value, status.step)
         self.display.show(status, row)
 
     def measure(self, scalars: dict[str, Tensor]) -> dict[str, float]:
@@ -181,7 +177,8 @@ class Monitor:
     def save_samples(self) -> None:
         image = self.grid.draw(self.state)
         try_to_write("sample grid", self.folder.save_sample, self.state.step, image)
-        self.events.save_sample(self.state.step, image)
+        pixels = np.asarray(image.convert("RGB"))
+        self.events.add("image", "samples", pixels, self.state.step, None, "HWC")
 
     def save_latest(self) -> None:
         if distributed.is_first():

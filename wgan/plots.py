@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
@@ -234,30 +234,23 @@ def timelapse(grids: list[Path], target: BinaryIO) -> None:
 
 
 def frames_of(grids: list[Path]) -> Iterator[tuple[int, Image.Image]]:
-    """The steps and images of evenly spaced grids, reduced by a whole factor."""
-    for path in evenly_spaced(grids):
+    """The steps and images of up to `TIMELAPSE_FRAMES` grids, evenly spaced."""
+    count = min(len(grids), TIMELAPSE_FRAMES)
+    for index in np.linspace(0, len(grids) - 1, count).round().astype(int):
         try:
-            with Image.open(path) as image:
+            with Image.open(grids[index]) as image:
                 image = image.convert("L" if image.mode == "L" else "RGB")
         except SyntaxError as error:  # Pillow's, for a broken PNG
-            raise OSError(f"{path} is corrupt ({error}): remove it") from error
+            raise OSError(f"{grids[index]} is corrupt ({error}): remove it") from error
         # By a whole factor, as grids are enlarged by one.
-        yield int(path.stem), image.reduce(ceil(max(image.size) / TIMELAPSE_SIDE))
-
-
-def evenly_spaced(grids: list[Path]) -> list[Path]:
-    """At most `TIMELAPSE_FRAMES` of the files, with the first and the last."""
-    count = min(len(grids), TIMELAPSE_FRAMES)
-    return [grids[i] for i in np.linspace(0, len(grids) - 1, count).round().astype(int)]
+        yield int(grids[index].stem), image.reduce(ceil(max(image.size) / TIMELAPSE_SIDE))
 
 
 def with_step(image: Image.Image, step: int) -> Image.Image:
     """The image below a strip with the step."""
-    strip = LABEL_SIZE + 2 * GAP
-    labelled = Image.new(image.mode, (image.width, image.height + strip))
-    labelled.paste(image, (0, strip))
-    place, font = (2 * GAP, strip // 2), label_font(LABEL_SIZE)
-    ImageDraw.Draw(labelled).text(place, f"step {step:,}", "white", font, anchor="lm")
+    labelled = ImageOps.expand(image, (0, LABEL_SIZE + 2 * GAP, 0, 0))
+    font = label_font(LABEL_SIZE)
+    ImageDraw.Draw(labelled).text((2 * GAP, 0), f"step {step:,}", "white", font)
     return labelled
 
 

@@ -21,30 +21,27 @@ SMALL = 32  # pixels, at which a step takes a quarter of the time of 64
 VANISHED = 1e-4  # norm of a gradient
 
 # When a rule applies to the facts of a run, its sentence, a format of the facts, and its source. A
-# comparison with a fact that is missing, NaN, is false.
+# comparison with a missing fact, NaN, is false.
 RULES: tuple[tuple[Callable[[dict], bool], str, str], ...] = (
     (
         lambda f: f["norm"] > 5 * f["highest_norm"],
-        "The gradient norm is {norm:.2g} instead of {highest_norm:g}: the penalty is too weak for "
-        "an estimate of {estimate:.2g}. Raise --gp-weight.",
+        "The gradient norm is {norm:.2g} instead of {highest_norm:g}: raise --gp-weight.",
         "docs/curves.md: the norm for a small weight",
     ),
     (
         lambda f: f["penalty"] > f["estimate"] + 0.2 * f["peak"] and f["upper_estimate"] >= 0,
-        "The penalty, {penalty:.2g}, is larger than the estimate, {estimate:.2g}: the critic's "
-        "updates are too large for it to converge. Lower --lr-critic.",
-        "docs/curves.md: at most half of the estimate for a converged critic",
+        "The penalty ({penalty:.2g}) exceeds the estimate ({estimate:.2g}): lower --lr-critic.",
+        "docs/curves.md: at most half of it for a converged critic",
     ),
     (
         lambda f: f["norm"] < VANISHED,
-        "The critic's gradient has vanished (norm {norm:.1g}), so that the generator learns "
-        "nothing. Start again with a {remedy}.",
+        "The critic's gradient has vanished (norm {norm:.1g}): start again with a {remedy}.",
         "Gulrajani et al. 2017 (arXiv:1704.00028), figure 1, for clipping",
     ),
     (
         lambda f: VANISHED <= f["norm"] < 0.5 * f["lowest_norm"] or f["upper_estimate"] < 0,
-        "The critic is too weak: the gradient norm is {norm:.2g}, the estimate {estimate:.2g}. "
-        "Raise --n-critic or --lr-critic.",
+        "The critic is too weak (gradient norm {norm:.2g}, estimate {estimate:.2g}): raise "
+        "--n-critic or --lr-critic.",
         "Arjovsky et al. 2017 (arXiv:1701.07875), section 3: train the critic till optimality",
     ),
     (
@@ -55,21 +52,19 @@ RULES: tuple[tuple[Callable[[dict], bool], str, str], ...] = (
     ),
     (
         lambda f: f["last"] > max(0.8 * f["peak"], 0.95 * f["highest"]) and not f["memorises"] > 0,
-        "The critic is too strong: the estimate, {last:.2g}, has not fallen from {peak:.2g}. Raise "
-        "--lr-generator, or lower --lr-critic or --n-critic.",
+        "The critic is too strong (the estimate stays at {last:.2g}): raise --lr-generator, or "
+        "lower --lr-critic or --n-critic.",
         "docs/curves.md: the estimate falls",
     ),
     (
         lambda f: f["precision"] > 0.8 * f["real_precision"] and f["recall"] < f["low_recall"],
-        "Precision is {precision:.2f} and recall {recall:.2f} (real: {real_recall:.2f}): the "
-        "samples are like real ones but hardly vary. Look for copies in neighbours.png; train "
-        "longer, or raise --n-critic.",
+        "Precision is {precision:.2f}, but recall {recall:.2f}: the samples hardly vary. Look for "
+        "copies in neighbours.png; train longer, or raise --n-critic.",
         "Kynkäänniemi et al. 2019 (arXiv:1904.06991), section 3",
     ),
     (
         lambda f: f["classes"] < 0.9 * f["real_classes"],
-        "The samples show {classes} of {real_classes} classes or modes: use at least so many "
-        "--categories or, if the data has classes, --conditional.",
+        "The samples show {classes} of {real_classes} classes: use at least so many --categories.",
         "docs/experiments.md",
     ),
 )

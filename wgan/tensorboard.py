@@ -1,42 +1,34 @@
 """--tensorboard: a run's scalars, sample grids and options as events for TensorBoard."""
 
-from collections.abc import Callable
-
-import numpy as np
-from PIL.Image import Image
-
 from wgan import distributed
 from wgan.files import try_to_write
 from wgan.setup import Run
-
-NOT_SHOWN = ("step", "epoch", "images", "seconds")  # columns of the log
 
 
 class Events:
     """Writes events into the run's folder if the run asks for them, until a write fails."""
 
     def __init__(self, run: Run):
-        self.active, self.run = run.config.tensorboard and distributed.is_first(), run
-        self.write(self.open)
+        self.writer = None
+        if run.config.tensorboard and distributed.is_first():
+            try_to_write("events", self.open, run)
 
-    def open(self) -> None:
+    def open(self, run: Run) -> None:
         """Start a file, which replaces the events of later steps than the run's."""
         from torch.utils.tensorboard import SummaryWriter
 
-        step, folder = self.run.state.step, self.run.folder.path / "tensorboard"
+        step, options = run.state.step, run.config.to_toml().replace("\n", "\n    ")
+        folder = run.folder.path / "tensorboard"
         self.writer = SummaryWriter(folder, purge_step=step + 1 if step else 0)
-        options = self.run.config.to_toml().replace("\n", "\n    ")  # indented: Markdown's code
-        self.writer.add_text("options", f"    {options}", step)
+        self.add("text", "options", f"    {options}", step)  # indented: Markdown's code
 
-    def log(self, row: dict[str, float]) -> None:
-        scalars = {name: value for name, value in row.items() if name not in NOT_SHOWN}
-        self.write(lambda: [self.writer.add_scalar(*s, row["step"]) for s in scalars.items()])
+    def add(self, kind: str, *values) -> None:
+        """Write the arguments of an `add_...` method, at once: a killed run has all events up to
+        its checkpoint."""
 
-    def save_sample(self, step: int, image: Image) -> None:
-        pixels = np.asarray(image.convert("RGB"))
-        self.write(lambda: self.writer.add_image("samples", pixels, step, dataformats="HWC"))
+        def write() -> None:
+            getattr(self.writer, f"add_{kind}")(*values)
+            self.writer.flush()
 
-    def write(self, add: Callable[[], object]) -> None:
-        # Flushed at once, so that a killed run has all events up to its checkpoint.
-        if self.active:
-            self.active = try_to_write("events", lambda: (add(), self.writer.flush()))
+        if self.writer and not try_to_write("events", write):
+            self.writer = None
