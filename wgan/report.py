@@ -89,7 +89,8 @@ def jpeg(image: Image.Image, side: int = SIDE, size: float = math.inf) -> str:
     image.thumbnail((side, side))
     image.save(buffer, "JPEG", quality=80)
     url = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    return url if len(url) <= size else jpeg(image, int(0.8 * max(image.size)), size)
+    smaller = int(max(image.size) * min(0.9, (size / len(url)) ** 0.5))
+    return url if len(url) <= size else jpeg(image, smaller, size)
 
 
 def thin(steps: np.ndarray, values: np.ndarray) -> list[list[float]]:
