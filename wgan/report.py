@@ -24,7 +24,7 @@ from wgan.command import Parser, run_script
 from wgan.evaluation.report import format_report
 from wgan.files import check_output, write_whole
 from wgan.reading import advise
-from wgan.run_folder import OPTIONS, NullRunFolder, RunFolder, read_columns, sample_grids
+from wgan.run_folder import OPTIONS, NullRunFolder, RunFolder, is_run, read_columns, sample_grids
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 GRIDS_SIZE = 2_500_000  # characters of all grids of a page, which has at most 3 MB
@@ -108,6 +108,8 @@ def compare(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     target, runs = check_output("--out", options.out), []
     for run in options.runs:
+        if not is_run(run):
+            raise ValueError(f"{run} contains no run: name the folder of a run")
         last = [jpeg(Image.open(path), THUMBNAIL_SIDE) for path in sample_grids(run)[-1:]]
         runs.append(describe_run(run) | {"thumbnail": last})
     write_whole(target, page(runs))

@@ -81,7 +81,7 @@ def test_a_corrupt_file_is_no_end_of_training(run, image_folder, capsys):
 
 def test_a_folder_without_a_run_is_bad_input(tmp_path, capsys):
     assert run_script(lambda: compare([str(tmp_path), "--out", str(tmp_path / "c.html")])) == 2
-    assert "config.toml" in capsys.readouterr().err
+    assert "contains no run" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- in a browser
