@@ -30,11 +30,7 @@ TEMPLATE = Path(__file__).with_suffix(".html")
 GRIDS_SIZE = 2_500_000  # characters of all grids of a page, which has at most 3 MB
 SIDE, THUMBNAIL_SIDE = 820, 300  # pixels
 POINTS = 600  # of a curve
-PICTURES = {
-    "real samples": "real.png",
-    "samples, and the real images nearest to each": "neighbours.png",
-    "columns, real and generated": "columns.png",
-}
+PICTURES = {"real": "real.png", "nearest real": "neighbours.png", "columns": "columns.png"}
 
 
 def refresh(folder: RunFolder | NullRunFolder, progress: float) -> list[str]:
@@ -43,7 +39,7 @@ def refresh(folder: RunFolder | NullRunFolder, progress: float) -> list[str]:
     try:
         folder.save_plots()
         return write_report(folder.path, progress) if distributed.is_first() else []
-    except (OSError, ValueError, LookupError) as error:  # the disk, or a file changed by hand
+    except (OSError, ValueError, LookupError, SyntaxError) as error:  # the last is a broken PNG's
         print(f"could not write the report: {error}", file=sys.stderr)
         return []
 

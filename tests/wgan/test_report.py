@@ -10,6 +10,7 @@ import pytest
 from helpers import run_main
 from PIL import Image
 
+import evaluate
 from wgan import report
 from wgan.command import run_script
 from wgan.report import compare, thin, write_report
@@ -41,7 +42,7 @@ def test_training_writes_the_report_and_the_command(trained_run):
     steps, means = content["curves"]["wasserstein"]
     assert steps == [2, 4] and len(means) == 2
     assert any(line.startswith("train.py --dataset") for line in content["origin"])
-    assert [label for label, _ in content["pictures"]] == ["real samples"]
+    assert [label for label, _ in content["pictures"]] == ["real"]
 
 
 def test_everything_inserted_is_text(run):
@@ -71,6 +72,13 @@ def test_curves_are_thinned_and_without_what_was_not_measured():
     assert len(steps) == len(means) == report.POINTS
     assert steps[0] == 1 and steps[-1] == 4999 and means[-1] == pytest.approx(1, abs=0.02)
     assert thin(np.arange(9.0), np.zeros(9)) == []
+
+
+def test_an_evaluation_adds_its_metrics_and_neighbours(run, capsys):
+    assert evaluate.main([str(run), "--features", "random"]) == 0
+    (content,) = data_of(run / "report.html")["runs"]
+    assert "recall" in content["metrics"] and content["metrics"] in capsys.readouterr().out
+    assert [label for label, _ in content["pictures"]] == ["real", "nearest real"]
 
 
 def test_a_corrupt_file_is_no_end_of_training(run, image_folder, capsys):
