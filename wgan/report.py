@@ -30,7 +30,7 @@ TEMPLATE = Path(__file__).with_suffix(".html")
 GRIDS_SIZE = 2_500_000  # characters of all grids of a page, which has at most 3 MB
 SIDE, THUMBNAIL_SIDE = 820, 300  # pixels
 POINTS = 600  # of a curve
-PICTURES = {"real": "real.png", "nearest real": "neighbours.png", "columns": "columns.png"}
+PICTURES = {"real": "real.png", "samples, nearest real": "neighbours.png", "columns": "columns.png"}
 
 
 def refresh(folder: RunFolder | NullRunFolder, progress: float) -> list[str]:

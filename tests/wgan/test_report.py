@@ -78,7 +78,7 @@ def test_an_evaluation_adds_its_metrics_and_neighbours(run, capsys):
     assert evaluate.main([str(run), "--features", "random"]) == 0
     (content,) = data_of(run / "report.html")["runs"]
     assert "recall" in content["metrics"] and content["metrics"] in capsys.readouterr().out
-    assert [label for label, _ in content["pictures"]] == ["real", "nearest real"]
+    assert [label for label, _ in content["pictures"]] == ["real", "samples, nearest real"]
 
 
 def test_a_corrupt_file_is_no_end_of_training(run, image_folder, capsys):
