@@ -9,7 +9,6 @@ markup.
 import base64
 import io
 import json
-import math
 import os
 import sys
 import tomllib
@@ -27,7 +26,8 @@ from wgan.reading import advise
 from wgan.run_folder import OPTIONS, NullRunFolder, RunFolder, is_run, read_columns, sample_grids
 
 TEMPLATE = Path(__file__).with_suffix(".html")
-GRIDS_SIZE = 2_500_000  # characters of all grids of a page, which has at most 3 MB
+# Characters of all grids of a page, and of another picture: together less than 3 MB.
+GRIDS_SIZE, PICTURE_SIZE = 2_300_000, 200_000
 SIDE, THUMBNAIL_SIDE = 820, 300  # pixels
 POINTS = 600  # of a curve
 PICTURES = {"real": "real.png", "samples, nearest real": "neighbours.png", "columns": "columns.png"}
@@ -49,7 +49,8 @@ def write_report(run: Path, progress: float | None = None, result: dict | None =
     data, frames = describe_run(run, progress, result), list(plots.frames_of(sample_grids(run)))
     data["grids"] = [[step, jpeg(image, SIDE, GRIDS_SIZE / len(frames))] for step, image in frames]
     paths = {label: run / name for label, name in PICTURES.items()}
-    data["pictures"] = [[n, jpeg(Image.open(p))] for n, p in paths.items() if p.exists()]
+    pictures = [(label, Image.open(path)) for label, path in paths.items() if path.exists()]
+    data["pictures"] = [[label, jpeg(image, SIDE, PICTURE_SIZE)] for label, image in pictures]
     data["metrics"] = format_report(result) if result else ""
     write_whole(run / TEMPLATE.name, page([data]))
     return data["advice"]
@@ -79,7 +80,7 @@ def describe_run(run: Path, progress: float | None = None, result: dict | None =
     }
 
 
-def jpeg(image: Image.Image, side: int = SIDE, size: float = math.inf) -> str:
+def jpeg(image: Image.Image, side: int, size: float) -> str:
     """The URL of a picture, reduced to a side, and further until it is not longer than `size`."""
     image, buffer = image.convert("L" if image.mode == "L" else "RGB"), io.BytesIO()
     image.thumbnail((side, side))
@@ -106,8 +107,9 @@ def compare(argv: list[str] | None = None) -> None:
     for run in options.runs:
         if not is_run(run):
             raise ValueError(f"{run} contains no run: name the folder of a run")
-        last = [jpeg(Image.open(path), THUMBNAIL_SIDE) for path in sample_grids(run)[-1:]]
-        runs.append(describe_run(run) | {"thumbnail": last})
+        last = [Image.open(path) for path in sample_grids(run)[-1:]]
+        thumbnails = [jpeg(image, THUMBNAIL_SIDE, PICTURE_SIZE) for image in last]
+        runs.append(describe_run(run) | {"thumbnail": thumbnails})
     write_whole(target, page(runs))
 
 
