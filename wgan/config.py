@@ -185,7 +185,7 @@ class Config:
     enough_steps: int = option(
         TRAINING,
         0,
-        "steps that are enough; fewer in --max-seconds are reported",
+        "steps that a recipe needs; fewer in --max-seconds are reported",
         NOT_NEGATIVE,
         True,
     )
