@@ -13,6 +13,7 @@ the critic's estimate is reported next to its floor, the score of held-out real 
 import json
 import os
 import sys
+from pathlib import Path
 
 from wgan.acceleration import respect_cpu_quota
 from wgan.command import Parser, add_sampling_options, integer, run_script
@@ -21,6 +22,8 @@ from wgan.evaluation.evaluator import CHOICES
 from wgan.evaluation.report import format_report
 from wgan.evaluation.samples import MIN_SAMPLES, SAMPLES
 from wgan.files import check_output, write_whole
+from wgan.report import write_report
+from wgan.run_folder import OPTIONS
 
 
 def make_parser() -> Parser:
@@ -67,6 +70,9 @@ def run(argv: list[str] | None) -> None:
     print(format_report(result), flush=True)  # before --json /dev/stdout
     if options.json:
         write_whole(options.json, (json.dumps(result, indent=2) + "\n").encode())
+    if (Path(options.source) / OPTIONS).is_file():
+        for sentence in write_report(Path(options.source), result=result):
+            print(f"\n{sentence}")
 
 
 def main(argv: list[str] | None = None) -> int:

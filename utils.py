@@ -191,9 +191,11 @@ class Method:
     wgan/config.py under the same names; `settings` are the values of options that its paper uses.
     `per_sample`: the loss uses the input gradient of each sample by itself, which excludes batch
     normalisation in the critic. `relativistic`: the generator's loss compares fake samples with
-    real ones (Jolicoeur-Martineau 2018), so each step draws one more batch.
+    real ones (Jolicoeur-Martineau 2018), so each step draws one more batch. `norms`: the range of
+    gradient norms at interpolates that the constraint asks for.
     """
 
+    norms: ClassVar[tuple[float, float]] = (0.0, math.inf)
     per_sample: ClassVar[bool] = False
     relativistic: ClassVar[bool] = False
     settings: ClassVar[dict] = {}
@@ -250,6 +252,7 @@ class GradientPenalty(Method):
     gp_weight: float
 
     penalty: ClassVar[Callable[[Critic, Tensor], Tensor]] = staticmethod(gradient_penalty)
+    norms: ClassVar[tuple[float, float]] = (1.0, 1.0)
     per_sample: ClassVar[bool] = True
     settings: ClassVar[dict] = {
         "optimizer": "adam",
@@ -307,6 +310,7 @@ class LipschitzPenalty(GradientPenalty):
     """
 
     penalty: ClassVar[Callable[[Critic, Tensor], Tensor]] = staticmethod(one_sided_penalty)
+    norms: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,7 @@
 
 import json
 import os
-import platform
-import re
-from contextlib import suppress
 from pathlib import Path
-
-import torch
 
 from wgan.command import Parser
 
@@ -36,14 +31,3 @@ def write_json(path: str | None, result: dict) -> None:
     """Write a result to a file, if one is named."""
     if path:  # in place, because it may be a pipe
         Path(path).write_text(json.dumps(result, indent=2) + "\n")
-
-
-def describe_machine(device: torch.device) -> str:
-    """The name of the GPU or CPU, and PyTorch's version."""
-    if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}, PyTorch {torch.__version__}"
-    name = platform.processor()
-    with suppress(OSError):  # not Linux
-        model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-        name = model[1] if model else name
-    return f"{name}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}"

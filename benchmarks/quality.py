@@ -19,7 +19,7 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from benchmarks.common import ROOT, check_writable, describe_machine, make_parser, write_json
+from benchmarks.common import ROOT, check_writable, make_parser, write_json
 from benchmarks.textbook import (
     PLAIN_DENSE,
     PlainDenseCritic,
@@ -27,6 +27,7 @@ from benchmarks.textbook import (
     Textbook,
     from_loader,
 )
+from wgan.acceleration import describe_machine
 from wgan.budget import seconds_since_start
 from wgan.command import run_script
 from wgan.data import Dataset, load_dataset, to_byte_images

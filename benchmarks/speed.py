@@ -15,11 +15,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from benchmarks.common import check_writable, describe_machine, make_parser, write_json
+from benchmarks.common import check_writable, make_parser, write_json
 from benchmarks.textbook import Textbook, from_loader, from_memory
 from train import all_updates, train_step
 from utils import METHODS
-from wgan.acceleration import accelerate, prepare_device
+from wgan.acceleration import accelerate, describe_machine, prepare_device
 from wgan.budget import Budget
 from wgan.command import Parser, run_script
 from wgan.config import Config

@@ -26,8 +26,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from benchmarks.common import ROOT, check_writable, describe_machine, write_json
+from benchmarks.common import ROOT, check_writable, write_json
 from utils import METHODS, Method, input_gradients, interpolate, wasserstein_estimate
+from wgan.acceleration import describe_machine
 from wgan.command import Parser, integer, run_script
 from wgan.data import load_dataset, to_float_images
 from wgan.evaluation.metrics import c_transform_bound, wasserstein_distance

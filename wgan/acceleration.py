@@ -3,6 +3,8 @@
 import logging
 import math
 import os
+import platform
+import re
 import shutil
 import time
 import warnings
@@ -48,6 +50,17 @@ def prepare_device(device: torch.device, deterministic: bool) -> None:
         warnings.filterwarnings("ignore", "Attempting to run cuBLAS, but there was no current")
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = not deterministic
+
+
+def describe_machine(device: torch.device) -> str:
+    """The name of the GPU or CPU, and PyTorch's version."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, PyTorch {torch.__version__}"
+    name = platform.processor()
+    with suppress(OSError):  # not Linux
+        model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+        name = model[1] if model else name
+    return f"{name}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}"
 
 
 def respect_cpu_quota(group: Path = Path("/sys/fs/cgroup")) -> None:

@@ -1,6 +1,8 @@
 """The command line of train.py: flags, `--help`, messages and exit codes."""
 
 import argparse
+import shlex
+import sys
 import textwrap
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,8 +15,8 @@ from wgan.command import Parser, run_script
 from wgan.config import FIELDS, SHORTHANDS
 from wgan.data import DATASETS, find_dataset
 from wgan.errors import BadInput, TrainingFailed, explain_out_of_memory
-from wgan.files import try_to_write
 from wgan.recipes import RECIPES, Resolved, resolve
+from wgan.report import refresh
 from wgan.setup import Run, set_up
 from wgan_gp import MODELS
 
@@ -47,9 +49,10 @@ def parse_and_train(argv: list[str] | None, step: Step, train: Callable[[Run], i
     )
     with distributed.process_group(), explain_out_of_memory(advice):
         print(f"options: {resolved.recipe or f'the settings of {config.method}'}")
-        with Signals(SAVE_SIGNALS), set_up(config, options.fresh, step) as run:
+        command = shlex.join(["train.py", *(sys.argv[1:] if argv is None else argv)])
+        with Signals(SAVE_SIGNALS), set_up(config, options.fresh, step, command) as run:
             if run.is_finished():
-                try_to_write("curves and timelapse", run.folder.save_plots)
+                refresh(run.folder, 1.0)
                 print(run.describe_finished())
                 return 0
             try:

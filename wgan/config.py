@@ -182,6 +182,13 @@ class Config:
         resumable=True,
         metavar="SECONDS",
     )
+    enough_steps: int = option(
+        TRAINING,
+        0,
+        "steps that a recipe needs; fewer in --max-seconds are reported",
+        NOT_NEGATIVE,
+        True,
+    )
     generator_batch: int = option(
         TRAINING, 0, "samples per update of the generator; 0: as --batch-size", ZERO_OR_COUNT
     )
@@ -275,6 +282,7 @@ class Config:
         NOT_NEGATIVE,
         resumable=True,
     )
+    tensorboard: bool = option(OUTPUT, False, "write events for TensorBoard", resumable=True)
     run: str = option(
         OUTPUT,
         "",

@@ -53,6 +53,9 @@ class Display:
                 "; to shorten the run: --max-seconds 600 (with --lr-decay, the rates then decay in "
                 "this time), a smaller --width or a smaller --image-size"
             )
+        self.write(text)
+
+    def write(self, text: str) -> None:
         if distributed.is_first():
             self.bar.write(text)
 

@@ -5,7 +5,9 @@ and training continues, except for the third checkpoint in a row that cannot be 
 """
 
 import sys
+import time
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,14 +21,19 @@ from wgan.errors import TrainingFailed
 from wgan.evaluation.evaluator import Evaluator, choose_features
 from wgan.files import try_to_write
 from wgan.losses import critic_of_classes
+from wgan.reading import too_few_steps
+from wgan.report import refresh
 from wgan.sample_grid import SampleGrid
 from wgan.sampling import TrainedGenerator, generate
 from wgan.saver import Saver, check_finite
 from wgan.setup import Run
+from wgan.tensorboard import Events
 
 # If steps are slow, something is shown and saved between the steps at which it is due.
 MAX_SECONDS_WITHOUT_LINE = 10
 MAX_SECONDS_UNSAVED = 60, 600  # at first, and in a long run
+REFRESH_SECONDS, REFRESH_SHARE = 60, 0.01  # between drawings, and of the time, at most
+WARNING_SECONDS = 20  # of training, after which a run that is too short says so
 
 
 class Monitor:
@@ -38,6 +45,7 @@ class Monitor:
         self.samples_per_step = self.config.n_critic * self.config.batch_size
         self.grid = SampleGrid(run)
         self.saver = Saver(run.config, run.state, run.folder)
+        self.events = Events(run)
         self.evaluation = None
         if self.config.eval_every and distributed.is_first():
             try:
@@ -49,6 +57,8 @@ class Monitor:
         # Seconds of training, which are the same on all ranks: they must exchange losses and
         # weights at the same steps.
         self.last_line = self.last_save = self.start_seconds = self.state.seconds
+        self.next_refresh = self.start_seconds + REFRESH_SECONDS
+        self.long_enough = self.state.progress > 0.5  # a resumed run is not warned near its end
 
     def __enter__(self) -> "Monitor":
         return self
@@ -72,6 +82,7 @@ class Monitor:
         device. The log and the numbered grids depend on the step alone, so that they are the same
         after a resume."""
         self.display.advance(status)
+        self.warn_if_too_short(status)
         config, step, last = self.config, status.step, status.finished
         evaluate = is_due(config.eval_every, step) or (
             config.eval_every > 0 and step == self.budget.steps
@@ -93,6 +104,7 @@ class Monitor:
             self.last_save = status.seconds
         if overdue and not draw:
             self.save_latest()
+        self.refresh_if_due(status)
 
     def finish(self, status: StepStatus) -> None:
         """Save the last checkpoint and the plots, and print how training ended."""
@@ -100,15 +112,30 @@ class Monitor:
         self.saver.save_last()
         if not (status.finished or is_due(self.config.sample_every, status.step)):
             self.save_latest()
-        try_to_write("curves and timelapse", self.folder.save_plots)
+        advice = refresh(self.folder, self.state.progress)
         end = self.budget.describe(self.state.step)
         if status.stop_signal:
             print(f"stopped at {end}; run the same command to resume")
         else:
-            print(
-                f"finished at {end}; see timelapse.gif, curves.png and samples/ in "
-                f"{self.folder.path}"
-            )
+            print(f"finished at {end}; see report.html and samples/ in {self.folder.path}")
+        for sentence in advice:
+            print(sentence)
+
+    def warn_if_too_short(self, status: StepStatus) -> None:
+        """Say once, in the first minute, if the time is too short for the recipe."""
+        elapsed = status.seconds - self.start_seconds
+        if not self.long_enough and elapsed >= min(WARNING_SECONDS, self.config.max_seconds / 5):
+            self.long_enough = True
+            for sentence in too_few_steps(self.config, status.step / max(status.progress, 1e-9)):
+                self.display.write(sentence)
+
+    def refresh_if_due(self, status: StepStatus) -> None:
+        """Draw the curves, the timelapse and the report so far, in about 1% of the time."""
+        if status.seconds >= self.next_refresh and not status.ended:
+            start = time.perf_counter()
+            refresh(self.folder, status.progress)
+            cost = time.perf_counter() - start
+            self.next_refresh = status.seconds + max(REFRESH_SECONDS, cost / REFRESH_SHARE)
 
     def log(self, status: StepStatus, losses: dict[str, Tensor], evaluate: bool) -> None:
         """Write a line of the log, with the evaluation if requested, and display it."""
@@ -116,6 +143,8 @@ class Monitor:
         if evaluate and self.evaluation:
             row["frechet_distance"] = self.evaluation.measure()
         try_to_write("log line", self.folder.log, row)
+        for name, value in row.items():
+            self.events.add("scalar", name, value, status.step)
         self.display.show(status, row)
 
     def measure(self, scalars: dict[str, Tensor]) -> dict[str, float]:
@@ -148,6 +177,8 @@ class Monitor:
     def save_samples(self) -> None:
         image = self.grid.draw(self.state)
         try_to_write("sample grid", self.folder.save_sample, self.state.step, image)
+        pixels = np.asarray(image.convert("RGB"))
+        self.events.add("image", "samples", pixels, self.state.step, None, "HWC")
 
     def save_latest(self) -> None:
         if distributed.is_first():

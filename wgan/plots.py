@@ -1,13 +1,13 @@
 """Arrays and logs to images: grids, curves, the timelapse, a critic's surface."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from math import ceil
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
@@ -96,7 +96,6 @@ def scatter(
     real: np.ndarray | None = None,
     fake: np.ndarray | None = None,
     scores: np.ndarray | None = None,
-    title: str = "",
 ) -> Image.Image:
     """Real points `(N, 2)`, generated ones, or both, over the critic's scores `(S, S)` if given.
 
@@ -123,7 +122,6 @@ def scatter(
     if fake is not None:
         axes.scatter(*fake.T, s=5, c="crimson", linewidths=0, label="generated")
     axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
-    axes.set_title(title, loc="left", fontsize="medium")
     above = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 2, "borderaxespad": 0.1}
     axes.legend(frameon=False, markerscale=2, columnspacing=1, handletextpad=0.2, **above)
     return to_image(figure)
@@ -228,20 +226,32 @@ def running_mean(values: np.ndarray) -> np.ndarray:
     return (sums[high] - sums[low]) / (high - low)
 
 
-def timelapse(frames: list[Path], target: BinaryIO) -> None:
-    """Write an animated GIF of image files, at most `TIMELAPSE_FRAMES` of them, evenly spaced."""
-    count = min(len(frames), TIMELAPSE_FRAMES)
-    images = []
-    for index in np.linspace(0, len(frames) - 1, count).round().astype(int):
-        try:
-            with Image.open(frames[index]) as image:
-                image = image.convert("L" if image.mode == "L" else "RGB")
-        except SyntaxError as error:  # Pillow's, for a broken PNG
-            raise OSError(f"{frames[index]} is corrupt ({error}): remove it") from error
-        # By a whole factor, as grids are enlarged by one.
-        images.append(image.reduce(ceil(max(image.size) / TIMELAPSE_SIDE)))
+def timelapse(grids: list[Path], target: BinaryIO) -> None:
+    """Write an animated GIF of the frames of numbered image files, each under its step."""
+    images = [with_step(image, step) for step, image in frames_of(grids)]
     durations = [100] * (len(images) - 1) + [2000]  # milliseconds; longer for the last frame
     save_gif(images, durations, target)
+
+
+def frames_of(grids: list[Path]) -> Iterator[tuple[int, Image.Image]]:
+    """The steps and images of up to `TIMELAPSE_FRAMES` grids, evenly spaced."""
+    count = min(len(grids), TIMELAPSE_FRAMES)
+    for index in np.linspace(0, len(grids) - 1, count).round().astype(int):
+        try:
+            with Image.open(grids[index]) as image:
+                image = image.convert("L" if image.mode == "L" else "RGB")
+        except SyntaxError as error:  # Pillow's, for a broken PNG
+            raise OSError(f"{grids[index]} is corrupt ({error}): remove it") from error
+        # By a whole factor, as grids are enlarged by one.
+        yield int(grids[index].stem), image.reduce(ceil(max(image.size) / TIMELAPSE_SIDE))
+
+
+def with_step(image: Image.Image, step: int) -> Image.Image:
+    """The image below a strip with the step."""
+    labelled = ImageOps.expand(image, (0, LABEL_SIZE + 2 * GAP, 0, 0))
+    font = label_font(LABEL_SIZE)
+    ImageDraw.Draw(labelled).text((2 * GAP, 0), f"step {step:,}", "white", font)
+    return labelled
 
 
 def save_gif(frames: Iterable[Image.Image], durations: int | list[int], target: BinaryIO) -> None:

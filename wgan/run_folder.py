@@ -5,7 +5,7 @@ import errno
 import io
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -17,6 +17,7 @@ from PIL.Image import Image
 from wgan import plots
 from wgan.checkpoints import BEST, CHECKPOINT, PREVIOUS, find_checkpoints, has_digest
 from wgan.config import Config
+from wgan.errors import one_line
 from wgan.files import acquire_lock, remove_leftovers, replacing, sync
 
 LOG_COLUMNS = (
@@ -28,7 +29,7 @@ CURVE_COLOURS = 64  # a file is a third as large as with all colours
 LOCK, OPTIONS = "lock", "config.toml"
 OPTIONS_MARK = b"# The options of a run of train.py\n"  # not of another program
 FILES = (OPTIONS, "log.csv", CHECKPOINT, BEST, "real.png", "latest.png")
-FILES += ("curves.png", "timelapse.gif", "samples/*", "checkpoint-*.pt")
+FILES += ("curves.png", "timelapse.gif", "report.html", "samples/*", "checkpoint-*.pt")
 Write = Callable[[BinaryIO], object]  # writes the content of a file
 
 
@@ -69,8 +70,10 @@ class RunFolder:
         with replacing(self.path / name, previous) as file:
             content(file) if callable(content) else file.write(content)
 
-    def store_config(self, config: Config) -> None:
-        self.write(OPTIONS, OPTIONS_MARK + config.to_toml().encode())
+    def store_config(self, config: Config, origin: Iterable[str] = ()) -> None:
+        """Write the options, below comments about the origin of the run."""
+        comments = "".join(f"# {one_line(text)}\n" for text in origin)
+        self.write(OPTIONS, OPTIONS_MARK + (comments + config.to_toml()).encode())
 
     # -------------------------------------------------------- checkpoints
 
@@ -100,7 +103,7 @@ class RunFolder:
         ValueError if the file is not a log of this project.
         """
         try:
-            rows = [row for row in self.read_log() if int(row["step"]) <= step] if step else []
+            rows = [row for row in read_log(self.path) if int(row["step"]) <= step] if step else []
             check_rows(rows)
         except (KeyError, TypeError, ValueError, csv.Error) as error:
             raise ValueError(
@@ -137,18 +140,9 @@ class RunFolder:
             raise
         self.unwritten.clear()
 
-    def read_log(self) -> list[dict[str, str]]:
-        """The complete lines of the log; a last line cut off during writing is dropped."""
-        if not self.log_file.exists():
-            return []
-        text = self.log_file.read_text(encoding="utf-8").partition("\0")[0]  # after a power loss
-        complete = text[: text.rfind("\n") + 1]
-        rows = csv.DictReader(io.StringIO(complete))
-        return [row for row in rows if None not in row.values()]
-
     def best_distance(self) -> float:
         """The smallest Fréchet distance in the log, or infinity."""
-        measured = [row.get("frechet_distance") for row in self.read_log()]
+        measured = [row.get("frechet_distance") for row in read_log(self.path)]
         return min((float(value) for value in measured if value), default=math.inf)
 
     def save_real(self, image: Image) -> None:
@@ -163,11 +157,8 @@ class RunFolder:
 
     def save_plots(self) -> None:
         """Draw the curves and the timelapse from the files of the folder."""
-        rows = self.read_log()
-        if rows:
-            log = {
-                name: np.array([float(row[name] or "nan") for row in rows]) for name in LOG_COLUMNS
-            }
+        log = read_columns(self.path)
+        if len(log["step"]):
             self.write("curves.png", plots.png(plots.curves(log).quantize(CURVE_COLOURS)))
         if frames := sample_grids(self.path):
             animation = io.BytesIO()
@@ -186,6 +177,23 @@ class NullRunFolder:
 
     close = store_config = save = save_best = keep = start_log = log = ignore
     save_real = save_sample = save_latest = save_plots = ignore
+
+
+def read_log(run: Path) -> list[dict[str, str]]:
+    """The complete lines of the log; a last line cut off during writing is dropped."""
+    path = run / "log.csv"
+    if not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8").partition("\0")[0]  # after a power loss
+    complete = text[: text.rfind("\n") + 1]
+    rows = csv.DictReader(io.StringIO(complete))
+    return [row for row in rows if None not in row.values()]
+
+
+def read_columns(run: Path) -> dict[str, np.ndarray]:
+    """The columns of the log, NaN where nothing was measured."""
+    rows = read_log(run)
+    return {name: np.array([float(row[name] or "nan") for row in rows]) for name in LOG_COLUMNS}
 
 
 def check_rows(rows: list[dict[str, str]]) -> None:

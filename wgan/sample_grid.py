@@ -51,8 +51,7 @@ class SampleGrid:
         axis = torch.linspace(-extent, extent, SURFACE_SIDE, device=self.real.device)
         lattice = torch.cartesian_prod(axis, axis).flip(1)  # (S * S, 2), rows along y
         scores = state.critic(lattice).view(SURFACE_SIDE, SURFACE_SIDE).cpu().numpy()
-        image = plots.scatter(*points, scores, title=f"step {state.step:,}")
-        return image.quantize(SCATTER_COLOURS)
+        return plots.scatter(*points, scores).quantize(SCATTER_COLOURS)
 
     def draw_real(self) -> Image:
         if self.real.dim() == 4:

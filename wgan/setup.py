@@ -4,13 +4,14 @@ import math
 import os
 import sys
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from wgan import distributed
-from wgan.acceleration import Step, accelerate, prepare_device
+from wgan.acceleration import Step, accelerate, describe_machine, prepare_device
 from wgan.budget import Budget
 from wgan.checkpoints import class_names_of, find_checkpoints, read_any_checkpoint
 from wgan.config import Config
@@ -81,11 +82,12 @@ class Run:
         )
 
 
-def set_up(config: Config, fresh: bool, step: Step) -> Run:
+def set_up(config: Config, fresh: bool, step: Step, command: str = "") -> Run:
     """Prepare a run, new or resumed, and print what it is; BadInput if the user has to correct
     something.
 
-    `step(state, config, inputs)` performs the updates of one step, which are accelerated.
+    `step(state, config, inputs)` performs the updates of one step, which are accelerated. The
+    command is kept with the options.
     """
     try:
         device = distributed.rank_device(choose_device(config.device))
@@ -114,7 +116,7 @@ def set_up(config: Config, fresh: bool, step: Step) -> Run:
         inputs = sample_inputs(state.step, config, batches)
         batches.wait()  # nothing is copied in the background while a step is captured
         run.config = accelerate(state, config, budget, inputs, step)
-        folder.store_config(run.config)
+        folder.store_config(run.config, [command, describe_machine(state.device)])
     return run
 
 
@@ -124,6 +126,8 @@ def check_before_loading(config: Config) -> None:
     check_networks(config, shape)
     if config.eval_every and len(shape) == 1:
         raise ValueError("--eval-every needs images, and these samples are points")
+    if config.tensorboard and not find_spec("tensorboard"):
+        raise ValueError("--tensorboard needs a package: pip install tensorboard")
     mixes_batch = "batch" in (config.critic_norm, config.generator_norm)
     ranks = distributed.world_size()
     parts = ranks * config.accumulate

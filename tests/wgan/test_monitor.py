@@ -8,6 +8,7 @@ from helpers import arguments_for, assert_same_run, parse, run_main
 
 import train
 from wgan import display, monitor
+from wgan.budget import StepStatus
 from wgan.checkpoints import read_checkpoint
 from wgan.setup import set_up
 
@@ -38,6 +39,75 @@ def test_slow_steps_show_and_save_something_in_between(image_folder, tmp_path, m
     assert all(f"step {step}/4" in output for step in (1, 2, 3, 4))
     assert not (slow / "latest.png").exists()  # outdated by the last grid
     assert_same_run(slow, tmp_path / "plain")
+
+
+def test_a_refresh_during_training_changes_no_result(image_folder, tmp_path, monkeypatch):
+    run_main(image_folder, tmp_path / "plain", "--steps", 4)
+    monkeypatch.setattr(monitor, "REFRESH_SECONDS", 0)
+    monkeypatch.setattr(monitor, "REFRESH_SHARE", 1e9)
+    live, steps, step = tmp_path / "live", [], train.train_step
+
+    def spy(state, *rest):
+        if state.step:
+            assert (live / "curves.png").exists() == (state.step >= 2)  # the log has a line
+            assert (live / "timelapse.gif").exists()
+            steps.append(f"{state.step} steps in" in (live / "report.html").read_text("utf-8"))
+        return step(state, *rest)
+
+    monkeypatch.setattr(train, "train_step", spy)
+    assert run_main(image_folder, live, "--steps", 4) == 0
+    assert steps == [False, True, False]  # there is a line every second step
+    assert_same_run(live, tmp_path / "plain")
+
+
+@pytest.fixture
+def limited_run(image_folder, tmp_path):
+    """A run of up to 100 seconds, in which 1,000 steps are enough."""
+    options = ["--max-seconds", 100, "--enough-steps", 1000]
+    config = parse(*arguments_for(image_folder, tmp_path / "r", *options))
+    with set_up(config, fresh=False, step=train.all_updates) as run:
+        yield run
+
+
+@pytest.fixture
+def watcher(limited_run):
+    watcher = monitor.Monitor(limited_run)
+    watcher.start()
+    return watcher
+
+
+def status_at(seconds, step, progress):
+    return StepStatus(step, False, 0, False, progress, seconds)
+
+
+def test_refreshes_take_one_percent_of_the_time(watcher, monkeypatch):
+    clock, drawn = [0.0], []
+
+    def draw(*arguments):
+        drawn.append(seconds)
+        clock[0] += 2  # seconds
+
+    monkeypatch.setattr(monitor, "refresh", draw)
+    monkeypatch.setattr(monitor.time, "perf_counter", lambda: clock[0])
+    for seconds in range(0, 1000, 10):
+        watcher.refresh_if_due(status_at(seconds, 1, 0.5))
+    assert drawn == [60, 260, 460, 660, 860]
+
+
+def test_a_run_that_is_too_short_says_so_once(watcher, capsys):
+    for seconds, number in ((1, 1), (19, 30), (21, 34), (22, 35), (60, 100)):
+        watcher.warn_if_too_short(status_at(seconds, number, seconds / 100))
+    output = capsys.readouterr().out
+    assert output.count("steps fit into --max-seconds 100, and this recipe needs about 1,000") == 1
+    assert "About 162 steps" in output  # by the speed when it was said
+
+
+def test_a_long_enough_run_and_one_near_its_end_say_nothing(watcher, limited_run, capsys):
+    watcher.warn_if_too_short(status_at(30, 300, 0.3))  # 1,000 steps
+    limited_run.state.progress = 0.8
+    late = monitor.Monitor(limited_run)
+    late.warn_if_too_short(status_at(90, 90, 0.9))
+    assert "steps fit" not in capsys.readouterr().out
 
 
 def test_a_stopped_run_shows_its_last_samples(image_folder, tmp_path, monkeypatch):

@@ -87,7 +87,7 @@ def test_a_scatter_has_y_upward_and_the_data_inside():
 def test_frames_of_a_surface_match_whatever_the_scores():
     real = np.array([[1.0, 1.0], [-1.0, -1.0]])
     slope = np.linspace(-1, 1, 20)[:, None].repeat(20, 1)
-    frames = [scatter(real, real, scale * slope, "step 1") for scale in (0, 1e-5, 1, 1e5)]
+    frames = [scatter(real, real, scale * slope) for scale in (0, 1e-5, 1, 1e5)]
     assert len({frame.size for frame in frames}) == 1
     spines = [np.asarray(frame.convert("L"))[:, 200] for frame in frames]
     top = [np.flatnonzero(column < 50)[0] for column in spines]  # of the axes
@@ -170,8 +170,10 @@ def test_a_timelapse_is_bounded_in_frames_and_size_and_keeps_first_and_last(tmp_
     timelapse(frames, target)
     animation = Image.open(target)
     assert animation.n_frames == TIMELAPSE_FRAMES
-    assert animation.size == (500, 250)  # reduced by a whole factor
+    assert animation.size == (500, 250 + 18)  # reduced by a whole factor, below the step
     assert max(animation.size) <= TIMELAPSE_SIDE
-    assert animation.convert("L").getpixel((5, 5)) == 0
+    assert animation.convert("L").getpixel((5, 260)) == 0
+    strip = np.asarray(animation.convert("L"))[:18]
     animation.seek(TIMELAPSE_FRAMES - 1)
-    assert animation.convert("L").getpixel((5, 5)) == 255
+    assert animation.convert("L").getpixel((5, 260)) == 255
+    assert (np.asarray(animation.convert("L"))[:18] != strip).any()  # another step

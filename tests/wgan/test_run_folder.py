@@ -15,7 +15,7 @@ from helpers import assert_same_run, parse, run_main, write_with_digest
 
 from wgan import checkpoints, files, run_folder
 from wgan.checkpoints import read_checkpoint, write_checkpoint
-from wgan.run_folder import LOG_COLUMNS, OPTIONS_MARK, RunFolder, move_aside
+from wgan.run_folder import LOG_COLUMNS, OPTIONS_MARK, RunFolder, move_aside, read_log
 from wgan.stored_run import read_run, set_corrupt_aside
 
 
@@ -253,13 +253,13 @@ def test_the_log_is_cut_back_to_the_checkpoint_and_a_torn_line_dropped(run):
         file.write("40,1.5,1.")  # the power went off here
     run.start_log(20)
     run.log(row(30))
-    assert [entry["step"] for entry in run.read_log()] == ["10", "20", "30"]
+    assert [entry["step"] for entry in read_log(run.path)] == ["10", "20", "30"]
     with open(run.log_file, "ab") as file:
         file.write(b"\0" * 50 + b"1.5\n50,1.5,1.5\n")  # here, too: a block was not written
     run.start_log(20)
-    assert [entry["step"] for entry in run.read_log()] == ["10", "20"]
+    assert [entry["step"] for entry in read_log(run.path)] == ["10", "20"]
     run.start_log(0)
-    assert run.read_log() == []
+    assert read_log(run.path) == []
 
 
 def test_a_run_is_moved_aside_to_a_free_name(tmp_path):
@@ -355,9 +355,9 @@ def test_lines_that_could_not_be_written_come_later_and_whole(run, monkeypatch):
         with pytest.raises(OSError):
             run.log(row(step))
     monkeypatch.undo()
-    assert [entry["step"] for entry in run.read_log()] == ["10"]
+    assert [entry["step"] for entry in read_log(run.path)] == ["10"]
     run.log(row(40))
-    assert [entry["step"] for entry in run.read_log()] == ["10", "20", "30", "40"]
+    assert [entry["step"] for entry in read_log(run.path)] == ["10", "20", "30", "40"]
 
 
 class FullDisk(io.FileIO):
