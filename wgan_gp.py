@@ -362,7 +362,8 @@ class DenseCritic(Critic):
     Width 512: Cx28x28 -> 512 -> 512 -> 512 features -> 1 score
 
     With `patch_features` = N, the first hidden layer computes N features of each small patch of an
-    image. It then uses LeakyReLU without normalisation, like the first layer of a DCGAN critic.
+    image. It then uses LeakyReLU without normalisation, like the first layer of a DCGAN critic. The
+    dense layers see the shapes in the image; `texture_features` of a convolution see its texture.
     With `critic_norm="orthonormal"`, the critic is 1-Lipschitz by construction: its activations are
     `MaxMin`, its layers `OrthonormalLinear`. ValueError with patches or classes, or an odd width.
     """
@@ -373,6 +374,7 @@ class DenseCritic(Critic):
         width: int = 512,
         critic_norm: str = "none",
         patch_features: int = 0,
+        texture_features: int = 0,
         num_classes: int = 0,
     ):
         super().__init__()
@@ -385,13 +387,15 @@ class DenseCritic(Critic):
             )
         if patch_features:
             patches = Patches(sample_shape, patch_features)
-            layers = [patches, LeakyReLU(0.2), nn.Flatten()]
-            sizes = (patches.features, width, width)
+            dense = hidden_layers((patches.features, width, width), critic_norm, critic=True)
+            layers = [patches, LeakyReLU(0.2), nn.Sequential(nn.Flatten(), *dense)]
+            if texture_features:
+                layers[-1] = ShapeAndTexture(layers[-1], patch_features, texture_features)
         else:
-            layers = [nn.Flatten()]
             sizes = (prod(sample_shape), width, width, width)
-        self.layers = nn.Sequential(*layers, *hidden_layers(sizes, critic_norm, critic=True))
-        self.add_score(width, num_classes)
+            layers = [nn.Flatten(), *hidden_layers(sizes, critic_norm, critic=True)]
+        self.layers = nn.Sequential(*layers)
+        self.add_score(width + texture_features, num_classes)
         if orthonormal:
             self.score = OrthonormalLinear(width, 1)
         self.apply(he_initialisation)
@@ -697,6 +701,24 @@ class Patches(nn.Module):
         blocks = F.pad(images.contiguous(), self.padding).unflatten(3, (-1, PATCH_STEP))
         blocks = blocks.unflatten(2, (-1, PATCH_STEP)).permute(0, 2, 4, 1, 3, 5).flatten(3)
         return self.convolution(blocks.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class ShapeAndTexture(nn.Module):
+    """Patch features `(B, rows, columns, N)` to features `(B, width + T)`: those of dense layers,
+    which know where a patch is, and T of a convolution, averaged over the image, whose weights
+    learn from all places. The mean is scaled as one of independent values with unit variance.
+    """
+
+    def __init__(self, shape: nn.Module, patch_features: int, texture_features: int):
+        super().__init__()
+        self.shape = shape
+        convolution = CriticConv2d(patch_features, texture_features, 3, stride=2, padding=1)
+        self.texture = nn.Sequential(convolution, LeakyReLU(0.0))
+
+    def forward(self, patches: Tensor) -> Tensor:
+        texture = self.texture(patches.permute(0, 3, 1, 2)).flatten(2)
+        texture = texture.mean(2) * texture.shape[2] ** 0.5
+        return torch.cat([self.shape(patches), texture], 1)
 
 
 class PatchSum(nn.Module):

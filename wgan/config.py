@@ -164,6 +164,9 @@ class Config:
     patch_features: int = option(
         NETWORKS, 0, "features per 8x8 patch; 0: pixels", at_least(0, 10_000)
     )
+    texture_features: int = option(
+        NETWORKS, 0, "features of the texture in a critic of patches", at_least(0, 10_000)
+    )
 
     batch_size: int = option(TRAINING, 64, "samples per update", COUNT)
     steps: int = option(TRAINING, 2000, "generator updates", NOT_NEGATIVE, resumable=True)
@@ -374,6 +377,8 @@ def without_effect(config: Config) -> dict[str, str]:
         disabled |= dict.fromkeys(every - options_of(getattr(config, own)), own)
     if config.optimizer != "adam":
         disabled["betas"] = "optimizer"
+    if not config.patch_features:
+        disabled.setdefault("texture_features", "patch_features")
     if METHODS[config.method].relativistic:  # a fake sample is compared with a real one
         disabled["generator_batch"] = "method"
     return disabled
