@@ -1,4 +1,4 @@
-"""What both benchmarks share: their flags, the machine's name, JSON files."""
+"""What the benchmarks share: their flags, the machine's name, JSON files, cells of tables."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import platform
 import re
 from contextlib import suppress
 from pathlib import Path
+from statistics import median
 
 import torch
 
@@ -47,3 +48,11 @@ def describe_machine(device: torch.device) -> str:
         model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
         name = model[1] if model else name
     return f"{name}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}"
+
+
+def median_and_range(values: list[float], spec: str = ".1f") -> str:
+    """The median over the seeds, and the minimum and maximum if there are several."""
+    if not values:
+        return "failed"
+    middle, low, high = (f"{value:{spec}}" for value in (median(values), min(values), max(values)))
+    return middle if len(values) == 1 else f"{middle} ({low} to {high})"

@@ -19,7 +19,14 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from benchmarks.common import ROOT, check_writable, describe_machine, make_parser, write_json
+from benchmarks.common import (
+    ROOT,
+    check_writable,
+    describe_machine,
+    make_parser,
+    median_and_range,
+    write_json,
+)
 from benchmarks.textbook import (
     PLAIN_DENSE,
     PlainDenseCritic,
@@ -162,13 +169,6 @@ def show(result: dict) -> None:
     for loop in result["loops"]:
         cells = map(median_and_range, values_by_mark(result, loop).values())
         print(f"| {loop} | " + " | ".join(cells) + " |")
-
-
-def median_and_range(values: list[float]) -> str:
-    if not values:
-        return "failed"
-    middle = f"{median(values):.1f}"
-    return middle if len(values) == 1 else f"{middle} ({min(values):.1f} to {max(values):.1f})"
 
 
 def plot(result: dict, target: Path) -> None:
