@@ -21,7 +21,7 @@ class Brightness(Features):
         return images.float().mean((1, 2, 3))[:, None] / 100
 
     def probabilities(self, features):
-        return -(features - torch.arange(3.0)).abs()
+        return (-20 * (features - torch.arange(3.0)).abs()).softmax(1)
 
 
 @pytest.fixture(autouse=True)
@@ -45,12 +45,16 @@ def test_stacks_of_three_images_have_the_modes_of_their_channels(shades):
     task = stacks(shades, Brightness())
     assert task.real.shape == (900, 3, 8, 8) and task.dataset.sample_shape == (3, 8, 8)
     values = task.judge(task.real)
-    assert (values["modes"], values["modes_in_all"]) == (27, 27)
+    assert (values["modes"], values["modes_in_all"], values["good_samples"]) == (27, 27, 1)
     assert values["mode_divergence"] == pytest.approx(26 / 1800, rel=0.6)
     collapsed = task.real[:, :1].expand(-1, 3, -1, -1)  # three equal channels: 3 modes of 27
     values = task.judge(collapsed)
     assert values["modes"] == 3
     assert values["mode_divergence"] == pytest.approx(math.log(9), abs=0.02)
+    assert values["good_samples"] == 1
+    doubtful = task.real.clone()
+    doubtful[:90, 1] = 50  # between two classes in one channel
+    assert task.judge(doubtful)["good_samples"] == pytest.approx(0.9)
     order = torch.tensor([[0, 100, 200], [200, 100, 0]]).byte()[:, :, None, None]
     assert task.judge(order.expand(-1, -1, 8, 8))["modes"] == 2  # the order of the channels counts
 
