@@ -172,9 +172,10 @@ def run(argv: list[str] | None) -> None:
     add, rows = parser.add_argument, list(ROWS)
     names = {"nargs": "+", "metavar": "NAME"}
     add("--rows", choices=ROWS, default=rows, help=f"{', '.join(rows)} (default: all)", **names)
-    add("--methods", choices=METHODS, default=DEFAULT_METHODS, help=", ".join(METHODS), **names)
+    methods_help = f"of {', '.join(METHODS)} (default: {' '.join(DEFAULT_METHODS)})"
+    add("--methods", choices=METHODS, default=DEFAULT_METHODS, help=methods_help, **names)
     add("--seeds", type=integer(0), nargs="+", default=[0], metavar="N", help="default: 0")
-    add("--steps", type=integer(1), default=2000, metavar="N", help="default: 2000")
+    add("--steps", type=integer(1), default=2000, metavar="N", help="updates (default: 2000)")
     add("--images", choices=LABELLED, default="glyphs", help="images to stack (default: glyphs)")
     add("--data-root", default=str(ROOT / "datasets"), help="folder of downloaded data")
     add("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
