@@ -1,8 +1,9 @@
-"""What both benchmarks share: their flags, the machine's name, JSON files."""
+"""What the benchmarks share: their flags, the machine's name, JSON files, cells of tables."""
 
 import json
 import os
 from pathlib import Path
+from statistics import median
 
 from wgan.command import Parser
 
@@ -31,3 +32,11 @@ def write_json(path: str | None, result: dict) -> None:
     """Write a result to a file, if one is named."""
     if path:  # in place, because it may be a pipe
         Path(path).write_text(json.dumps(result, indent=2) + "\n")
+
+
+def median_and_range(values: list[float], spec: str = ".1f") -> str:
+    """The median over the seeds, and the minimum and maximum if there are several."""
+    if not values:
+        return "failed"
+    middle, low, high = (f"{value:{spec}}" for value in (median(values), min(values), max(values)))
+    return middle if len(values) == 1 else f"{middle} ({low} to {high})"

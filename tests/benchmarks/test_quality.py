@@ -7,7 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks import quality
 from benchmarks.quality import (
+    RECORDS,
+    chance_of_mean,
+    main,
     measure,
     measure_plain_script,
     measure_recipe,
@@ -27,6 +31,7 @@ RECIPE = "fashion-mnist-best"
 def options_for(tmp_path, **changed):
     """What `parse_options` returns."""
     options = {"device": "cpu", "workers": 0, "data_root": str(tmp_path), "json": None}
+    options["dataset"] = None
     return Namespace(**{**options, "marks": [10, 20], "seeds": [0, 1, 2], **changed})
 
 
@@ -61,6 +66,78 @@ def test_a_recipe_whose_training_fails_has_no_distance(tmp_path, capfd):
     captured = capfd.readouterr()
     assert f"{RECIPE}, 1 s, seed 3: exit code 2" in captured.out
     assert "error: max_seconds = 1" in captured.err
+
+
+def test_methods_differ_in_nothing_but_the_method(tmp_path, monkeypatch):
+    """Also where the data set has another recipe for the method."""
+    commands = {}
+
+    def record(recipe, seconds, options, evaluator, seed, flags):
+        run = tmp_path / "run"
+        commands[flags[-1]] = [*train_command(recipe, seconds, seed, run, options), *flags]
+        return 1.0, 2.0
+
+    monkeypatch.setattr(quality, "train_and_measure", record)
+    for name in ("load_dataset", "build_evaluator"):
+        monkeypatch.setattr(quality, name, lambda *arguments: None)
+    arguments = ["--methods", "wgan", "wgan-gp", "r3gan", "--dataset", "fashion-mnist"]
+    assert main([*arguments, "--marks", "60", "--device", "cpu"]) == 0
+    configs = {
+        method: parse_command_line(make_parser(), command[2:])[0].config
+        for method, command in commands.items()
+    }
+    assert [config.method for config in configs.values()] == list(configs) == arguments[1:4]
+    shared = ("model", "width", "generator_width", "batch_size", "lr_critic", "n_critic", "betas")
+    shared += ("dataset", "categories", "critic_norm", "optimizer", "max_seconds", "steps")
+    assert len({tuple(getattr(c, name) for name in shared) for c in configs.values()}) == 1
+
+
+def test_points_and_options_without_effect_are_refused(capsys):
+    for arguments, message in (
+        (["--methods", "wgan", "--dataset", "ring"], "benchmarks.modes"),
+        (["--methods", "wgan", "--dataset", "rings"], "unknown dataset 'rings'"),
+        (["--methods", "wgan", "--loops", "plain"], "not allowed with"),
+        (["--dataset", "glyphs"], "--dataset has no effect without --methods"),
+        (["--record", "fashion-mnist-cpu", "--marks", "60"], "--marks has no effect"),
+        (["--record", "fashion-mnist-cpu", "--seeds", "0"], "two or more"),
+    ):
+        assert main(arguments) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_the_chance_of_two_distances_is_that_of_cauchys_law():
+    """With two, t has one degree of freedom: P(T < t) = 1/2 + arctan(t) / pi. Here t = -1, -3."""
+    assert chance_of_mean([4.0, 5.0], 5.0) == pytest.approx(0.25)
+    assert chance_of_mean([3.0, 4.0], 5.0) == pytest.approx(0.5 - np.arctan(3) / np.pi)
+    assert chance_of_mean([5.0, 6.0], 5.0) == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize(
+    ("below", "spread", "verdict"),
+    [(0.5, 0.1, "is met"), (0.05, 1.0, "not met"), (-1.0, 0.1, "not met"), (None, 0, "failed")],
+)
+def test_a_record_needs_a_mean_that_is_below_the_target_beyond_doubt(
+    below, spread, verdict, monkeypatch, tmp_path, capsys
+):
+    record = RECORDS["fashion-mnist-cpu"]
+
+    def made_up_run(recipe, seconds, options, evaluator, seed):
+        assert (recipe, seconds, options.device) == (record.recipe, record.seconds, "cpu")
+        if below is None:
+            print("it failed")
+            return None, 7.0
+        return record.target - below + spread * (seed - 2), 301.0 + seed
+
+    monkeypatch.setattr(quality, "train_and_measure", made_up_run)
+    for name in ("load_dataset", "build_evaluator"):
+        monkeypatch.setattr(quality, name, lambda *arguments: None)
+    target = tmp_path / "r.json"
+    code = main(["--record", "fashion-mnist-cpu", "--json", str(target)])
+    output = capsys.readouterr().out
+    assert verdict in output and code == (0 if verdict == "is met" else 1)
+    if below is not None:
+        assert "longest run 305.0 s" in output and "seed 4: Fréchet distance" in output
+        assert len(json.loads(target.read_text())["runs"]) == 5
 
 
 def made_up(seed):

@@ -142,7 +142,8 @@ def mode_coverage(points: Tensor, data: Tensor, labels: Tensor) -> dict[str, flo
 
     - `modes`: number of modes with a point within three standard deviations,
     - `modes_in_all`: number of modes of the data,
-    - `good_samples`: fraction of the points within three standard deviations of a mode.
+    - `good_samples`: fraction of the points within three standard deviations of a mode,
+    - `mode_divergence`: `divergence` of the points nearest to each mode from the data.
     """
     classes = int(labels.max()) + 1
     centres = torch.stack([data[labels == label].mean(0) for label in range(classes)])
@@ -153,7 +154,16 @@ def mode_coverage(points: Tensor, data: Tensor, labels: Tensor) -> dict[str, flo
         "modes": len(modes[good].unique()),
         "modes_in_all": classes,
         "good_samples": good.float().mean().item(),
+        "mode_divergence": divergence(modes.bincount(minlength=classes), labels.bincount()),
     }
+
+
+def divergence(counts: Tensor, reference: Tensor) -> float:
+    """Kullback-Leibler divergence, in nats, of the histogram `counts` `(K,)` of samples from
+    `reference` `(K,)`, where each bin is positive. Of N samples of the same law it is about
+    (K - 1) / 2N."""
+    samples, data = (part.double() / part.sum() for part in (counts, reference))
+    return torch.xlogy(samples, samples / data).sum().item()
 
 
 def within_class_wasserstein(

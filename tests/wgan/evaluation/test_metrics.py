@@ -128,7 +128,19 @@ def test_mode_coverage_counts_modes_and_good_samples():
     assert values["modes"] == 3
     assert values["modes_in_all"] == 4
     assert values["good_samples"] == pytest.approx(4 / 5)
+    for count, expected in ((4, 0), (2, math.log(2)), (1, math.log(4))):  # modes hit equally
+        values = metrics.mode_coverage(centres[:count], data, labels)
+        assert values["mode_divergence"] == pytest.approx(expected, abs=1e-6)
     assert metrics.mode_coverage(centres + 0.4, data, labels)["modes"] == 0
+
+
+def test_divergence_of_histograms_is_its_closed_form_and_small_for_samples_of_the_same_law():
+    counts, uniform = torch.tensor([3, 1, 0, 0]), torch.ones(4)
+    expected = 0.75 * math.log(0.75 * 4)  # and 0.25 log 1
+    assert metrics.divergence(counts, uniform) == pytest.approx(expected)
+    assert metrics.divergence(torch.tensor([3, 1]), torch.tensor([6, 2])) == pytest.approx(0)
+    samples = torch.randint(1000, (26_000,)).bincount(minlength=1000)
+    assert metrics.divergence(samples, torch.ones(1000)) == pytest.approx(999 / 52_000, rel=0.2)
 
 
 def test_the_exact_distance_is_that_of_a_line_and_of_a_shift():
