@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.common import ROOT, check_writable, describe_machine, write_json
+from benchmarks.common import ROOT, check_writable, write_json
 from benchmarks.common import median_and_range as cell
 from train import all_updates, train_step
 from utils import METHODS
-from wgan.acceleration import accelerate, prepare_device
+from wgan.acceleration import accelerate, describe_machine, prepare_device
 from wgan.budget import Budget
 from wgan.command import Parser, integer, run_script
 from wgan.config import Config
