@@ -61,7 +61,12 @@ def frames_of(path):
 def test_an_interpolation_has_the_requested_frames(trained_run, tmp_path):
     out = tmp_path / "walk.gif"
     arguments = [str(trained_run), "--interpolate", "--device", "cpu", "--out", str(out)]
-    more = ["--frames", "4", "--count", "1"]
+    more = [
+        "--frames",
+        "4",
+        "--count",
+        "16",
+    ]  # of one sample, two frames may be equal, which Pillow joins
     assert main([*arguments, *more]) == 0
     frames, milliseconds = frames_of(out)
     assert (len(frames), milliseconds) == (5 * 4, 80)
