@@ -698,7 +698,8 @@ class Patches(nn.Module):
         self.convolution = CriticConv2d(channels * PATCH_STEP**2, patch_features, 2)
 
     def forward(self, images: Tensor) -> Tensor:
-        blocks = F.pad(images.contiguous(), self.padding).unflatten(3, (-1, PATCH_STEP))
+        images = images.contiguous()  # a generator's are channels last, which is slow here
+        blocks = F.pad(images, self.padding).unflatten(3, (-1, PATCH_STEP))
         blocks = blocks.unflatten(2, (-1, PATCH_STEP)).permute(0, 2, 4, 1, 3, 5).flatten(3)
         return self.convolution(blocks.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
