@@ -405,6 +405,7 @@ def test_every_recipe_trains(path, tmp_path, monkeypatch, random, no_plots):
 
 def test_a_conditional_run_learns_the_classes_and_resumes_exactly(class_folder, tmp_path):
     options = ["--conditional", "--grey", "--model", "dense", "--lr", "1e-2", "--gp-weight", "1"]
+    options += ["--sample-every", "30", "--checkpoint-every", "30"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert run_main(class_folder, whole, *options, "--steps", "120") == 0
     for steps in ("60", "120"):
