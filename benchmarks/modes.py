@@ -60,7 +60,7 @@ ROWS = {"ring": MIXTURE, "grid": MIXTURE, "stacked": ("images", {"128 dimensions
 
 @dataclass(frozen=True)
 class Task:
-    """Data to train on, as many other real samples as are counted, and how to judge samples."""
+    """Training data, held-out real samples, as many as are generated, and the metrics."""
 
     dataset: Dataset
     real: Tensor

@@ -190,7 +190,7 @@ class Config:
         0,
         "steps that a recipe needs; fewer in --max-seconds are reported",
         NOT_NEGATIVE,
-        True,
+        resumable=True,
     )
     generator_batch: int = option(
         TRAINING, 0, "samples per update of the generator; 0: as --batch-size", ZERO_OR_COUNT

@@ -98,13 +98,11 @@ def sample_inputs(step: int, config: Config, batches: Batches) -> StepInputs:
     noise, mix, flip, augmentation = (
         rows.transpose(0, 1) for rows in draw(draw_critic, config.batch_size, "critic")
     )
-    own_size = config.generator_batch if m == n else 0
-    generator_size = own_size or config.batch_size
+    generator_size = config.generator_batch * (m == n) or config.batch_size
     generator_noise, generator_labels, generator_augmentation = draw(
         draw_generator, generator_size, "generator"
     )
     labels = batches.labels(step * m, m).unflatten(0, (m, -1))
-    weight = ema_weight(config.ema, step, generator_size)
     return StepInputs(
         real=batches(step * m, m).unflatten(0, (m, -1)),
         labels=labels[:n],
@@ -115,5 +113,5 @@ def sample_inputs(step: int, config: Config, batches: Batches) -> StepInputs:
         generator_noise=generator_noise,
         generator_labels=generator_labels if m == n else labels[n],
         generator_augmentation=generator_augmentation,
-        ema_weight=torch.full((), weight, device=device),
+        ema_weight=torch.full((), ema_weight(config.ema, step, generator_size), device=device),
     )

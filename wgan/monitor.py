@@ -33,7 +33,7 @@ from wgan.tensorboard import Events
 MAX_SECONDS_WITHOUT_LINE = 10
 MAX_SECONDS_UNSAVED = 60, 600  # at first, and in a long run
 REFRESH_SECONDS, REFRESH_SHARE = 60, 0.01  # between drawings, and of the time, at most
-WARNING_SECONDS = 20  # of training, after which a run that is too short says so
+WARNING_SECONDS = 20  # of training, before a warning that the run is too short
 
 
 class Monitor:
@@ -177,8 +177,9 @@ class Monitor:
     def save_samples(self) -> None:
         image = self.grid.draw(self.state)
         try_to_write("sample grid", self.folder.save_sample, self.state.step, image)
-        pixels = np.asarray(image.convert("RGB"))
-        self.events.add("image", "samples", pixels, self.state.step, None, "HWC")
+        if self.events.writer:
+            pixels = np.asarray(image.convert("RGB"))
+            self.events.add("image", "samples", pixels, self.state.step, None, "HWC")
 
     def save_latest(self) -> None:
         if distributed.is_first():

@@ -65,7 +65,7 @@ RULES: tuple[tuple[Callable[[dict], bool], str, str], ...] = (
     ),
     (
         lambda f: f["classes"] < 0.9 * f["real_classes"],
-        "The samples show {classes} of {real_classes} classes: use at least so many --categories.",
+        "Samples of {classes} of {real_classes} classes: use --categories {real_classes} or more.",
         "docs/experiments.md",
     ),
 )
