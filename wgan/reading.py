@@ -65,7 +65,8 @@ RULES: tuple[tuple[Callable[[dict], bool], str, str], ...] = (
     ),
     (
         lambda f: f["classes"] < 0.9 * f["real_classes"],
-        "Samples of {classes} of {real_classes} classes: use --categories {real_classes} or more.",
+        "The samples show {classes} of {real_classes} classes: use {real_classes} --categories or "
+        "more.",
         "docs/experiments.md",
     ),
 )
