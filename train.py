@@ -28,7 +28,7 @@ from wgan.inputs import StepInputs, sample_inputs
 from wgan.losses import CriticBatch, GeneratorBatch, split
 from wgan.monitor import Monitor
 from wgan.setup import Run
-from wgan.state import TrainState, frozen, set_learning_rates, update_ema
+from wgan.state import TrainState, follow_schedule, frozen, update_ema
 from wgan_gp import power_iteration
 
 
@@ -82,7 +82,7 @@ def train(run: Run) -> int:
         monitor.start()  # the first sample grid, before any update
         status = budget.start(state.step, signals)
         while not status.ended:
-            set_learning_rates(state, config, status.progress)
+            follow_schedule(state, config, status.progress)
             losses = train_step(state, config, run.batches)
             status = budget.status(state.step, signals)  # the same on all ranks
             state.seconds, state.progress = status.seconds, status.progress

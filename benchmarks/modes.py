@@ -40,7 +40,7 @@ from wgan.evaluation.samples import shuffled
 from wgan.inputs import sample_inputs
 from wgan.recipes import resolve
 from wgan.sampling import TrainedGenerator, generate
-from wgan.state import build_state, set_learning_rates
+from wgan.state import build_state, follow_schedule
 from wgan_gp import choose_device
 
 POINTS, PAIRED = 2500, 2000  # points that are counted, and those whose exact distance is computed
@@ -122,7 +122,7 @@ def train_generator(config: Config, dataset: Dataset, bar: tqdm) -> TrainedGener
     budget = Budget(config.steps, config.max_seconds, 0.0)
     config = accelerate(state, config, budget, sample_inputs(0, config, batches), all_updates)
     for step in range(config.steps):
-        set_learning_rates(state, config, step / config.steps)
+        follow_schedule(state, config, step / config.steps)
         train_step(state, config, batches)
         bar.update()
     return TrainedGenerator(state.ema.eval().requires_grad_(False))

@@ -90,7 +90,7 @@ def accelerate(
         step(state, config, inputs)
 
     def capture() -> None:
-        if can_capture(config, state.device):
+        if can_capture(config, state.device) and not state.coarse:
             capture_step(state, config, inputs, step)
 
     if config.compile == "auto":

@@ -167,6 +167,9 @@ class Config:
     texture_features: int = option(
         NETWORKS, 0, "features of the texture in a critic of patches", at_least(0, 10_000)
     )
+    coarse: float = option(
+        TRAINING, 0.0, "share of the training at half the image size, at the start", at_least(0, 1)
+    )
 
     batch_size: int = option(TRAINING, 64, "samples per update", COUNT)
     steps: int = option(TRAINING, 2000, "generator updates", NOT_NEGATIVE, resumable=True)
@@ -379,6 +382,8 @@ def without_effect(config: Config) -> dict[str, str]:
         disabled["betas"] = "optimizer"
     if not config.patch_features:
         disabled.setdefault("texture_features", "patch_features")
+    if "texture_features" in disabled or not config.texture_features:
+        disabled["coarse"] = disabled.get("texture_features", "texture_features")
     if METHODS[config.method].relativistic:  # a fake sample is compared with a real one
         disabled["generator_batch"] = "method"
     return disabled

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from utils import CriticLoss, Method
 from wgan.augmentation import Augmentation
+from wgan_gp import halve
 
 
 class CriticBatch(NamedTuple):
@@ -80,7 +81,7 @@ def build_losses(
             return generator(noise, labels).float()
 
     def critic_loss(critic: nn.Module, batch: CriticBatch) -> CriticLoss:
-        real, fake = batch.real, batch.fake
+        real, fake = as_large_as(batch.fake, batch.real), batch.fake
         if augmentation.numbers:
             both = augmentation(torch.cat([real, fake]), torch.cat(batch.augmentation.unbind(1)))
             real, fake = both.chunk(2)
@@ -91,6 +92,8 @@ def build_losses(
     def generator_loss(generator: nn.Module, critic: nn.Module, batch: GeneratorBatch) -> Tensor:
         with autocast():
             real, fake = batch.real, generator(batch.noise, batch.labels)
+            if method.relativistic:
+                real = as_large_as(fake, real)
             if augmentation.numbers:
                 fake = augmentation(fake.float(), batch.augmentation)
                 if method.relativistic:
@@ -98,6 +101,11 @@ def build_losses(
             return method.generator_loss(critic_of_classes(critic, batch.labels), real, fake)
 
     return Losses(sample, critic_loss, generator_loss)
+
+
+def as_large_as(fake: Tensor, real: Tensor) -> Tensor:
+    """The real samples, or their halves if the generator is `coarse`."""
+    return halve(real) if real.shape[1:] != fake.shape[1:] else real
 
 
 def critic_of_classes(critic: nn.Module, labels: Tensor) -> Callable[[Tensor], Tensor]:

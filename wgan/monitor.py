@@ -28,6 +28,7 @@ from wgan.sampling import TrainedGenerator, generate
 from wgan.saver import Saver, check_finite
 from wgan.setup import Run
 from wgan.tensorboard import Events
+from wgan_gp import halve
 
 # If steps are slow, something is shown and saved between the steps at which it is due.
 MAX_SECONDS_WITHOUT_LINE = 10
@@ -171,6 +172,8 @@ class Monitor:
         with torch.no_grad():
             fake = augment(self.state.ema(noise, labels), uniforms[0])
             real = augment(real, uniforms[1])
+            if self.state.generator.coarse:
+                real, fake = halve(real), halve(fake)
         critic = critic_of_classes(self.state.critic, labels)
         return interpolate_gradient_norm(critic, real, fake, mix)
 

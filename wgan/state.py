@@ -36,6 +36,7 @@ class TrainState:
     step: int = 0
     seconds: float = 0.0  # of training so far, interruptions not counted
     progress: float = 0.0  # 0 to 1, of the steps or the time of the run
+    coarse: float = 0.0  # the progress up to which the generator is coarse
     data: dict = field(default_factory=dict)  # the `Dataset.identity` of what it is trained on
     graph: Callable | None = None  # replays a whole step, if captured as a CUDA graph
 
@@ -153,7 +154,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict) -> None:
     groups = [own | {"params": old["params"]} for own, old in groups]
     optimizer.load_state_dict(saved | {"param_groups": groups})
     parameters = [weight for group in optimizer.param_groups for weight in group["params"]]
-    names = [optimizer.state.get(weight, {}).keys() for weight in parameters]
+    # Without an entry are weights that are not used yet, as the texture of `--coarse`.
+    names = [optimizer.state[weight].keys() for weight in parameters if weight in optimizer.state]
     if any(other != names[0] for other in names):
         raise ValueError("a moment is missing")
     for parameter, entries in optimizer.state.items():
@@ -187,6 +189,7 @@ def build_state(
         critic_optimizer=build_optimizer(config, critic, config.lr_critic),
         method=method,
         losses=build_losses(method, precision, device, config.augment),
+        coarse=config.applicable().get("coarse", 0.0),
         sample_shape=sample_shape,
         class_names=class_names,
         precision=precision,
@@ -251,9 +254,11 @@ def frozen(network: nn.Module) -> Iterator[None]:
         network.requires_grad_(True)
 
 
-def set_learning_rates(state: TrainState, config: Config, progress: float) -> None:
-    """Set both rates for the next step. They increase linearly over the first `lr_warmup` steps,
-    and with `lr_decay` they decrease linearly to zero."""
+def follow_schedule(state: TrainState, config: Config, progress: float) -> None:
+    """Set both learning rates, and whether the generator is coarse, for the next step. The rates
+    increase linearly over the first `lr_warmup` steps, and with `lr_decay` they decrease linearly
+    to zero."""
+    state.generator.coarse = progress < state.coarse
     factor = 1 - progress if config.lr_decay else 1.0
     if config.lr_warmup:
         factor *= min(1.0, (state.step + 1) / config.lr_warmup)

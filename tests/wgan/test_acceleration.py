@@ -25,7 +25,7 @@ from wgan.data import Batches, RowReader
 from wgan.inputs import sample_inputs
 from wgan.losses import Losses
 from wgan.recipes import read_toml
-from wgan.state import build_state, set_learning_rates
+from wgan.state import build_state, follow_schedule
 from wgan_gp import choose_device
 
 pytestmark = pytest.mark.slow
@@ -45,7 +45,7 @@ def three_steps(method, device, prepare, **options):
     prepare(state, config, batches)
     losses = []
     for _ in range(3):
-        set_learning_rates(state, config, state.step / 3)
+        follow_schedule(state, config, state.step / 3)
         step = train_step(state, config, batches)
         losses.append({name: value.item() for name, value in step.items()})
     return state, losses

@@ -8,7 +8,7 @@ from helpers import small_config
 from torch import nn
 
 from wgan.inputs import ema_weight
-from wgan.state import build_state, set_learning_rates, update_ema
+from wgan.state import build_state, follow_schedule, update_ema
 from wgan_gp import MODELS
 
 SHAPE = (1, 16, 16)
@@ -49,14 +49,14 @@ def test_rates_decay_linearly_to_zero_and_differ_for_the_two_networks(cpu):
     config = small_config(lr_critic=4e-3, lr_generator=1e-3, lr_decay=True)
     state = build_state(config, SHAPE, cpu)
     for progress, factor in ((0, 1), (0.5, 0.5), (0.99, 0.01)):
-        set_learning_rates(state, config, progress)
+        follow_schedule(state, config, progress)
         assert state.critic_optimizer.param_groups[0]["lr"] == pytest.approx(4e-3 * factor)
         assert state.generator_optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * factor)
-    set_learning_rates(state, replace(config, lr_decay=False), 0.5)
+    follow_schedule(state, replace(config, lr_decay=False), 0.5)
     assert state.critic_optimizer.param_groups[0]["lr"] == 4e-3
     for step, factor in ((0, 0.1), (4, 0.5), (9, 1), (500, 1)):
         state.step = step
-        set_learning_rates(state, replace(config, lr_warmup=10), 0.5)
+        follow_schedule(state, replace(config, lr_warmup=10), 0.5)
         rate = state.critic_optimizer.param_groups[0]["lr"]
         assert rate == pytest.approx(0.5 * 4e-3 * factor)
 
