@@ -80,6 +80,32 @@ class Critic(nn.Module):
         return scores
 
 
+class CoarseToFineCritic(nn.Module):
+    """Two critics: one of images `(B, C, H, W)`, and one of their halves, which a generator learns
+    first (coarse to fine, as in Karras et al. 2018, arXiv:1710.10196)."""
+
+    def __init__(self, coarse: nn.Module, fine: nn.Module, height: int):
+        super().__init__()
+        self.coarse, self.fine, self.height = coarse, fine, height
+
+    def forward(self, samples: Tensor, labels: Tensor | None = None) -> Tensor:
+        critic = self.fine if samples.shape[2] == self.height else self.coarse
+        return critic(samples, labels)
+
+
+def halve(images: Tensor) -> Tensor:
+    """Images `(B, C, H, W)` at half the size, `(B, C, H // 2, W // 2)`: the means of 2x2 pixels,
+    times 2. With this factor, images of equal 2x2 pixels are as far apart as their halves, so that
+    a gradient norm of 1 means the same for both."""
+    return 2 * F.avg_pool2d(images, 2)
+
+
+def half_shape(sample_shape: Shape) -> Shape:
+    """The shape of `halve`; ValueError for points."""
+    channels, height, width = image_shape(sample_shape, "--coarse 0")
+    return channels, height // 2, width // 2
+
+
 # ---------------------------------------------------------------- DCGAN
 
 
@@ -120,7 +146,7 @@ class DCGANGenerator(Generator):
         self.apply(dcgan_initialisation)
 
     def halves(self, inputs: Tensor) -> Tensor:
-        """The last convolution's halves, which are cheaper, and then its tanh."""
+        """The tanh of the last convolution's means, which need fewer products than its outputs."""
         *_, last, tanh = self.layers
         if not isinstance(last, UpsampleConv2d):
             return super().halves(inputs)
@@ -381,11 +407,10 @@ class DenseCritic(Critic):
     Width 512: Cx28x28 -> 512 -> 512 -> 512 features -> 1 score
 
     With `patch_features` = N, the first hidden layer computes N features of each small patch of an
-    image. It then uses LeakyReLU without normalisation, like the first layer of a DCGAN critic.
-    With `texture_features`, the layers see halves, and convolutions see the texture
-    (`ShapeAndTexture`). With `critic_norm="orthonormal"`, the critic is 1-Lipschitz by
-    construction: its activations are `MaxMin`, its layers `OrthonormalLinear`. ValueError with
-    patches or classes, or an odd width.
+    image. It then uses LeakyReLU without normalisation, like the first layer of a DCGAN critic. The
+    dense layers see the shapes in the image; `texture_features` of a convolution see its texture.
+    With `critic_norm="orthonormal"`, the critic is 1-Lipschitz by construction: its activations are
+    `MaxMin`, its layers `OrthonormalLinear`. ValueError with patches or classes, or an odd width.
     """
 
     def __init__(
@@ -405,21 +430,17 @@ class DenseCritic(Critic):
                 f"has {patch_features} patch features, {num_classes} classes and width {width}: "
                 "change these, or use another --critic-norm"
             )
-        features = width
         if patch_features:
-            shape = half_shape(sample_shape) if texture_features else sample_shape
-            patches = Patches(shape, patch_features)
+            patches = Patches(sample_shape, patch_features)
             dense = hidden_layers((patches.features, width, width), critic_norm, critic=True)
-            layers = [patches, LeakyReLU(0.2), nn.Flatten(), *dense]
+            layers = [patches, LeakyReLU(0.2), nn.Sequential(nn.Flatten(), *dense)]
             if texture_features:
-                sizes = patch_features, texture_features
-                layers = [ShapeAndTexture(nn.Sequential(*layers), sample_shape, *sizes)]
-                features += 2 * texture_features
+                layers[-1] = ShapeAndTexture(layers[-1], patch_features, texture_features)
         else:
             sizes = (prod(sample_shape), width, width, width)
             layers = [nn.Flatten(), *hidden_layers(sizes, critic_norm, critic=True)]
         self.layers = nn.Sequential(*layers)
-        self.add_score(features, num_classes)
+        self.add_score(width + texture_features, num_classes)
         if orthonormal:
             self.score = OrthonormalLinear(width, 1)
         self.apply(he_initialisation)
@@ -705,70 +726,45 @@ PATCH_STEP = 4  # pixels from one patch to the next; patches are twice as large,
 
 
 class Patches(nn.Module):
-    """Images `(B, C, H, W)` to features of their patches, `(B, rows, columns, patch_features)`,
-    with zero padding.
+    """Images `(B, C, H, W)` to features of their 8x8 patches, `(B, rows, columns,
+    patch_features)`, with zero padding.
 
-    Computes `nn.Conv2d(C, patch_features, 2 * step, stride=step, padding=step // 2)` of images
-    padded at the bottom and on the right to multiples of the step. It is written as a convolution
-    of 2x2 blocks of pixels, because convolutions with few channels are slow on a CPU.
+    Computes `nn.Conv2d(C, patch_features, 8, stride=4, padding=2)` of images padded at the bottom
+    and on the right to multiples of 4. It is written as a convolution of 2x2 blocks of 4x4 pixels
+    each, because convolutions with few channels are slow on a CPU.
     """
 
-    def __init__(self, sample_shape: Shape, patch_features: int, step: int = PATCH_STEP):
+    def __init__(self, sample_shape: Shape, patch_features: int):
         super().__init__()
         channels, height, width = image_shape(sample_shape, "--patch-features 0")
-        start, self.step = step // 2, step
-        self.padding = (start, start + -width % step, start, start + -height % step)
-        self.features = prod(patch_grid(height, width, step)) * patch_features
-        self.convolution = CriticConv2d(channels * step**2, patch_features, 2)
+        right, bottom = 2 + -width % PATCH_STEP, 2 + -height % PATCH_STEP
+        self.padding = (2, right, 2, bottom)
+        self.features = prod(patch_grid(height, width)) * patch_features
+        self.convolution = CriticConv2d(channels * PATCH_STEP**2, patch_features, 2)
 
     def forward(self, images: Tensor) -> Tensor:
         images = images.contiguous()  # a generator's are channels last, which is slow here
-        blocks = F.pad(images, self.padding).unflatten(3, (-1, self.step))
-        blocks = blocks.unflatten(2, (-1, self.step)).permute(0, 2, 4, 1, 3, 5).flatten(3)
+        blocks = F.pad(images, self.padding).unflatten(3, (-1, PATCH_STEP))
+        blocks = blocks.unflatten(2, (-1, PATCH_STEP)).permute(0, 2, 4, 1, 3, 5).flatten(3)
         return self.convolution(blocks.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 class ShapeAndTexture(nn.Module):
-    """Images `(B, C, H, W)`, or their halves, to features: those of the critic `shape`, which sees
-    halves and knows where a patch is, and the texture of halves and of images.
-
-    Of images given as halves, as at the start of coarse to fine training (Karras et al. 2018), the
-    texture features of whole images are 0.
+    """Patch features `(B, rows, columns, N)` to features `(B, width + T)`: those of dense layers,
+    which know where a patch is, and T of a convolution, averaged over the image, whose weights
+    learn from all places. The mean is scaled as one of independent values with unit variance.
     """
 
-    def __init__(
-        self, shape: nn.Module, sample_shape: Shape, patch_features: int, texture_features: int
-    ):
+    def __init__(self, shape: nn.Module, patch_features: int, texture_features: int):
         super().__init__()
-        half = half_shape(sample_shape)
-        self.shape, self.half_height, self.features = shape, half[1], texture_features
-        sizes = (max(1, patch_features // 2), texture_features)
-        self.coarse_texture = Texture(half, *sizes, PATCH_STEP // 2)
-        self.texture = Texture(sample_shape, *sizes, PATCH_STEP)
-
-    def forward(self, images: Tensor) -> Tensor:
-        whole = images.shape[2] != self.half_height
-        halves = halve(images) if whole else images
-        features = [self.shape(halves), self.coarse_texture(halves)]
-        if not whole:
-            return F.pad(torch.cat(features, 1), (0, self.features))
-        return torch.cat([*features, self.texture(images)], 1)
-
-
-class Texture(nn.Module):
-    """Images `(B, C, H, W)` to features `(B, N)` of a convolution of patch features, averaged over
-    the image, whose weights learn from all places. The mean is scaled as one of independent values
-    with unit variance."""
-
-    def __init__(self, sample_shape: Shape, patch_features: int, texture_features: int, step: int):
-        super().__init__()
+        self.shape = shape
         convolution = CriticConv2d(patch_features, texture_features, 3, stride=2, padding=1)
-        self.patches = nn.Sequential(Patches(sample_shape, patch_features, step), LeakyReLU(0.2))
-        self.convolution = nn.Sequential(convolution, LeakyReLU(0.0))
+        self.texture = nn.Sequential(convolution, LeakyReLU(0.0))
 
-    def forward(self, images: Tensor) -> Tensor:
-        places = self.convolution(self.patches(images).permute(0, 3, 1, 2)).flatten(2)
-        return places.mean(2) * places.shape[2] ** 0.5
+    def forward(self, patches: Tensor) -> Tensor:
+        texture = self.texture(patches.permute(0, 3, 1, 2)).flatten(2)
+        texture = texture.mean(2) * texture.shape[2] ** 0.5
+        return torch.cat([self.shape(patches), texture], 1)
 
 
 class PatchSum(nn.Module):
@@ -792,26 +788,12 @@ class PatchSum(nn.Module):
         return images[:, :, 2 : 2 + self.height, 2 : 2 + self.width]
 
 
-def patch_grid(height: int, width: int, step: int = PATCH_STEP) -> tuple[int, int]:
+def patch_grid(height: int, width: int) -> tuple[int, int]:
     """Number of rows and columns of patches."""
-    return ceil(height / step), ceil(width / step)
+    return ceil(height / PATCH_STEP), ceil(width / PATCH_STEP)
 
 
 # ---------------------------------------------------------------- shared
-
-
-def halve(images: Tensor) -> Tensor:
-    """Images `(B, C, H, W)` at half the size, `(B, C, H // 2, W // 2)`: the means of 2x2 pixels,
-    times 2. With this factor, a critic's gradient has the same norm with respect to both."""
-    return 2 * F.avg_pool2d(images, 2)
-
-
-def half_shape(sample_shape: Shape) -> Shape:
-    """The shape of `halve`; ValueError for points and small images, which have no texture."""
-    channels, height, width = image_shape(sample_shape, "--patch-features 0")
-    if min(height, width) < 8:
-        raise ValueError(f"{height}x{width} images have no texture: use --texture-features 0")
-    return channels, height // 2, width // 2
 
 
 def image_shape(sample_shape: Shape, remedy: str = "--model dense") -> tuple[int, int, int]:

@@ -105,10 +105,14 @@ def test_the_same_command_gives_the_same_bytes_and_another_seed_others(image_fol
     assert contents(tmp_path / "a")[0] != contents(tmp_path / "c")[0]
 
 
+COARSE = {"model": "mixed", "upsampling": "nearest", "coarse": 0.5}  # until the run stops
+
+
+@pytest.mark.parametrize("others", [{}, COARSE], ids=["dcgan", "coarse"])
 def test_a_run_with_decaying_rates_resumes_exactly_after_a_stop(
-    image_folder, tmp_path, monkeypatch
+    others, image_folder, tmp_path, monkeypatch
 ):
-    options = ["--steps", 6, "--lr-decay"]
+    options = ["--steps", 6, "--lr-decay", *as_flags(others)]
     run_main(image_folder, tmp_path / "whole", *options)
     step = train.train_step
 

@@ -13,6 +13,7 @@ from benchmarks.textbook import plain_layers
 from utils import gradient_penalty
 from wgan_gp import (
     MODELS,
+    CoarseToFineCritic,
     CriticConv2d,
     DCGANCritic,
     DCGANGenerator,
@@ -32,6 +33,7 @@ from wgan_gp import (
     choose_device,
     convolve,
     count_halvings,
+    halve,
     normalisation,
     one_hot_categories,
     pad_channels,
@@ -521,6 +523,38 @@ def test_texture_features_are_a_scaled_mean_over_all_places():
     assert maps.shape == (5, 2, 2, 2)
     texture = maps.relu().sum((2, 3)) / 2  # the mean of four places, times the root of four
     torch.testing.assert_close(critic.layers(images), torch.cat([plain.layers(images), texture], 1))
+
+
+# ---------------------------------------------------------------- coarse to fine
+
+
+def test_halves_are_as_far_apart_as_images_of_equal_pixels():
+    halves = torch.randn(2, 3, 8, 12)
+    images = halves.repeat_interleave(2, 2).repeat_interleave(2, 3) / 2
+    torch.testing.assert_close(halve(images), halves)
+    torch.testing.assert_close(images.flatten(1).norm(dim=1), halves.flatten(1).norm(dim=1))
+
+
+def test_a_coarse_generator_generates_the_halves_of_its_images():
+    noise = torch.randn(4, 5)
+    for upsampling in ("nearest", "transposed"):
+        generator = DCGANGenerator((3, 16, 24), 5, width=4, upsampling=upsampling)
+        generator.layers[-1] = torch.nn.Identity()  # the mean of a tanh is not that of its input
+        images = generator(noise)
+        generator.coarse = True
+        torch.testing.assert_close(generator(noise), halve(images))
+    generator = DenseGenerator((1, 9, 12), 5, width=8)
+    images = generator(noise)
+    generator.coarse = True
+    torch.testing.assert_close(generator(noise), halve(images))
+    assert generator(noise).shape == (4, 1, 4, 6)
+
+
+def test_halves_have_a_critic_of_their_own():
+    critics = [DenseCritic(shape, width=8) for shape in ((3, 4, 6), (3, 8, 12))]
+    critic, images = CoarseToFineCritic(*critics, height=8), torch.randn(5, 3, 8, 12)
+    torch.testing.assert_close(critic(images), critics[1](images))
+    torch.testing.assert_close(critic(halve(images)), critics[0](halve(images)))
 
 
 # ---------------------------------------------------------------- categories

@@ -90,7 +90,7 @@ def accelerate(
         step(state, config, inputs)
 
     def capture() -> None:
-        if can_capture(config, state.device) and not state.coarse:
+        if can_capture(config, state.device):
             capture_step(state, config, inputs, step)
 
     if config.compile == "auto":
@@ -108,8 +108,10 @@ def accelerate(
 
 
 def can_capture(config: Config, device: torch.device) -> bool:
-    """Only on CUDA, and only with one rank: a graph would have to contain the collectives."""
-    return config.cuda_graph and device.type == "cuda" and distributed.world_size() == 1
+    """Only on CUDA, with steps of one kind, and with one rank: a graph would have to contain the
+    collectives."""
+    on_cuda = config.cuda_graph and device.type == "cuda"
+    return on_cuda and not config.coarse and distributed.world_size() == 1
 
 
 def compiling_pays(state: TrainState, budget: Budget, run_step: Callable[[], object]) -> bool:

@@ -168,7 +168,10 @@ class Config:
         NETWORKS, 0, "features of the texture in a critic of patches", at_least(0, 10_000)
     )
     coarse: float = option(
-        TRAINING, 0.0, "share of the training at half the image size, at the start", at_least(0, 1)
+        TRAINING,
+        0.0,
+        "share of the training, at its start, with images of half the size",
+        at_least(0, 0.9),
     )
 
     batch_size: int = option(TRAINING, 64, "samples per update", COUNT)
@@ -382,8 +385,6 @@ def without_effect(config: Config) -> dict[str, str]:
         disabled["betas"] = "optimizer"
     if not config.patch_features:
         disabled.setdefault("texture_features", "patch_features")
-    if "texture_features" in disabled or not config.texture_features:
-        disabled["coarse"] = disabled.get("texture_features", "texture_features")
     if METHODS[config.method].relativistic:  # a fake sample is compared with a real one
         disabled["generator_batch"] = "method"
     return disabled

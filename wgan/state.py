@@ -12,7 +12,7 @@ from utils import METHODS, Method, check_per_sample
 from wgan import distributed
 from wgan.config import Config, keyword_parameters, options_of_method
 from wgan.losses import Losses, build_losses, choose_precision
-from wgan_gp import MODELS
+from wgan_gp import MODELS, CoarseToFineCritic, half_shape
 
 NETWORKS = ("generator", "critic", "ema")
 OPTIMIZERS = ("generator_optimizer", "critic_optimizer")
@@ -36,7 +36,6 @@ class TrainState:
     step: int = 0
     seconds: float = 0.0  # of training so far, interruptions not counted
     progress: float = 0.0  # 0 to 1, of the steps or the time of the run
-    coarse: float = 0.0  # the progress up to which the generator is coarse
     data: dict = field(default_factory=dict)  # the `Dataset.identity` of what it is trained on
     graph: Callable | None = None  # replays a whole step, if captured as a CUDA graph
 
@@ -69,12 +68,19 @@ class TrainState:
     def is_between_steps(self, n_critic: int) -> bool:
         """Whether the last step is complete and the next has not begun, by the optimizers' numbers
         of updates and batch normalisation's number of batches."""
-        expected = (self.step, self.step * n_critic)
-        updates = (next(iter(getattr(self, name).state.values()))["step"] for name in OPTIMIZERS)
+
+        def updates(optimizer: torch.optim.Optimizer, *networks: nn.Module) -> int:
+            weights = [next(network.parameters()) for network in networks]
+            used = [weight for weight in weights if weight in optimizer.state]
+            return sum(int(optimizer.state[weight]["step"]) for weight in used)
+
+        coarse_to_fine = isinstance(self.critic, CoarseToFineCritic)
+        critics = self.critic.children() if coarse_to_fine else [self.critic]
+        complete = updates(self.generator_optimizer, self.generator) == self.step
+        complete &= updates(self.critic_optimizer, *critics) == self.step * n_critic
         buffers = zip(self.ema.buffers(), self.generator.buffers(), strict=True)
         batches = [pair for pair in buffers if not pair[0].is_floating_point()]
-        same_batches = all(torch.equal(*pair) for pair in batches)
-        return tuple(map(int, updates)) == expected and same_batches
+        return complete and all(torch.equal(*pair) for pair in batches)
 
     # -------------------------------------------------------- checkpoints
 
@@ -154,7 +160,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict) -> None:
     groups = [own | {"params": old["params"]} for own, old in groups]
     optimizer.load_state_dict(saved | {"param_groups": groups})
     parameters = [weight for group in optimizer.param_groups for weight in group["params"]]
-    # Without an entry are weights that are not used yet, as the texture of `--coarse`.
+    # Without an entry are weights that were not used: of one of the critics of `--coarse`.
     names = [optimizer.state[weight].keys() for weight in parameters if weight in optimizer.state]
     if any(other != names[0] for other in names):
         raise ValueError("a moment is missing")
@@ -189,7 +195,6 @@ def build_state(
         critic_optimizer=build_optimizer(config, critic, config.lr_critic),
         method=method,
         losses=build_losses(method, precision, device, config.augment),
-        coarse=config.applicable().get("coarse", 0.0),
         sample_shape=sample_shape,
         class_names=class_names,
         precision=precision,
@@ -204,6 +209,9 @@ def build_networks(
     model = MODELS[config.model]
     generator = build_network(model.generator, config, sample_shape, num_classes)
     critic = build_network(model.critic, config, sample_shape, num_classes)
+    if config.coarse:
+        coarse = build_network(model.critic, config, half_shape(sample_shape), num_classes)
+        critic = CoarseToFineCritic(coarse, critic, height=sample_shape[1])
     if METHODS[config.method].per_sample:
         check_per_sample(critic)
     return generator, critic
@@ -258,7 +266,7 @@ def follow_schedule(state: TrainState, config: Config, progress: float) -> None:
     """Set both learning rates, and whether the generator is coarse, for the next step. The rates
     increase linearly over the first `lr_warmup` steps, and with `lr_decay` they decrease linearly
     to zero."""
-    state.generator.coarse = progress < state.coarse
+    state.generator.coarse = progress < config.coarse
     factor = 1 - progress if config.lr_decay else 1.0
     if config.lr_warmup:
         factor *= min(1.0, (state.step + 1) / config.lr_warmup)

@@ -25,6 +25,7 @@ from wgan_gp import MODELS
         (["--dataset", "mnist", "--range", "0", "1"], "dataset mnist"),
         (["--dataset", "swissroll", "--flip"], "dataset swissroll"),
         (["--dataset", "ring", "--augment", "cutout"], "dataset ring"),
+        (["--dataset", "ring", "--coarse", "0.5"], "dataset ring"),
         (["--model", "dense", "--upsampling", "nearest"], "model dense"),
         (["--model", "residual", "--pyramid", "2"], "model residual"),
         (["--model", "dense", "--texture-features", "4"], "patch_features 0"),

@@ -11,7 +11,7 @@ from wgan.acceleration import can_compile
 from wgan.augmentation import Augmentation
 from wgan.losses import build_losses, choose_precision
 from wgan.state import build_state
-from wgan_gp import MODELS, LeakyReLU
+from wgan_gp import MODELS, LeakyReLU, halve
 
 SHAPE = (3, 16, 16)
 NETWORKS = {model: {"model": model} for model in MODELS}
@@ -115,6 +115,24 @@ def test_channels_last_equals_contiguous(method, model):
         weight = next(p for p in state.critic.parameters() if p.dim() == 4)
         assert weight.is_contiguous(memory_format=torch.channels_last)
     assert close(gradients(state), gradients(plain), 1e-5)
+
+
+@pytest.mark.parametrize("method", ["wgan-gp", "r3gan"])
+def test_the_losses_of_a_coarse_generator_are_those_of_halves(method):
+    config = small_config(method=method, model="residual", coarse=0.5, precision="fp32")
+    state = build_state(config, SHAPE, torch.device("cpu"))
+    real, mix, noise = torch.randn(4, *SHAPE), torch.rand(4), torch.randn(4, 4)
+    state.generator.coarse, labels = True, torch.zeros(4, dtype=torch.int64)
+    fake = state.losses.sample(state.generator, noise, labels)
+    assert fake.shape == (4, 3, 8, 8)
+    loss = state.losses.critic(state.critic, critic_batch(real, fake, mix))
+    expected = state.method.critic_loss(state.critic.coarse, halve(real), fake, mix)
+    torch.testing.assert_close(loss, expected)
+    batch = generator_batch(noise, real=real if state.method.relativistic else None)
+    expected = state.method.generator_loss(state.critic.coarse, halve(real), fake)
+    torch.testing.assert_close(
+        state.losses.generator(state.generator, state.critic, batch), expected
+    )
 
 
 def test_losses_are_float32_whatever_the_networks_compute_in():

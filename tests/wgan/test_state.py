@@ -61,6 +61,15 @@ def test_rates_decay_linearly_to_zero_and_differ_for_the_two_networks(cpu):
         assert rate == pytest.approx(0.5 * 4e-3 * factor)
 
 
+def test_the_generator_is_coarse_in_the_first_part_of_the_training(cpu):
+    config = small_config(coarse=0.5)
+    state = build_state(config, SHAPE, cpu)
+    for progress in (0.0, 0.49, 0.5, 0.9):
+        follow_schedule(state, config, progress)
+        assert state.generator.coarse == (progress < 0.5)
+        assert not state.ema.coarse
+
+
 def test_a_run_that_is_rolled_back_changes_nothing_even_if_it_fails(cpu):
     state = build_state(small_config(), SHAPE, cpu)
     before = [tensor.clone() for tensor in state.tensors()]

@@ -123,7 +123,7 @@ def find_entry(name: str) -> DatasetEntry | None:
 def unused_options(entry: DatasetEntry) -> set[str]:
     """The options without effect on a data set."""
     unused = set(DATA_OPTIONS) - set(entry.options)
-    return unused | {"augment"} if entry.is_points else unused
+    return unused | {"augment", "coarse"} if entry.is_points else unused
 
 
 def find_dataset(name: str) -> DatasetEntry:
