@@ -117,10 +117,13 @@ def test_channels_last_equals_contiguous(method, model):
     assert close(gradients(state), gradients(plain), 1e-5)
 
 
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("method", ["wgan-gp", "r3gan"])
-def test_the_losses_of_a_coarse_generator_are_those_of_halves(method):
-    config = small_config(method=method, model="residual", coarse=0.5, precision="fp32")
+def test_the_losses_of_a_coarse_generator_are_those_of_halves(method, compiled):
+    config = small_config(method=method, model="mixed", coarse=0.5, precision="fp32")
     state = build_state(config, SHAPE, torch.device("cpu"))
+    if compiled:
+        state.losses = state.losses.compiled(backend="aot_eager_decomp_partition")
     real, mix, noise = torch.randn(4, *SHAPE), torch.rand(4), torch.randn(4, 4)
     state.generator.coarse, labels = True, torch.zeros(4, dtype=torch.int64)
     fake = state.losses.sample(state.generator, noise, labels)
