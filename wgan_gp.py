@@ -101,8 +101,10 @@ def halve(images: Tensor) -> Tensor:
 
 
 def half_shape(sample_shape: Shape) -> Shape:
-    """The shape of `halve`; ValueError for points."""
+    """The shape of `halve`; ValueError for points and for a side of one pixel."""
     channels, height, width = image_shape(sample_shape, "--coarse 0")
+    if min(height, width) < 2:
+        raise ValueError(f"{height}x{width} images have no halves: use --coarse 0")
     return channels, height // 2, width // 2
 
 

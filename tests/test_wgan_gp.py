@@ -33,6 +33,7 @@ from wgan_gp import (
     choose_device,
     convolve,
     count_halvings,
+    half_shape,
     halve,
     normalisation,
     one_hot_categories,
@@ -548,6 +549,12 @@ def test_a_coarse_generator_generates_the_halves_of_its_images():
     generator.coarse = True
     torch.testing.assert_close(generator(noise), halve(images))
     assert generator(noise).shape == (4, 1, 4, 6)
+
+
+@pytest.mark.parametrize("shape", [(2,), (1, 1, 4)])
+def test_what_has_no_halves_is_refused(shape):
+    with pytest.raises(ValueError, match="use --coarse 0"):
+        half_shape(shape)
 
 
 def test_halves_have_a_critic_of_their_own():

@@ -50,6 +50,7 @@ FASHION_RECIPES = (
     "fashion-mnist-residual",
     "fashion-mnist-best-wgan-div",
     "fashion-mnist-best-wgan",
+    "fashion-mnist-r3gan",
 )
 POINT_RECIPES = ("points-wgan-gp", "points-wgan", "points-wgan-div")
 
