@@ -760,11 +760,14 @@ class ShapeAndTexture(nn.Module):
     def __init__(self, shape: nn.Module, patch_features: int, texture_features: int):
         super().__init__()
         self.shape = shape
-        convolution = CriticConv2d(patch_features, texture_features, 3, stride=2, padding=1)
+        convolution = CriticConv2d(patch_features, texture_features, 3, stride=2)
         self.texture = nn.Sequential(convolution, LeakyReLU(0.0))
 
     def forward(self, patches: Tensor) -> Tensor:
-        texture = self.texture(patches.permute(0, 3, 1, 2)).flatten(2)
+        # Padded here, because oneDNN's bfloat16 gradients of weights that see only its padding, as
+        # those of a single patch, are sometimes NaN.
+        maps = F.pad(patches.permute(0, 3, 1, 2), (1, 1, 1, 1))
+        texture = self.texture(maps).flatten(2)
         texture = texture.mean(2) * texture.shape[2] ** 0.5
         return torch.cat([self.shape(patches), texture], 1)
 

@@ -526,6 +526,18 @@ def test_texture_features_are_a_scaled_mean_over_all_places():
     torch.testing.assert_close(critic.layers(images), torch.cat([plain.layers(images), texture], 1))
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_the_texture_of_a_single_patch_has_no_gradient_for_its_padding(precision):
+    critic = DenseCritic((1, 4, 4), width=8, patch_features=32, texture_features=64)
+    with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+        for _ in range(5):
+            gradient_penalty(critic, torch.randn(8, 1, 4, 4)).backward()
+    (kernel,) = (w.grad for n, w in critic.named_parameters() if n.endswith("texture.0.weight"))
+    assert kernel[:, :, 1, 1].any()
+    kernel[:, :, 1, 1] = 0
+    assert not kernel.any()
+
+
 # ---------------------------------------------------------------- coarse to fine
 
 
