@@ -298,6 +298,7 @@ def main_into(output, arguments):
 def test_a_stopped_run_saves_and_resumes_exactly(number, processes, image_folder, tmp_path):
     arguments = ["--dataset", image_folder, "--image-size", "16", *SMALL, "--device", "cpu"]
     arguments = [*map(str, arguments), "--sample-every", "100000", "--log-every", "100000"]
+    arguments += ["--coarse", "0"]  # as in `arguments_for`
     arguments += ["--checkpoint-every", "20"]
     endless = [*arguments, "--run", str(tmp_path / "r"), "--steps", "1000000"]
     process = processes.Process(target=main_into, args=(tmp_path / "output", endless))
