@@ -80,34 +80,6 @@ class Critic(nn.Module):
         return scores
 
 
-class CoarseToFineCritic(nn.Module):
-    """Two critics: one of images `(B, C, H, W)`, and one of their halves, which a generator learns
-    first (coarse to fine, as in Karras et al. 2018, arXiv:1710.10196)."""
-
-    def __init__(self, coarse: nn.Module, fine: nn.Module, height: int):
-        super().__init__()
-        self.coarse, self.fine, self.height = coarse, fine, height
-
-    def forward(self, samples: Tensor, labels: Tensor | None = None) -> Tensor:
-        critic = self.fine if samples.shape[2] == self.height else self.coarse
-        return critic(samples, labels)
-
-
-def halve(images: Tensor) -> Tensor:
-    """Images `(B, C, H, W)` at half the size, `(B, C, H // 2, W // 2)`: the means of 2x2 pixels,
-    times 2. With this factor, images of equal 2x2 pixels are as far apart as their halves, so that
-    a gradient norm of 1 means the same for both."""
-    return 2 * F.avg_pool2d(images, 2)
-
-
-def half_shape(sample_shape: Shape) -> Shape:
-    """The shape of `halve`; ValueError for points and for a side of one pixel."""
-    channels, height, width = image_shape(sample_shape, "--coarse 0")
-    if min(height, width) < 2:
-        raise ValueError(f"{height}x{width} images have no halves: use --coarse 0")
-    return channels, height // 2, width // 2
-
-
 # ---------------------------------------------------------------- DCGAN
 
 
@@ -471,6 +443,37 @@ def he_initialisation(module: nn.Module) -> None:
     if isinstance(module, nn.Linear | nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         nn.init.zeros_(module.bias)
+
+
+# ---------------------------------------------------------------- coarse to fine
+
+
+class CoarseToFineCritic(nn.Module):
+    """Two critics: one of images `(B, C, H, W)`, and one of their halves, which a generator learns
+    first (coarse to fine, as in Karras et al. 2018, arXiv:1710.10196)."""
+
+    def __init__(self, coarse: nn.Module, fine: nn.Module, height: int):
+        super().__init__()
+        self.coarse, self.fine, self.height = coarse, fine, height
+
+    def forward(self, samples: Tensor, labels: Tensor | None = None) -> Tensor:
+        critic = self.fine if samples.shape[2] == self.height else self.coarse
+        return critic(samples, labels)
+
+
+def halve(images: Tensor) -> Tensor:
+    """Images `(B, C, H, W)` at half the size, `(B, C, H // 2, W // 2)`: the means of 2x2 pixels,
+    times 2. With this factor, images of equal 2x2 pixels are as far apart as their halves, so that
+    a gradient norm of 1 means the same for both."""
+    return 2 * F.avg_pool2d(images, 2)
+
+
+def half_shape(sample_shape: Shape) -> Shape:
+    """The shape of `halve`; ValueError for points and for a side of one pixel."""
+    channels, height, width = image_shape(sample_shape, "--coarse 0")
+    if min(height, width) < 2:
+        raise ValueError(f"{height}x{width} images have no halves: use --coarse 0")
+    return channels, height // 2, width // 2
 
 
 # ---------------------------------------------------------------- layers of critics

@@ -170,10 +170,10 @@ class Monitor:
         augment = Augmentation(self.config.augment)
         uniforms = torch.rand(2, len(real), augment.numbers, generator=rng, device=device)
         with torch.no_grad():
-            fake = augment(self.state.ema(noise, labels), uniforms[0])
-            real = augment(real, uniforms[1])
+            fake = self.state.ema(noise, labels)
             if self.state.generator.coarse:
                 real, fake = halve(real), halve(fake)
+            real, fake = augment(real, uniforms[1]), augment(fake, uniforms[0])
         critic = critic_of_classes(self.state.critic, labels)
         return interpolate_gradient_norm(critic, real, fake, mix)
 

@@ -68,16 +68,10 @@ class TrainState:
     def is_between_steps(self, n_critic: int) -> bool:
         """Whether the last step is complete and the next has not begun, by the optimizers' numbers
         of updates and batch normalisation's number of batches."""
-
-        def updates(optimizer: torch.optim.Optimizer, *networks: nn.Module) -> int:
-            weights = [next(network.parameters()) for network in networks]
-            used = [weight for weight in weights if weight in optimizer.state]
-            return sum(int(optimizer.state[weight]["step"]) for weight in used)
-
         coarse_to_fine = isinstance(self.critic, CoarseToFineCritic)
         critics = self.critic.children() if coarse_to_fine else [self.critic]
-        complete = updates(self.generator_optimizer, self.generator) == self.step
-        complete &= updates(self.critic_optimizer, *critics) == self.step * n_critic
+        complete = count_updates(self.generator_optimizer, self.generator) == self.step
+        complete &= count_updates(self.critic_optimizer, *critics) == self.step * n_critic
         buffers = zip(self.ema.buffers(), self.generator.buffers(), strict=True)
         batches = [pair for pair in buffers if not pair[0].is_floating_point()]
         return complete and all(torch.equal(*pair) for pair in batches)
@@ -145,6 +139,12 @@ class TrainState:
                 network.zero_grad()
 
 
+def count_updates(optimizer: torch.optim.Optimizer, *networks: nn.Module) -> int:
+    """The number of updates of these networks together."""
+    weights = [next(network.parameters()) for network in networks]
+    return sum(int(optimizer.state[w]["step"]) for w in weights if w in optimizer.state)
+
+
 def load_weights(network: nn.Module, weights: dict) -> None:
     """Load saved weights; ValueError, with the first difference, if they do not fit."""
     try:
@@ -160,7 +160,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict) -> None:
     groups = [own | {"params": old["params"]} for own, old in groups]
     optimizer.load_state_dict(saved | {"param_groups": groups})
     parameters = [weight for group in optimizer.param_groups for weight in group["params"]]
-    # Without an entry are weights that were not used: of one of the critics of `--coarse`.
+    # With `--coarse`, the weights of a critic that was not trained yet have no entry.
     names = [optimizer.state[weight].keys() for weight in parameters if weight in optimizer.state]
     if any(other != names[0] for other in names):
         raise ValueError("a moment is missing")
