@@ -60,7 +60,7 @@ ROWS = {"ring": MIXTURE, "grid": MIXTURE, "stacked": ("images", {"128 dimensions
 
 @dataclass(frozen=True)
 class Task:
-    """Training data, held-out real samples, as many as are generated, and the metrics."""
+    """Training data, real samples to compare with, and the metrics."""
 
     dataset: Dataset
     real: Tensor
