@@ -382,7 +382,8 @@ class DenseCritic(Critic):
 
     With `patch_features` = N, the first hidden layer computes N features of each small patch of an
     image. It then uses LeakyReLU without normalisation, like the first layer of a DCGAN critic. The
-    dense layers see the shapes in the image; `texture_features` of a convolution see its texture.
+    second layer sees the shapes in the image, and `texture_features` of a convolution its texture;
+    the third sees both together.
     With `critic_norm="orthonormal"`, the critic is 1-Lipschitz by construction: its activations are
     `MaxMin`, its layers `OrthonormalLinear`. ValueError with patches or classes, or an odd width.
     """
@@ -406,15 +407,17 @@ class DenseCritic(Critic):
             )
         if patch_features:
             patches = Patches(sample_shape, patch_features)
-            dense = hidden_layers((patches.features, width, width), critic_norm, critic=True)
-            layers = [patches, LeakyReLU(0.2), nn.Sequential(nn.Flatten(), *dense)]
+            shape = hidden_layers((patches.features, width), critic_norm, critic=True)
+            layers = [patches, LeakyReLU(0.2), nn.Sequential(nn.Flatten(), *shape)]
             if texture_features:
                 layers[-1] = ShapeAndTexture(layers[-1], patch_features, texture_features)
+            sizes = (width + texture_features, width)
+            layers += hidden_layers(sizes, critic_norm, critic=True)
         else:
             sizes = (prod(sample_shape), width, width, width)
             layers = [nn.Flatten(), *hidden_layers(sizes, critic_norm, critic=True)]
         self.layers = nn.Sequential(*layers)
-        self.add_score(width + texture_features, num_classes)
+        self.add_score(width, num_classes)
         if orthonormal:
             self.score = OrthonormalLinear(width, 1)
         self.apply(he_initialisation)
@@ -755,8 +758,8 @@ class Patches(nn.Module):
 
 
 class ShapeAndTexture(nn.Module):
-    """Patch features `(B, rows, columns, N)` to features `(B, width + T)`: those of dense layers,
-    which know where a patch is, and T of a convolution, averaged over the image, whose weights
+    """Patch features `(B, rows, columns, N)` to features `(B, width + T)`: those of a dense layer,
+    which knows where a patch is, and T of a convolution, averaged over the image, whose weights
     learn from all places. The mean is scaled as one of independent values with unit variance.
     """
 

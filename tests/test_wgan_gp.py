@@ -509,21 +509,18 @@ def test_a_critic_of_patches_sees_every_pixel_of_its_image_only():
     assert (gradients[1] != 0).all() and not gradients[[0, 2, 3]].any()
 
 
-def test_texture_features_are_a_scaled_mean_over_all_places():
+def test_texture_features_are_a_scaled_mean_over_all_places_seen_together_with_the_shape():
     critic = DenseCritic((1, 16, 16), width=8, patch_features=3, texture_features=2)
-    plain = DenseCritic((1, 16, 16), width=8, patch_features=3)
-    *first, last = critic.layers
-    plain.layers.load_state_dict(
-        {name.replace("2.shape.", "2."): value for name, value in critic.layers.state_dict().items()
-         if "texture" not in name}
-    )  # fmt: skip
     images = torch.randn(5, 1, 16, 16)
+    *first, both, hidden, _, _ = critic.layers
     patches = torch.nn.Sequential(*first)(images)
-    convolution = last.texture[0]
+    dense, convolution = both.shape[1], both.texture[0]
     maps = F.conv2d(patches.permute(0, 3, 1, 2), convolution.weight, convolution.bias, 2, 1)
     assert maps.shape == (5, 2, 2, 2)
     texture = maps.relu().sum((2, 3)) / 2  # the mean of four places, times the root of four
-    torch.testing.assert_close(critic.layers(images), torch.cat([plain.layers(images), texture], 1))
+    features = torch.cat([dense(patches.flatten(1)).relu(), texture], 1)
+    expected = critic.score(hidden(features).relu()).squeeze(1)
+    torch.testing.assert_close(critic(images), expected)
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
