@@ -55,7 +55,11 @@ MIXTURE = (
     "grid-best",
     {"2 dimensions": {"noise_dim": 2, "categories": 0}, "and 100 categories": {}},
 )
-ROWS = {"ring": MIXTURE, "grid": MIXTURE, "stacked": ("images", {"128 dimensions": {"coarse": 0.0}})}
+ROWS = {
+    "ring": MIXTURE,
+    "grid": MIXTURE,
+    "stacked": ("images", {"128 dimensions": {"coarse": 0.0}}),
+}
 
 
 @dataclass(frozen=True)
