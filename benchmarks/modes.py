@@ -58,7 +58,7 @@ MIXTURE = (
 ROWS = {
     "ring": MIXTURE,
     "grid": MIXTURE,
-    "stacked": ("images", {"128 dimensions": {"coarse": 0.0}}),
+    "stacked": ("images", {"128 dimensions": {"coarse": 0.0, "categories": 0}}),
 }
 
 
