@@ -11,7 +11,7 @@ from wgan.losses import CriticBatch, GeneratorBatch
 from wgan.recipes import resolve
 
 SMALL = ["--width", "8", "--noise-dim", "4", "--batch-size", "8", "--n-critic", "2"]
-SMALL += ["--categories", "0"]  # no recipe's choice among more
+SMALL += ["--categories", "0"]  # a recipe's may be more than these noise dimensions
 SMALL += ["--compile", "off", "--no-lr-decay", "--lr-warmup", "0"]
 OFTEN = ["--log-every", "2", "--sample-every", "2", "--checkpoint-every", "2"]
 
