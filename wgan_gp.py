@@ -131,8 +131,10 @@ class DCGANCritic(Critic):
     """Convolutional critic (Radford et al. 2016): halve the size, double the channels, score.
 
     Width 64: Cx64x64 -> 64x32x32 -> 128x16x16 -> 256x8x8 -> 512x4x4 -> 8192 features -> 1 score
+    Width 64: Cx28x28 -> 64x14x14 -> 128x7x7 -> 256x3x3 -> 2304 features -> 1 score
 
-    Images `(B, C, H, W)` to scores `(B,)`, for every size that `count_halvings` accepts.
+    Images `(B, C, H, W)` to scores `(B,)`, for every size that `count_halvings` accepts. Features
+    of more than 4x4 are halved once more: a sum over 7x7 places would not see a whole shape.
     """
 
     def __init__(
@@ -141,6 +143,7 @@ class DCGANCritic(Critic):
         super().__init__()
         channels, height, image_width = image_shape(sample_shape)
         stages = count_halvings(height, image_width)
+        stages += min(height, image_width) >> stages > 4
         widths = stage_widths(width, stages)
         bias = critic_norm in ("none", "spectral")  # other normalisations have a bias of their own
         # Radford et al. 2016, section 3: no normalisation on the critic's first layer.
