@@ -33,8 +33,6 @@ from wgan.state import NETWORKS, TrainState, build_state, check_networks
 from wgan.stored_run import changed_lengths, compare, read_run, set_corrupt_aside
 from wgan_gp import choose_device
 
-FEW_IMAGES = 1000  # augmentation helped with 500 (docs/experiments.md)
-
 
 @dataclass
 class Run:
@@ -111,7 +109,6 @@ def set_up(config: Config, fresh: bool, step: Step, command: str = "") -> Run:
     budget = Budget(count_steps(config, len(dataset)), config.max_seconds, state.seconds)
     run = Run(config, dataset, state, folder, batches, budget)
     if not run.is_finished():
-        suggest_augmentation(run)
         print(*differences, run.describe(), sep="\n", flush=True)
         inputs = sample_inputs(state.step, config, batches)
         batches.wait()  # nothing is copied in the background while a step is captured
@@ -155,16 +152,6 @@ def load_data(config: Config) -> Dataset:
     if config.alpha:
         check_transparency(dataset.samples, config.dataset)
     return dataset
-
-
-def suggest_augmentation(run: Run) -> None:
-    few = not run.dataset.is_points and len(run.dataset) < FEW_IMAGES
-    if few and run.config.augment == "none" and run.state.step == 0 and distributed.is_first():
-        print(
-            f"with {len(run.dataset):,} images the critic may memorise the data; for longer "
-            "training, use --augment translation",
-            file=sys.stderr,
-        )
 
 
 def build_state_for(

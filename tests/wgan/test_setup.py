@@ -1,10 +1,9 @@
-"""Preparing a run: what is printed and stored, and advice for small data sets."""
+"""Preparing a run: what is printed and stored."""
 
 import pytest
 from helpers import run_main
 
 import train
-from wgan import setup
 
 pytestmark = pytest.mark.slow
 
@@ -23,17 +22,3 @@ def test_a_finished_run_keeps_its_options(image_folder, tmp_path, capsys):
     assert run_main(image_folder, tmp_path / "r", "--steps", 2, "--compile", "on") == 0
     assert "byte-identical" not in capsys.readouterr().out
     assert (tmp_path / "r" / "config.toml").read_bytes() == stored
-
-
-@pytest.mark.parametrize(
-    ("few", "options", "suggested"),
-    [(1000, [], True), (40, [], False), (1000, ["--augment", "color"], False)],
-)
-def test_augmentation_is_suggested_for_few_images(
-    few, options, suggested, image_folder, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.setattr(setup, "FEW_IMAGES", few)
-    assert run_main(image_folder, tmp_path / "r", *options, "--steps", 1) == 0
-    assert ("with 40 images the critic may memorise" in capsys.readouterr().err) == suggested
-    assert run_main(image_folder, tmp_path / "r", *options, "--steps", 2) == 0
-    assert "memorise" not in capsys.readouterr().err  # too late
