@@ -133,8 +133,9 @@ class DCGANCritic(Critic):
     Width 64: Cx64x64 -> 64x32x32 -> 128x16x16 -> 256x8x8 -> 512x4x4 -> 8192 features -> 1 score
     Width 64: Cx28x28 -> 64x14x14 -> 128x7x7 -> 256x3x3 -> 2304 features -> 1 score
 
-    Images `(B, C, H, W)` to scores `(B,)`, for every size that `count_halvings` accepts. Features
-    of more than 4x4 are halved once more: a sum over 7x7 places would not see a whole shape.
+    Images `(B, C, H, W)` to scores `(B,)`, for every size that `count_halvings` accepts. If
+    the shorter side of the features is more than 4, they are halved once more: a sum over 7x7
+    places would not see a whole shape.
     """
 
     def __init__(
@@ -143,7 +144,7 @@ class DCGANCritic(Critic):
         super().__init__()
         channels, height, image_width = image_shape(sample_shape)
         stages = count_halvings(height, image_width)
-        stages += min(height, image_width) >> stages > 4
+        stages += (min(height, image_width) >> stages) > 4
         widths = stage_widths(width, stages)
         bias = critic_norm in ("none", "spectral")  # other normalisations have a bias of their own
         # Radford et al. 2016, section 3: no normalisation on the critic's first layer.
@@ -820,7 +821,7 @@ def image_shape(sample_shape: Shape, remedy: str = "--model dense") -> tuple[int
 
 
 def count_halvings(height: int, width: int) -> int:
-    """Number of stages of a DCGAN: halvings until the shorter side is 4 to 7 pixels.
+    """Number of stages of a DCGAN's generator: halvings until the shorter side is 4 to 7 pixels.
 
     ValueError, naming a size that works, if a side cannot be halved that often.
     """

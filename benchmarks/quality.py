@@ -55,7 +55,7 @@ from wgan_gp import choose_device
 
 DATASET = "fashion-mnist"  # of the loops and the records
 PLAIN = "plain"
-LOOPS = [PLAIN, "fashion-mnist-best", "fashion-mnist-dcgan"]
+LOOPS = [PLAIN, "fashion-mnist-r3gan", "fashion-mnist-dcgan"]
 MARKS = [60, 120, 300]
 
 

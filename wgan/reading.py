@@ -48,7 +48,7 @@ RULES: tuple[tuple[Callable[[dict], bool], str, str], ...] = (
         lambda f: f["memorises"] > 0,
         "The estimate rises throughout, to {last:.2g}: the critic is ahead of the generator, and "
         "in part memorises data that it has seen {epoch:.0f} times. Use more data, a smaller "
-        "--width or, with convolutions, --augment translation.",
+        "--width or, with --model dcgan, --augment translation.",
         "Karras et al. 2020 (arXiv:2006.06676), section 2; docs/images.md",
     ),
     (
