@@ -71,9 +71,6 @@ class Task:
     judge: Callable[[Tensor], dict[str, float]]
 
 
-# ---------------------------------------------------------------- what is counted
-
-
 def mixture(dataset: Dataset) -> Task:
     """Points of a mixture of Gaussians. The exact distance is that to other real points."""
     order, modes = shuffled(len(dataset)), torch.from_numpy(dataset.modes).long()
@@ -112,9 +109,6 @@ def build_task(row: str, options: argparse.Namespace) -> Task:
         return mixture(load_dataset(row, options.data_root))
     dataset, device = load_dataset(options.images, options.data_root), choose_device(options.device)
     return stacks(dataset, choose_features("classifier", dataset, options.data_root, device))
-
-
-# ---------------------------------------------------------------- training
 
 
 def train_generator(config: Config, dataset: Dataset, bar: tqdm) -> TrainedGenerator:
@@ -161,9 +155,6 @@ def show(result: dict) -> None:
             own = [run for run in runs if (run["method"], run["noise"]) == case]
             cells = [cell([run[name] for run in own], ".3g") for name in names]
             print(f"| {' | '.join([*case, *cells])} |")
-
-
-# ---------------------------------------------------------------- the command
 
 
 def main(argv: list[str] | None = None) -> int:
