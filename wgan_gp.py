@@ -134,8 +134,8 @@ class DCGANCritic(Critic):
     Width 64: Cx28x28 -> 64x14x14 -> 128x7x7 -> 256x3x3 -> 2304 features -> 1 score
 
     Images `(B, C, H, W)` to scores `(B,)`, for every size that `count_halvings` accepts. If
-    the shorter side of the features is more than 4, they are halved once more: a sum over 7x7
-    places would not see a whole shape.
+    the shorter side of the features is more than 4, they are halved once more: a score that is
+    linear in 7x7 features would not see a whole shape.
     """
 
     def __init__(

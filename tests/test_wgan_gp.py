@@ -41,7 +41,8 @@ from wgan_gp import (
     power_iteration,
 )
 
-SIZES = [(8, 8), (20, 20), (28, 28), (28, 56), (48, 48), (64, 64), (128, 128), (256, 128), (64, 96)]
+SIZES = [(8, 8), (28, 28), (32, 32), (48, 48), (64, 64), (96, 96), (128, 128), (256, 128), (64, 96)]
+SIZES += [(20, 20), (28, 56)]  # whose critic halves once more
 CONVOLUTIONS = [("dcgan", {}), ("dcgan", {"upsampling": "nearest"}), ("residual", {})]
 CASES = [(model, options, size) for model, options in CONVOLUTIONS for size in SIZES]
 CASES += [("dense", {"pyramid": 4}, size) for size in ((28, 28), (30, 17), (2, 3))]
