@@ -40,6 +40,8 @@ class Generator(nn.Module):
         self.input_dim = 2 * noise_dim if num_classes else noise_dim
         if num_classes:
             self.class_embedding = nn.Embedding(num_classes, noise_dim)
+            # Small beside the noise, as otherwise all samples of a class become alike.
+            nn.init.normal_(self.class_embedding.weight, 0.0, 0.1)
 
     def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
         inputs = one_hot_categories(noise, self.categories)

@@ -55,10 +55,11 @@ MIXTURE = (
     "grid-best",
     {"2 dimensions": {"noise_dim": 2, "categories": 0}, "and 100 categories": {}},
 )
+STACKED = {"coarse": 0.0, "clusters": 0, "batch_size": 64, "lr_critic": 1e-3, "lr_generator": 4e-3}
 ROWS = {
     "ring": MIXTURE,
     "grid": MIXTURE,
-    "stacked": ("images", {"128 dimensions": {"coarse": 0.0, "categories": 0}}),
+    "stacked": ("images", {"128 dimensions": STACKED}),
 }
 
 

@@ -160,7 +160,7 @@ def test_a_run_whose_rates_have_decayed_is_lengthened(
     output = capsys.readouterr().out
     assert "finished at step 2 of 2; to train further, raise --steps above 2" in output
     assert run_main(image_folder, run, "--steps", steps, "--lr-decay") == 0
-    assert rates[:4] == [1, 0.5, *factors]
+    assert rates[:4] == pytest.approx([1, 0.5, *factors])
     line = f"steps was 2 and is {steps}: the learning rates now decay over the new length, and the "
     assert line + "result will not be that of an uninterrupted run" in capsys.readouterr().out
 
@@ -423,6 +423,45 @@ def test_a_conditional_run_learns_the_classes_and_resumes_exactly(class_folder, 
     images = generate(generator, 40, labels=torch.arange(40) % 2).float()
     day, night = images[::2].mean().item(), images[1::2].mean().item()
     assert day > 150 and night < 100
+
+
+def test_a_run_with_clusters_learns_their_shares_and_resumes_exactly(class_folder, tmp_path):
+    options = ["--clusters", "2", "--grey", "--model", "dense", "--lr", "1e-2", "--gp-weight", "1"]
+    options += ["--sample-every", "30", "--checkpoint-every", "30"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run_main(class_folder, whole, *options, "--steps", "120") == 0
+    for steps in ("60", "120"):
+        assert run_main(class_folder, parts, *options, "--steps", steps) == 0
+    assert_same_run(whole, parts)
+    generator = load_generator(whole)
+    assert generator.class_names == ()
+    assert sorted(generator.class_counts) == [8, 24]
+    means = generate(generator, 400).float().mean((1, 2, 3))
+    dark = (means < 125).float().mean().item()
+    assert dark == pytest.approx(0.25, abs=0.08)  # as in the data
+    day, night = (generate(generator, labels=[k] * 20).float().mean() for k in (0, 1))
+    assert abs(day - night) > 50
+
+
+def test_new_images_of_a_resumed_run_join_its_clusters(class_folder, tmp_path, capsys):
+    folder = tmp_path / "images"
+    shutil.copytree(class_folder, folder)
+    options = ["--clusters", "2", "--grey", "--model", "dense"]
+    assert run_main(folder, tmp_path / "r", *options, "--steps", "2") == 0
+    before = read_checkpoint(tmp_path / "r" / "checkpoint.pt")
+    shutil.copytree(folder / "night", folder / "evening")
+    assert run_main(folder, tmp_path / "r", *options, "--steps", "4") == 0
+    after = read_checkpoint(tmp_path / "r" / "checkpoint.pt")
+    assert torch.equal(before["centres"], after["centres"])
+    added = np.subtract(after["class_counts"], before["class_counts"])
+    assert sorted(added) == [0, 8]
+    assert "in 2 clusters" in capsys.readouterr().out
+
+
+def test_clusters_and_classes_exclude_each_other(class_folder, tmp_path, capsys):
+    options = ["--conditional", "--clusters", "2", "--steps", "2"]
+    assert run_main(class_folder, tmp_path / "run", *options) == 2
+    assert "on classes or on clusters (2), not both" in capsys.readouterr().err
 
 
 def test_conditional_without_classes_is_refused(image_folder, tmp_path, capsys):

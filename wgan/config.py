@@ -134,6 +134,9 @@ class Config:
         DATA, "", "column of the classes in a file of labels; empty: label", metavar="COLUMN"
     )
     conditional: bool = option(DATA, False, "train a class-conditional generator")
+    clusters: int = option(
+        DATA, 0, "condition both networks on N clusters of the data; 0: off", ZERO_OR_COUNT
+    )
     augment: str = option(
         DATA,
         "none",
@@ -305,6 +308,11 @@ class Config:
             raise ValueError("give either steps or epochs, not both")
         if not (self.steps or self.epochs or self.max_seconds):
             raise ValueError("steps, epochs or max_seconds must be greater than 0")
+        if self.conditional and self.clusters:
+            raise ValueError(
+                f"networks are conditioned on classes or on clusters ({self.clusters}), not both: "
+                "use conditional, or clusters"
+            )
         if self.grey and self.alpha:
             raise ValueError("grey and alpha cannot be combined: use one of them")
         bounded = self.clip or self.critic_norm in ("spectral", "orthonormal")

@@ -52,14 +52,14 @@ def export(source: str, out: str) -> tuple[Path, Path]:
 
 
 def to_onnx(generator: TrainedGenerator, metadata: dict[str, str]) -> bytes:
-    """The network in float32, for batches of any size: `noise`, and with classes `labels`, to
-    `samples`."""
+    """The network in float32, for batches of any size: `noise`, and with classes or clusters
+    `labels`, to `samples`."""
     try:
         import onnxscript  # noqa: F401  PyTorch's exporter needs it
     except ImportError as error:
         raise ValueError("--export to .onnx needs: pip install onnx onnxscript") from error
     inputs = {"noise": torch.zeros(2, generator.noise_dim)}
-    if generator.class_names:
+    if generator.class_counts:
         inputs["labels"] = torch.zeros(2, dtype=torch.int64)
     batch = torch.export.Dim("batch")
     with warnings.catch_warnings(action="ignore"):  # about names of axes
@@ -82,7 +82,8 @@ def model_card(checkpoint: dict, generator: TrainedGenerator, path: Path) -> str
     values = "in [-1, 1]: the pixel values {:g} to {:g}".format(*generator.scale or (0, 255))
     if len(shape) == 1:
         values = "standardised: see `data` in the metadata" if generator.standardisation else ""
-    noise_dim, labels = config.noise_dim, ', "labels": numpy.zeros(16, int)' if names else ""
+    noise_dim, counts = config.noise_dim, generator.class_counts
+    labels = f', "labels": numpy.random.choice({len(counts)}, 16)' if counts else ""
     code = f"""\
 import numpy, onnxruntime
 noise = numpy.random.standard_normal((16, {noise_dim})).astype("float32")
@@ -101,7 +102,7 @@ samples = generate(load_generator("{path.name}"), count=16)"""
 - Classes: {one_line(", ".join(names)) or "none"}
 - Method: `{config.method}`. {METHODS[config.method].__doc__.splitlines()[0]}
 - Network: `{config.model}`, moving average after {checkpoint.get("step")} steps
-- Input: `noise` `(N, {noise_dim})` from N(0, 1){", `labels` `(N,)` int64" if names else ""}
+- Input: `noise` `(N, {noise_dim})` from N(0, 1){", `labels` `(N,)` int64" if counts else ""}
 - Output: `samples` `(N, {", ".join(map(str, shape))})` float32 {values}
 - Options: {", ".join(f"{n} = {v}" for n, v in options.items())}
 

@@ -45,7 +45,7 @@ class SampleGrid:
         points = self.real.cpu().numpy(), samples.cpu().numpy()
         if self.real.shape[1] != 2:
             return plots.vectors(self.real, samples, self.standardisation)
-        if state.class_names:  # no one surface of the critic to draw
+        if state.class_counts:  # no one surface of the critic to draw
             return plots.scatter(*points)
         extent = plots.extent(points[0])
         axis = torch.linspace(-extent, extent, SURFACE_SIDE, device=self.real.device)

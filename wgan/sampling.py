@@ -33,8 +33,9 @@ class TrainedGenerator:
 
     It maps noise `(B, noise_dim)` to samples `(B, *sample_shape)`: images in [-1, 1], or points.
     Vectors are standardised; `generate` undoes that. The values of `scale` became black and white
-    in the real images, if these were not bytes. If there are `class_names`, it takes their
-    numbers, `(B,)` int64, as a second argument; `class_counts` are the numbers of real samples.
+    in the real images, if these were not bytes. `class_counts` are the numbers of real samples of
+    the classes or clusters, if there are any. It then takes their numbers, `(B,)` int64, as a
+    second argument. Classes have `class_names`.
     """
 
     network: nn.Module
@@ -106,8 +107,9 @@ def generate(
     `(N, D)` float64 in the data's units.
 
     `labels` `(N,)` are the classes of the samples, if the generator has classes: their names, or
-    positions in `class_names`. The count follows from them. Without labels, classes are as frequent
-    as in the data (`draw_labels`). A larger count continues the same sequence of samples.
+    positions in `class_names`. The count follows from them. Without labels, classes and clusters
+    are as frequent as in the data (`draw_labels`). A larger count continues the same sequence of
+    samples.
     `noise` `(N, noise_dim)` replaces the noise of the seed; `truncation` multiplies either.
     ValueError for a class that does not exist, invalid noise, or if there are not `count` labels.
     """
@@ -141,8 +143,9 @@ def check_noise(generator: TrainedGenerator, noise: Tensor | np.ndarray) -> Tens
 
 
 def draw_labels(generator: TrainedGenerator, count: int, seed: int = 0) -> Tensor:
-    """The classes `(count,)` int64 of the samples of `generate`; zeros without classes."""
-    if not generator.class_names:
+    """The classes or clusters `(count,)` int64 of the samples of `generate`; zeros if there are
+    none."""
+    if not generator.class_counts:
         return torch.zeros(count, dtype=torch.int64)
     counts = torch.tensor(generator.class_counts, dtype=torch.float32)
     parts = []
@@ -153,12 +156,12 @@ def draw_labels(generator: TrainedGenerator, count: int, seed: int = 0) -> Tenso
 
 
 def find_class(generator: TrainedGenerator, label: str | int) -> int:
-    """The class with this name, with this number as text, or at this position in `class_names`
-    (0 without classes); ValueError, with the names there are, for another."""
+    """The class with this name, with this number as text, or at this position in `class_names`, or
+    a cluster's number (0 if there are none); ValueError, with the names there are, for another."""
     names, is_text = list(generator.class_names), isinstance(label, str)
     if is_text:
         label = unicodedata.normalize("NFC", label)
-    if label in range(len(names) or 1):
+    if label in range(len(generator.class_counts) or 1):
         return int(label)
     if label in names:
         return names.index(label)

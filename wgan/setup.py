@@ -20,6 +20,8 @@ from wgan.data import (
     Dataset,
     check_batch_size,
     classes_to_generate,
+    find_centres,
+    find_clusters,
     load_dataset,
     sample_shape,
 )
@@ -73,8 +75,10 @@ class Run:
         start = f"resumed at step {state.step}," if state.step else "from step 0"
         networks = state.generator, state.critic
         sizes = [sum(p.numel() for p in network.parameters()) for network in networks]
+        clusters = np.count_nonzero(state.class_counts) if config.clusters else 0
         return (
-            f"{config.method} on {config.dataset} ({len(self.dataset):,} samples of {shape}), "
+            f"{config.method} on {config.dataset} ({len(self.dataset):,} samples of {shape}"
+            f"{f' in {clusters} clusters' if clusters else ''}), "
             f"{config.model} ({sizes[0]:,} + {sizes[1]:,} weights), {state.device}, {precision}, "
             f"{start} to {' or '.join(limits)}, into {self.folder.path}"
         )
@@ -102,6 +106,11 @@ def set_up(config: Config, fresh: bool, step: Step, command: str = "") -> Run:
     except (ValueError, OSError) as error:
         raise BadInput(str(error)) from error
     config = same_on_all_ranks(config, state)
+    if config.clusters:
+        labels = cluster(dataset, config, state)
+    if labels is not None:
+        counts = np.bincount(labels, minlength=len(state.class_names) or config.clusters)
+        state.class_counts = tuple(counts.tolist())
     rank_slice = distributed.rank_slice(config.batch_size)
     batches = Batches(
         dataset.samples, config.batch_size, config.seed, device, rank_slice, labels=labels
@@ -162,10 +171,15 @@ def build_state_for(
     if config.conditional:
         labels, class_names = classes_to_generate(dataset)
     state = build_state(config, dataset.sample_shape, device, class_names)
-    if labels is not None:
-        state.class_counts = tuple(np.bincount(labels, minlength=len(class_names)).tolist())
     state.data = dataset.identity(config.conditional)
     return state, labels
+
+
+def cluster(dataset: Dataset, config: Config, state: TrainState) -> np.ndarray:
+    """The cluster of each sample, `(N,)`. A resumed run keeps the centres that it began with."""
+    if state.centres is None:
+        state.centres = find_centres(dataset.samples, config.clusters, config.seed)
+    return find_clusters(dataset.samples, state.centres)
 
 
 def check_same_data(dataset: Dataset, config: Config) -> None:
@@ -243,6 +257,7 @@ def load_initial_weights(config: Config, state: TrainState, fresh: bool) -> None
             f"the weights of {config.init_from} do not fit these networks ({error}): use the "
             "options of the networks, the image size and the classes that its config.toml has"
         ) from error
+    state.centres = checkpoint.get("centres")
     if (names := class_names_of(checkpoint)) != state.class_names:
         differences = describe_other_classes(names, state.class_names)
         print(f"{differences}; class k takes the weights of class k", file=sys.stderr)

@@ -31,7 +31,8 @@ class TrainState:
     losses: Losses
     sample_shape: tuple[int, ...]
     class_names: tuple[str, ...] = ()  # with --conditional
-    class_counts: tuple[int, ...] = ()  # the number of real samples of each class
+    class_counts: tuple[int, ...] = ()  # the number of real samples of each class or cluster
+    centres: Tensor | None = None  # of the clusters of thumbnails, (K, D)
     precision: torch.dtype = torch.float32  # that the networks compute in
     step: int = 0
     seconds: float = 0.0  # of training so far, interruptions not counted
@@ -88,6 +89,7 @@ class TrainState:
             "sample_shape": tuple(self.sample_shape),
             "class_names": tuple(self.class_names),
             "class_counts": tuple(self.class_counts),
+            "centres": self.centres,
             **self.environment(),
         }
 
@@ -108,6 +110,10 @@ class TrainState:
         if [type(count) for count in counts] != [int, float, float]:
             raise ValueError("the checkpoint does not contain step, seconds and progress")
         self.step, self.seconds, self.progress = counts
+        centres = checkpoint.get("centres")
+        if not isinstance(centres, Tensor | None):
+            raise ValueError("the checkpoint's centres of clusters are no tensor")
+        self.centres = centres
 
     def load(self, checkpoint: dict, parts: tuple[str, ...]) -> None:
         """Load parts of a checkpoint; ValueError if one is missing or has other shapes."""
@@ -220,9 +226,10 @@ def build_networks(
 def build_network(
     network: type[nn.Module], config: Config, sample_shape: tuple[int, ...], num_classes: int
 ) -> nn.Module:
-    """A network whose options are the keyword parameters of its constructor."""
+    """A network whose options are the keyword parameters of its constructor. Clusters are classes
+    without names."""
     options = config.options_of(keyword_parameters(network))
-    return network(tuple(sample_shape), num_classes=num_classes, **options)
+    return network(tuple(sample_shape), num_classes=num_classes or config.clusters, **options)
 
 
 def build_method(config: Config) -> Method:

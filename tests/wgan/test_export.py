@@ -27,7 +27,8 @@ def store(path, model, names=(), shape=None, data=None, **options):
     options = OWN.get(model, DIGITS) | options
     config = small_config(model=model, conditional=bool(names), **options)
     state = build_state(config, shape or IMAGES[model], torch.device("cpu"), names)
-    state.class_counts, state.data = (1,) * len(names), data or {"samples": 9}
+    state.class_counts = (1,) * (len(names) or config.clusters)
+    state.data = data or {"samples": 9}
     for name, value in state.ema.state_dict().items():
         if name.endswith("running_var"):
             value.uniform_(0.5, 2)
@@ -44,12 +45,17 @@ def export(source, out):
 
 
 @pytest.mark.parametrize("model", IMAGES)
-@pytest.mark.parametrize("names", [(), ("ant", "the | cät")], ids=["", "classes"])
-def test_safetensors_give_the_samples_of_the_checkpoint(model, names, tmp_path):
-    source = store(tmp_path / "c.pt", model, names)
+@pytest.mark.parametrize(
+    ("names", "clusters"),
+    [((), 0), (("ant", "the | cät"), 0), ((), 3)],
+    ids=["", "classes", "clusters"],
+)
+def test_safetensors_give_the_samples_of_the_checkpoint(model, names, clusters, tmp_path):
+    source = store(tmp_path / "c.pt", model, names, clusters=clusters)
     path = str(export(source, tmp_path / "m.safetensors"))
     one, other = (load_generator(name, device="cpu") for name in (source, path))
     assert one.class_names == other.class_names == names
+    assert len(one.class_counts) == len(other.class_counts) == len(names) + clusters
     difference = generate(one, 20).int() - generate(other, 20).int()
     assert difference.abs().max() <= 4  # kernels are float16
     assert generate(one, 20).float().std() > 5
@@ -122,10 +128,10 @@ def assert_onnx_equals_pytorch(source, path):
     session = runtime.InferenceSession(export(source, path))
     for count in (1, 2, 5):
         noise = 3 * torch.randn(count, generator.noise_dim)
-        labels = torch.arange(count) % max(1, len(generator.class_names))
+        labels = torch.arange(count) % max(1, len(generator.class_counts))
         inputs = {"noise": noise.numpy(), "labels": labels.numpy()}
         inputs = {entry.name: inputs[entry.name] for entry in session.get_inputs()}
-        assert len(inputs) == 1 + bool(generator.class_names)
+        assert len(inputs) == 1 + bool(generator.class_counts)
         (samples,) = session.run(None, inputs)
         assert np.abs(samples - generator(noise, labels).numpy()).max() < 1e-4
         assert samples.std() > 0.05
@@ -137,6 +143,13 @@ def assert_onnx_equals_pytorch(source, path):
 def test_onnx_computes_what_pytorch_computes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     source = store(tmp_path / "c.pt", "mixed", ("ant", "cat"), categories=3)
+    assert_onnx_equals_pytorch(source, tmp_path / "m.onnx")
+
+
+@pytest.mark.nightly
+def test_clusters_are_labels_in_onnx(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = store(tmp_path / "c.pt", "mixed", clusters=3)
     assert_onnx_equals_pytorch(source, tmp_path / "m.onnx")
 
 

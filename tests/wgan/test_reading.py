@@ -93,11 +93,11 @@ def test_metrics_are_compared_with_those_of_real_samples(generated, start):
 
 def test_a_run_that_is_too_short_says_how_long_it_should_be(image_folder):
     config = small_config(dataset=str(image_folder), max_seconds=600)
-    assert config.enough_steps == 2000  # of the recipe
+    assert config.enough_steps == 1000  # of the recipe
     (sentence,) = too_few_steps(config, 340)
     assert sentence.startswith("About 340 steps fit into --max-seconds 600, and this recipe needs")
-    assert "--max-seconds 3600 or, with --fresh, --image-size 32" in sentence
-    assert too_few_steps(config, 1500) == []
+    assert "--max-seconds 1800 or, with --fresh, --image-size 32" in sentence
+    assert too_few_steps(config, 750) == []
     small = small_config(dataset="glyphs", max_seconds=60)
     assert "--image-size" not in too_few_steps(small, 100)[0]  # they have 28x28
     assert too_few_steps(small_config(dataset="glyphs", steps=10), 10) == []  # as asked for

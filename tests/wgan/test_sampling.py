@@ -90,6 +90,16 @@ def test_labels_are_positions_or_names_and_determine_the_count(labels):
         generate(generator, 4, labels=labels)
 
 
+def test_clusters_are_as_frequent_as_in_the_data():
+    generator = TrainedGenerator(ClassAsImage(), class_counts=(6, 0, 2))
+    samples = generate(generator, 1000).flatten()
+    assert set(samples.tolist()) == {0, 2}
+    assert (samples == 0).float().mean().item() == pytest.approx(0.75, abs=0.04)
+    assert generate(generator, labels=[2, 0]).flatten().tolist() == [2, 0]
+    with pytest.raises(ValueError, match="there is no class at position 3"):
+        generate(generator, labels=[3])
+
+
 @pytest.mark.parametrize(
     ("names", "labels", "message"),
     [
@@ -114,9 +124,9 @@ def test_labels_that_do_not_exist_are_refused_with_those_that_do(names, labels, 
 
 
 def test_a_class_is_found_by_the_name_and_number_that_the_data_have():
-    named = SimpleNamespace(class_names=("cat", "dog", "no class"))
+    named = SimpleNamespace(class_names=("cat", "dog", "no class"), class_counts=(1, 1, 1))
     assert [find_class(named, text) for text in ("dog", "1", "no class")] == [1, 1, 2]
-    numbered = SimpleNamespace(class_names=("1", "2", "30"))
+    numbered = SimpleNamespace(class_names=("1", "2", "30"), class_counts=(1, 1, 1))
     assert [find_class(numbered, text) for text in ("1", "30")] == [0, 2]
     for text in ("0", "3"):
         with pytest.raises(ValueError, match="the classes: 1, 2, 30"):

@@ -79,7 +79,7 @@ def evaluate_run(options: argparse.Namespace) -> dict:
     evaluator = Evaluator(dataset, features, options.samples, test)
     samples = sample_run(generator, dataset, evaluator.count, seed)
     result |= evaluator.compare(samples, options.neighbours or folder / "neighbours.png")
-    if not generator.class_names:  # a critic of classes has no estimate of all samples together
+    if not generator.class_counts:  # a critic of classes has no estimate of all samples together
         real = evaluator.held_out.values
         result["generated"] |= report_critic(checkpoint, config, real, samples.values)
     return result

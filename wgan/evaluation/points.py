@@ -47,7 +47,7 @@ def evaluate_points(
     generated, real = (
         report_points(part.values, reference.values, modes) for part in (drawn, held_out)
     )
-    if not generator.class_names:
+    if not generator.class_counts:
         generated |= report_critic(checkpoint, config, held_out.values, drawn.values)
     elif drawn.labels is not None and (drawn.labels >= 0).any():
         # Not the estimate, as that of a critic of classes is not that of all points together.
