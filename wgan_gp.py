@@ -352,8 +352,6 @@ class DenseGenerator(Generator):
     Width 512: noise 128 -> 512 -> 512 -> 512 -> Cx28x28
 
     Noise `(B, noise_dim)` to samples `(B, *sample_shape)`; images end in a tanh, points do not.
-    The image is a sum over `pyramid` resolutions. With `patch_features` = N, the finest of them
-    consists of overlapping patches that a linear layer computes from N features each.
     """
 
     def __init__(
@@ -363,22 +361,19 @@ class DenseGenerator(Generator):
         width: int = 512,
         generator_width: int = 0,
         generator_norm: str = "none",
-        pyramid: int = 1,
-        patch_features: int = 0,
         categories: int = 0,
         num_classes: int = 0,
     ):
         super().__init__(sample_shape, noise_dim, categories, num_classes)
-        pyramid_sum = PyramidSum(self.sample_shape, pyramid, patch_features)
         width = generator_width or width
-        output = nn.Linear(width, pyramid_sum.features)
         sizes = (self.input_dim, width, width, width)
-        layers = [*hidden_layers(sizes, generator_norm), output, pyramid_sum]
+        output = nn.Linear(width, prod(sample_shape))
+        layers = [*hidden_layers(sizes, generator_norm), output, nn.Unflatten(1, sample_shape)]
         if len(sample_shape) == 3:
             layers.append(nn.Tanh())
         self.layers = nn.Sequential(*layers)
         self.apply(he_initialisation)
-        pyramid_sum.start_small(output)
+        nn.init.normal_(output.weight, 0.0, 0.02)  # so that no tanh is saturated at first
 
 
 class DenseCritic(Critic):
@@ -690,50 +685,7 @@ class MaxMin(nn.Module):
         return torch.cat([torch.maximum(one, other), torch.minimum(one, other)], 1)
 
 
-# ---------------------------------------------------------------- pyramid and patches
-#
-# Linear layers of the dense networks that share weights between neighbouring pixels.
-
-
-class PyramidSum(nn.Module):
-    """Flat values `(B, features)` to images `(B, C, H, W)`: the sum of `levels` images, each half
-    the size of the previous one and resized to full size. Points have one level.
-
-    One level can represent any image. With several, neighbouring pixels share weights, so that
-    shapes are learned before fine detail (as in a Laplacian pyramid, Denton et al. 2015). With
-    `patch_features`, the first level's values are patch features instead of pixels.
-    """
-
-    def __init__(self, sample_shape: Shape, levels: int, patch_features: int = 0):
-        super().__init__()
-        self.shapes = [sample_shape]
-        for level in range(1, levels):
-            channels, height, width = image_shape(sample_shape, "--pyramid 1")
-            self.shapes.append((channels, max(1, height >> level), max(1, width >> level)))
-        self.sizes = [prod(shape) for shape in self.shapes]
-        self.finest: nn.Module = nn.Unflatten(1, sample_shape)
-        if patch_features:
-            self.finest = PatchSum(sample_shape, patch_features)
-            self.sizes[0] = self.finest.features
-        self.features = sum(self.sizes)
-
-    def forward(self, values: Tensor) -> Tensor:
-        first, *parts = values.split(self.sizes, dim=1)
-        whole = self.finest(first)
-        for part, shape in zip(parts, self.shapes[1:], strict=True):
-            level = part.unflatten(1, shape)
-            whole = whole + F.interpolate(level, size=whole.shape[2:], mode="bilinear")
-        return whole
-
-    @torch.no_grad()
-    def start_small(self, output: nn.Linear) -> None:
-        """Give small values to the weights that produce pixels, which belong to the `output` layer
-        or to the patches, so that no tanh is saturated at first."""
-        pixels = output.weight
-        if isinstance(self.finest, PatchSum):
-            pixels = pixels[self.finest.features :]
-            dcgan_initialisation(self.finest.convolution)
-        pixels.normal_(0.0, 0.02)
+# ---------------------------------------------------------------- patches of dense critics
 
 
 PATCH_STEP = 4  # pixels from one patch to the next; patches are twice as large, so they overlap
@@ -782,27 +734,6 @@ class ShapeAndTexture(nn.Module):
         texture = self.texture(maps).flatten(2)
         texture = texture.mean(2) * texture.shape[2] ** 0.5
         return torch.cat([self.shape(patches), texture], 1)
-
-
-class PatchSum(nn.Module):
-    """The transpose of `Patches`: features `(B, rows * columns * patch_features)`, before their
-    ReLU, to images `(B, C, H, W)`, the sum of overlapping patches.
-
-    Computes `nn.ConvTranspose2d(patch_features, C, 8, stride=4, padding=2)` after a ReLU, except
-    for the biases, one for each pixel of a block, and for sides that are not multiples of 4.
-    """
-
-    def __init__(self, sample_shape: Shape, patch_features: int):
-        super().__init__()
-        channels, self.height, self.width = image_shape(sample_shape, "--patch-features 0")
-        self.grid = (*patch_grid(self.height, self.width), patch_features)
-        self.features = prod(self.grid)
-        self.convolution = nn.ConvTranspose2d(patch_features, channels * PATCH_STEP**2, 2)
-
-    def forward(self, features: Tensor) -> Tensor:
-        features = F.relu(features.unflatten(1, self.grid)).permute(0, 3, 1, 2)
-        images = F.pixel_shuffle(self.convolution(features), PATCH_STEP)
-        return images[:, :, 2 : 2 + self.height, 2 : 2 + self.width]
 
 
 def patch_grid(height: int, width: int) -> tuple[int, int]:

@@ -319,7 +319,7 @@ def test_a_stopped_run_saves_and_resumes_exactly(number, processes, image_folder
 
 # ---------------------------------------------------------------- exact resume of everything
 
-PATCHES = {"model": "dense", "pyramid": 2, "patch_features": 3}
+PATCHES = {"model": "dense", "patch_features": 3}
 VARIANTS = {model: {"model": model} for model in MODELS} | {"patches": PATCHES}
 
 

@@ -24,8 +24,6 @@ from wgan_gp import (
     LeakyReLU,
     OrthonormalLinear,
     Patches,
-    PatchSum,
-    PyramidSum,
     ResidualBlock,
     ResidualCritic,
     ResidualGenerator,
@@ -45,7 +43,7 @@ SIZES = [(8, 8), (28, 28), (32, 32), (48, 48), (64, 64), (96, 96), (128, 128), (
 SIZES += [(20, 20), (28, 56)]  # whose critic halves once more
 CONVOLUTIONS = [("dcgan", {}), ("dcgan", {"upsampling": "nearest"}), ("residual", {})]
 CASES = [(model, options, size) for model, options in CONVOLUTIONS for size in SIZES]
-CASES += [("dense", {"pyramid": 4}, size) for size in ((28, 28), (30, 17), (2, 3))]
+CASES += [("dense", {}, size) for size in ((28, 28), (30, 17), (2, 3))]
 
 
 @pytest.mark.parametrize(("model", "options", "size"), CASES)
@@ -205,8 +203,6 @@ def test_normalised_values_have_mean_0_and_variance_1(name, dimensions, axes, cr
     [
         (DCGANGenerator, {}, "--model dense"),
         (DCGANCritic, {}, "--model dense"),
-        (DenseGenerator, {"pyramid": 2}, "--pyramid 1"),
-        (DenseGenerator, {"patch_features": 4}, "--patch-features 0"),
         (DenseCritic, {"patch_features": 4}, "--patch-features 0"),
         (DenseCritic, {"critic_norm": "instance"}, "one of none, layer, batch"),
     ],
@@ -446,24 +442,7 @@ def test_a_block_of_zero_weights_is_its_shortcut():
         torch.testing.assert_close(block(x), expected)
 
 
-# ---------------------------------------------------------------- the dense generator's pyramid
-
-
-def test_a_pyramids_levels_add_up():
-    layer = PyramidSum((1, 4, 6), levels=3)
-    assert layer.shapes == [(1, 4, 6), (1, 2, 3), (1, 1, 1)]
-    values = torch.zeros(1, layer.features)
-    values[0, -1] = 2.0  # the coarsest level is one pixel
-    torch.testing.assert_close(layer(values), torch.full((1, 1, 4, 6), 2.0))
-    values[0, 0] = 5.0  # the finest level's first pixel
-    assert layer(values)[0, 0, 0].tolist() == [7, 2, 2, 2, 2, 2]
-    half = torch.zeros(1, layer.features)
-    half[0, 24:30] = torch.arange(6.0)
-    expected = F.interpolate(torch.arange(6.0).view(1, 1, 2, 3), scale_factor=2, mode="bilinear")
-    torch.testing.assert_close(layer(half), expected)
-
-
-# ---------------------------------------------------------------- the dense networks' patches
+# ---------------------------------------------------------------- the dense critic's patches
 
 
 @pytest.mark.parametrize("size", [(28, 28), (9, 17), (3, 2)])
@@ -483,35 +462,6 @@ def test_patches_are_a_convolution(size, layout):
     features = layer(images)
     torch.testing.assert_close(features, expected.permute(0, 2, 3, 1))
     assert layer.features == features[0].numel()
-
-
-@pytest.mark.parametrize("size", [(28, 28), (9, 17), (3, 2)])
-def test_drawing_patches_is_a_transposed_convolution(size):
-    layer = PatchSum((3, *size), patch_features=5)
-    torch.nn.init.zeros_(layer.convolution.bias)
-    features = torch.randn(2, layer.features)
-    kernels = layer.convolution.weight.view(5, 3, 4, 4, 2, 2).permute(0, 1, 4, 2, 5, 3)
-    whole = F.conv_transpose2d(
-        features.view(2, *layer.grid).permute(0, 3, 1, 2).relu(),
-        kernels.reshape(5, 3, 8, 8),
-        stride=4,
-    )
-    expected = whole[:, :, 2 : 2 + size[0], 2 : 2 + size[1]]
-    torch.testing.assert_close(layer(features), expected)
-
-
-def test_a_generator_of_patches_adds_coarser_levels():
-    generator = DenseGenerator((1, 12, 12), 5, width=8, pyramid=2, patch_features=3)
-    generator.layers[-1] = torch.nn.Identity()  # no tanh
-    for parameter in generator.parameters():
-        torch.nn.init.zeros_(parameter)
-    sum_up = generator.layers[-2]
-    sum_up.finest.convolution.weight.data.fill_(1.0)
-    generator.layers[-3].bias.data[:-36] = 1.0  # each of 3 features of every patch
-    generator.layers[-3].bias.data[-36:] = 0.5  # the level of 6x6
-    image = generator(torch.randn(1, 5))[0, 0]
-    assert image[5, 5].item() == 12.5  # four patches meet in every pixel within
-    assert image[0, 0].item() == 3.5 and image[0, 5].item() == 6.5  # one in a corner
 
 
 def test_a_critic_of_patches_sees_every_pixel_of_its_image_only():

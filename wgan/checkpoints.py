@@ -17,7 +17,7 @@ from wgan.config import FIELDS, LENGTHS, Config, validated
 from wgan.errors import TrainingFailed, is_out_of_memory
 from wgan.safetensors import read_safetensors
 
-CHECKPOINT_FORMAT = 9  # increase it if the content or its meaning changes
+CHECKPOINT_FORMAT = 10  # increase it if the content or its meaning changes
 CHECKPOINT, PREVIOUS, BEST = "checkpoint.pt", "checkpoint.previous.pt", "best.pt"
 DIGEST_LENGTH = 64  # hexadecimal digits of a SHA-256
 COMMENT_LENGTH = DIGEST_LENGTH.to_bytes(2, "little")

@@ -161,9 +161,6 @@ class Config:
         NETWORKS, "none", "normalisation of the critic; orthonormal is for dense", CRITIC_NORMS
     )
     upsampling: str = option(NETWORKS, "transposed", "of the generator", UPSAMPLINGS)
-    pyramid: int = option(
-        NETWORKS, 1, "number of resolutions summed into the image", at_least(1, 8)
-    )
     patch_features: int = option(
         NETWORKS, 0, "features per 8x8 patch; 0: pixels", at_least(0, 10_000)
     )

@@ -27,7 +27,7 @@ from wgan_gp import MODELS
         (["--dataset", "ring", "--augment", "cutout"], "dataset ring"),
         (["--dataset", "ring", "--coarse", "0.5"], "dataset ring"),
         (["--model", "dense", "--upsampling", "nearest"], "model dense"),
-        (["--model", "residual", "--pyramid", "2"], "model residual"),
+        (["--model", "residual", "--patch-features", "2"], "model residual"),
         (["--model", "dense", "--texture-features", "4"], "patch_features 0"),
         (["--method", "wgan", "--gp-weight", "3"], "method wgan"),
         (["--method", "wgan-gp", "--clip", "0.5"], "method wgan-gp"),

@@ -17,7 +17,7 @@ from wgan.safetensors import read_safetensors, to_safetensors
 from wgan.state import build_state
 
 IMAGES = {"dcgan": (3, 16, 16), "residual": (3, 16, 16), "mixed": (1, 28, 28), "dense": (1, 28, 28)}
-OWN = {"residual": {}, "dense": {"pyramid": 3, "patch_features": 4, "categories": 3}}
+OWN = {"residual": {}, "dense": {"categories": 3}}
 DIGITS = {"upsampling": "nearest", "generator_norm": "batch"}
 
 
@@ -66,7 +66,7 @@ def test_safetensors_give_the_samples_of_the_checkpoint(model, names, clusters, 
 def test_vectors_keep_their_units(tmp_path):
     columns = {"mean": [1e9, 5.0], "deviation": [2.0, 0.0], "columns": ["time", "five"]}
     data = {"samples": 9, "digest": "d", "standardisation": columns}
-    source = store(tmp_path / "c.pt", "dense", shape=(2,), data=data, pyramid=1, patch_features=0)
+    source = store(tmp_path / "c.pt", "dense", shape=(2,), data=data)
     generator = load_generator(export(source, tmp_path / "m.safetensors"), device="cpu")
     assert generator.standardisation.columns == ("time", "five")
     samples = generate(generator, 50)

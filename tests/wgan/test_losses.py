@@ -15,9 +15,7 @@ from wgan_gp import MODELS, LeakyReLU, halve
 
 SHAPE = (3, 16, 16)
 NETWORKS = {model: {"model": model} for model in MODELS}
-NETWORKS |= {
-    "patches": {"model": "dense", "pyramid": 2, "patch_features": 3, "texture_features": 2}
-}
+NETWORKS |= {"patches": {"model": "dense", "patch_features": 3, "texture_features": 2}}
 NETWORKS |= {"conditional": {"model": "dcgan"}}
 NETWORKS |= {"spectral": {"model": "dcgan", "critic_norm": "spectral"}}
 NETWORKS |= {"orthonormal": {"model": "dense", "critic_norm": "orthonormal"}}

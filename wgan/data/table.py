@@ -48,7 +48,6 @@ FASHION_RECIPES = (
     "fashion-mnist-best",
     "fashion-mnist-dcgan",
     "fashion-mnist-residual",
-    "fashion-mnist-best-wgan-div",
     "fashion-mnist-best-wgan",
     "fashion-mnist-r3gan",
 )
