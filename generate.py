@@ -71,7 +71,8 @@ def make_parser() -> Parser:
     add = parser.add_argument_group("interpolation").add_argument
     add("--interpolate", action="store_true", help="interpolate between samples, as a GIF")
     through_help = (
-        "walk through the samples with these numbers (000003.png in a folder: 3); without it, each "
+        "walk through the noise of the samples with these numbers (000003.png in a folder: 3), in "
+        "the class or cluster of the first; without it, each "
         f"walk has {STOPS} samples"
     )
     add("--through", metavar="N", type=integer(0, MAXIMUM), nargs="+", help=through_help)

@@ -17,6 +17,7 @@ from wgan.config import FIELDS, LENGTHS, Config, validated
 from wgan.errors import TrainingFailed, is_out_of_memory
 from wgan.safetensors import read_safetensors
 
+REMOVED = {"pyramid": 1}  # options that are no more, with the value that had no effect
 CHECKPOINT_FORMAT = 10  # increase it if the content or its meaning changes
 CHECKPOINT, PREVIOUS, BEST = "checkpoint.pt", "checkpoint.previous.pt", "best.pt"
 DIGEST_LENGTH = 64  # hexadecimal digits of a SHA-256
@@ -107,8 +108,9 @@ def read_export(path: Path) -> dict:
 def config_of(checkpoint: dict) -> Config:
     """The options of the run that wrote a checkpoint. Options added since have their defaults,
     whatever the data set's recipe sets by now. ValueError for invalid ones."""
+    stored = {n: v for n, v in checkpoint["config"].items() if (n, v) not in REMOVED.items()}
     defaults = {name: entry.default for name, entry in FIELDS.items() if name not in LENGTHS}
-    return Config(**defaults | LENGTHS | validated(checkpoint["config"]))
+    return Config(**defaults | LENGTHS | validated(stored))
 
 
 def class_names_of(checkpoint: dict) -> tuple[str, ...]:

@@ -135,7 +135,10 @@ class Config:
     )
     conditional: bool = option(DATA, False, "train a class-conditional generator")
     clusters: int = option(
-        DATA, 0, "condition both networks on N clusters of the data; 0: off", ZERO_OR_COUNT
+        DATA,
+        0,
+        "condition both networks on up to N groups of similar samples; 0: off",
+        ZERO_OR_COUNT,
     )
     augment: str = option(
         DATA,
@@ -361,7 +364,9 @@ PATHS = ("dataset", "data_root", "run", "init_from")  # in which ~ is the home f
 def keyword_parameters(network: type) -> list[str]:
     """The options of a network: the keyword parameters of its constructor."""
     _, *names = inspect.signature(network).parameters  # the first is the sample shape
-    names = [name for name in names if name != "num_classes"]  # which the data determine
+    names = [
+        name for name in names if name != "num_classes"
+    ]  # which the data or --clusters determine
     if unknown := set(names) - FIELDS.keys():
         raise TypeError(f"{network.__name__} has parameters that are no options: {unknown}")
     return names

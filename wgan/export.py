@@ -83,23 +83,27 @@ def model_card(checkpoint: dict, generator: TrainedGenerator, path: Path) -> str
     if len(shape) == 1:
         values = "standardised: see `data` in the metadata" if generator.standardisation else ""
     noise_dim, counts = config.noise_dim, generator.class_counts
-    labels = f', "labels": numpy.random.choice({len(counts)}, 16)' if counts else ""
+    draw = """
+counts = numpy.array(json.loads(session.get_modelmeta().custom_metadata_map["class_counts"]))
+labels = numpy.random.choice(len(counts), 16, p=counts / counts.sum())"""
+    draw, labels = (draw, ', "labels": labels') if counts else ("", "")
     code = f"""\
-import numpy, onnxruntime
+import json, numpy, onnxruntime
 noise = numpy.random.standard_normal((16, {noise_dim})).astype("float32")
-session = onnxruntime.InferenceSession("{path.name}")
+session = onnxruntime.InferenceSession("{path.name}"){draw}
 (samples,) = session.run(None, {{"noise": noise{labels}}})"""
     if path.suffix == ".safetensors":
         code = f"""\
 from wgan import generate, load_generator  # in this project's folder
 samples = generate(load_generator("{path.name}"), count=16)"""
+    classes = one_line(", ".join(names)) or (f"none, {len(counts)} clusters" if counts else "none")
     options = {n: v for n, v in config.applicable().items() if v != FIELDS[n].default}
     options.pop("run")
     return f"""{MARK}
 # {path.stem}: the generator of a Wasserstein GAN
 
 - Data: {config.dataset}, {checkpoint["data"].get("samples")} samples of shape {shape}
-- Classes: {one_line(", ".join(names)) or "none"}
+- Classes: {classes}
 - Method: `{config.method}`. {METHODS[config.method].__doc__.splitlines()[0]}
 - Network: `{config.model}`, moving average after {checkpoint.get("step")} steps
 - Input: `noise` `(N, {noise_dim})` from N(0, 1){", `labels` `(N,)` int64" if counts else ""}

@@ -101,13 +101,15 @@ def set_up(config: Config, fresh: bool, step: Step, command: str = "") -> Run:
         check_same_data(dataset, config)
         fresh = fresh and not distributed.restarted()  # a restart resumes
         folder, config, differences = open_folder(config, state, fresh)
+        if config.clusters and state.centres is None and distributed.is_first():
+            state.centres = find_centres(dataset.samples, config.clusters, config.seed)
     except BadInput:
         raise
     except (ValueError, OSError) as error:
         raise BadInput(str(error)) from error
     config = same_on_all_ranks(config, state)
-    if config.clusters:
-        labels = cluster(dataset, config, state)
+    if config.clusters:  # a resumed run keeps its centres
+        labels = find_clusters(dataset.samples, state.centres)
     if labels is not None:
         counts = np.bincount(labels, minlength=len(state.class_names) or config.clusters)
         state.class_counts = tuple(counts.tolist())
@@ -173,13 +175,6 @@ def build_state_for(
     state = build_state(config, dataset.sample_shape, device, class_names)
     state.data = dataset.identity(config.conditional)
     return state, labels
-
-
-def cluster(dataset: Dataset, config: Config, state: TrainState) -> np.ndarray:
-    """The cluster of each sample, `(N,)`. A resumed run keeps the centres that it began with."""
-    if state.centres is None:
-        state.centres = find_centres(dataset.samples, config.clusters, config.seed)
-    return find_clusters(dataset.samples, state.centres)
 
 
 def check_same_data(dataset: Dataset, config: Config) -> None:
@@ -257,7 +252,10 @@ def load_initial_weights(config: Config, state: TrainState, fresh: bool) -> None
             f"the weights of {config.init_from} do not fit these networks ({error}): use the "
             "options of the networks, the image size and the classes that its config.toml has"
         ) from error
-    state.centres = checkpoint.get("centres")
+    if config.clusters:
+        state.load_centres(checkpoint)
+        if state.centres is None:
+            print(f"{config.init_from} has no centres of clusters: new ones", file=sys.stderr)
     if (names := class_names_of(checkpoint)) != state.class_names:
         differences = describe_other_classes(names, state.class_names)
         print(f"{differences}; class k takes the weights of class k", file=sys.stderr)

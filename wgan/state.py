@@ -32,7 +32,7 @@ class TrainState:
     sample_shape: tuple[int, ...]
     class_names: tuple[str, ...] = ()  # with --conditional
     class_counts: tuple[int, ...] = ()  # the number of real samples of each class or cluster
-    centres: Tensor | None = None  # of the clusters of thumbnails, (K, D)
+    centres: Tensor | None = None  # of the clusters (K, D), as thumbnails or points
     precision: torch.dtype = torch.float32  # that the networks compute in
     step: int = 0
     seconds: float = 0.0  # of training so far, interruptions not counted
@@ -110,6 +110,9 @@ class TrainState:
         if [type(count) for count in counts] != [int, float, float]:
             raise ValueError("the checkpoint does not contain step, seconds and progress")
         self.step, self.seconds, self.progress = counts
+        self.load_centres(checkpoint)
+
+    def load_centres(self, checkpoint: dict) -> None:
         centres = checkpoint.get("centres")
         if not isinstance(centres, Tensor | None):
             raise ValueError("the checkpoint's centres of clusters are no tensor")

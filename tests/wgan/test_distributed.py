@@ -114,7 +114,8 @@ DENSE += ["--precision", "fp32", "--sample-every", 20, "--checkpoint-every", 10,
 
 def method_options(method):
     generator_batch = [] if METHODS[method].relativistic else ["--generator-batch", 12]
-    return ["--method", method, *generator_batch]
+    clusters = ["--clusters", 4] if method == "wgan-gp" else []
+    return ["--method", method, *generator_batch, *clusters]
 
 
 def compile_only_by_tracing():

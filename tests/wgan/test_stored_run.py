@@ -197,3 +197,10 @@ def test_a_stored_run_keeps_the_defaults_of_options_that_were_added_since():
         del stored[name]
     assert parse().categories > 0  # by the recipe
     assert config_of({"config": stored}).categories == 0
+
+
+def test_an_option_that_was_removed_matters_only_if_it_had_an_effect():
+    stored = vars(parse())
+    assert config_of({"config": stored | {"pyramid": 1}}) == config_of({"config": stored})
+    with pytest.raises(ValueError, match="unknown option 'pyramid'"):
+        config_of({"config": stored | {"pyramid": 3}})

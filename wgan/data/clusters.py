@@ -14,14 +14,14 @@ from wgan.data.randomness import seeded_generator
 from wgan.data.rows import RowReader
 
 SIDE = 16  # images are compared as thumbnails of 16x16 pixels
-SAMPLES_PER_CLUSTER = 10  # at least, on average
+SAMPLES_PER_CLUSTER = 5  # at least, on average
 DECISIVE = 10_000  # samples that determine the centres
 ITERATIONS = 10
 CHUNK = 1000  # samples read at a time
 
 
 def find_centres(samples: RowReader, count: int, seed: int) -> Tensor:
-    """Centres of `count` clusters of thumbnails, `(count, D)`; fewer if there are fewer than 10
+    """Centres of `count` clusters of thumbnails, `(count, D)`; fewer if there are fewer than 5
     samples for each."""
     rng = seeded_generator("cpu", seed, "clusters")
     count = max(1, min(count, len(samples) // SAMPLES_PER_CLUSTER))
