@@ -21,7 +21,7 @@ from torch import nn
 
 import train
 from utils import METHODS
-from wgan import acceleration, distributed, monitor
+from wgan import acceleration, distributed, monitor, setup
 from wgan import budget as budget_module
 from wgan.budget import Budget
 from wgan.checkpoints import read_checkpoint
@@ -114,8 +114,7 @@ DENSE += ["--precision", "fp32", "--sample-every", 20, "--checkpoint-every", 10,
 
 def method_options(method):
     generator_batch = [] if METHODS[method].relativistic else ["--generator-batch", 12]
-    clusters = ["--clusters", 4] if method == "wgan-gp" else []
-    return ["--method", method, *generator_batch, *clusters]
+    return ["--method", method, *generator_batch]
 
 
 def compile_only_by_tracing():
@@ -160,6 +159,23 @@ def test_two_ranks_train_as_one(compiled, processes, image_folder, tmp_path):
         for mine, theirs in zip(*logs, strict=True):
             values = [[float(v) for v in row.values() if v] for row in (mine, theirs)]
             assert values[0] == pytest.approx(values[1], rel=1e-3, abs=1e-4)
+
+
+def train_with_the_first_ranks_centres(arguments):
+    if distributed.rank():  # another rank has no use for this
+        setup.find_centres = None
+    return train.main(arguments)
+
+
+def test_all_ranks_have_the_first_ones_clusters(processes, image_folder, tmp_path):
+    options = [*DENSE[:-1], 2, "--clusters", 4]
+    arguments = arguments_for(image_folder, tmp_path / "two", *options)
+    started = start_ranks(processes, tmp_path, train_with_the_first_ranks_centres, arguments)
+    assert run_main(image_folder, tmp_path / "one", *options) == 0
+    assert end_of(started) == [0, 0], errors_of(tmp_path)
+    one, two = (read_checkpoint(tmp_path / name / "checkpoint.pt") for name in ("one", "two"))
+    assert torch.equal(one["centres"], two["centres"])
+    assert one["class_counts"] == two["class_counts"]
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
