@@ -5,7 +5,7 @@ The suffix of --out determines the format: `.png` is one grid; `.npz` and `.npy`
 units), with the classes in `.npz`, and as `range` the values of black and white if images were
 scaled; `.csv` is a table of vectors; a name without suffix is a folder of numbered images, from
 000000.png, in a subfolder per class. With --interpolate, `.gif` is an animation that walks from
-sample to sample and back to the first. In Python:
+the noise of a sample to that of the next, and back to the first. In Python:
 
     from wgan import load_generator, generate
     samples = generate(load_generator("images/RUN"), count=64, seed=0)

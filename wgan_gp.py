@@ -687,7 +687,6 @@ class MaxMin(nn.Module):
 
 # ---------------------------------------------------------------- patches of dense critics
 
-
 PATCH_STEP = 4  # pixels from one patch to the next; patches are twice as large, so they overlap
 
 
@@ -705,7 +704,7 @@ class Patches(nn.Module):
         channels, height, width = image_shape(sample_shape, "--patch-features 0")
         right, bottom = 2 + -width % PATCH_STEP, 2 + -height % PATCH_STEP
         self.padding = (2, right, 2, bottom)
-        self.features = prod(patch_grid(height, width)) * patch_features
+        self.features = ceil(height / PATCH_STEP) * ceil(width / PATCH_STEP) * patch_features
         self.convolution = CriticConv2d(channels * PATCH_STEP**2, patch_features, 2)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -734,11 +733,6 @@ class ShapeAndTexture(nn.Module):
         texture = self.texture(maps).flatten(2)
         texture = texture.mean(2) * texture.shape[2] ** 0.5
         return torch.cat([self.shape(patches), texture], 1)
-
-
-def patch_grid(height: int, width: int) -> tuple[int, int]:
-    """Number of rows and columns of patches."""
-    return ceil(height / PATCH_STEP), ceil(width / PATCH_STEP)
 
 
 # ---------------------------------------------------------------- shared

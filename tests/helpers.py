@@ -12,7 +12,7 @@ from wgan.recipes import resolve
 
 SMALL = ["--width", "8", "--noise-dim", "4", "--batch-size", "8", "--n-critic", "2"]
 SMALL += ["--categories", "0"]  # a recipe's may be more than these noise dimensions
-SMALL += ["--clusters", "0"]
+SMALL += ["--clusters", "0"]  # which exclude classes
 SMALL += ["--compile", "off", "--no-lr-decay", "--lr-warmup", "0"]
 OFTEN = ["--log-every", "2", "--sample-every", "2", "--checkpoint-every", "2"]
 

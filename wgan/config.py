@@ -165,7 +165,7 @@ class Config:
     )
     upsampling: str = option(NETWORKS, "transposed", "of the generator", UPSAMPLINGS)
     patch_features: int = option(
-        NETWORKS, 0, "features per 8x8 patch; 0: pixels", at_least(0, 10_000)
+        NETWORKS, 0, "features per 8x8 patch of a dense critic; 0: pixels", at_least(0, 10_000)
     )
     texture_features: int = option(
         NETWORKS, 0, "features of the texture in a critic of patches", at_least(0, 10_000)
@@ -364,9 +364,7 @@ PATHS = ("dataset", "data_root", "run", "init_from")  # in which ~ is the home f
 def keyword_parameters(network: type) -> list[str]:
     """The options of a network: the keyword parameters of its constructor."""
     _, *names = inspect.signature(network).parameters  # the first is the sample shape
-    names = [
-        name for name in names if name != "num_classes"
-    ]  # which the data or --clusters determine
+    names = [name for name in names if name != "num_classes"]  # of the data, or clusters
     if unknown := set(names) - FIELDS.keys():
         raise TypeError(f"{network.__name__} has parameters that are no options: {unknown}")
     return names

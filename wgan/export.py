@@ -84,11 +84,12 @@ def model_card(checkpoint: dict, generator: TrainedGenerator, path: Path) -> str
         values = "standardised: see `data` in the metadata" if generator.standardisation else ""
     noise_dim, counts = config.noise_dim, generator.class_counts
     draw = """
+import json
 counts = numpy.array(json.loads(session.get_modelmeta().custom_metadata_map["class_counts"]))
 labels = numpy.random.choice(len(counts), 16, p=counts / counts.sum())"""
     draw, labels = (draw, ', "labels": labels') if counts else ("", "")
     code = f"""\
-import json, numpy, onnxruntime
+import numpy, onnxruntime
 noise = numpy.random.standard_normal((16, {noise_dim})).astype("float32")
 session = onnxruntime.InferenceSession("{path.name}"){draw}
 (samples,) = session.run(None, {{"noise": noise{labels}}})"""

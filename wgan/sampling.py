@@ -107,9 +107,9 @@ def generate(
     `(N, D)` float64 in the data's units.
 
     `labels` `(N,)` are the classes of the samples, if the generator has classes: their names, or
-    positions in `class_names`. The count follows from them. Without labels, classes and clusters
-    are as frequent as in the data (`draw_labels`). A larger count continues the same sequence of
-    samples.
+    positions in `class_names`; or the numbers of clusters. The count follows from them. Without
+    labels, classes and clusters are as frequent as in the data (`draw_labels`). A larger count
+    continues the same sequence of samples.
     `noise` `(N, noise_dim)` replaces the noise of the seed; `truncation` multiplies either.
     ValueError for a class that does not exist, invalid noise, or if there are not `count` labels.
     """

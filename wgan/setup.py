@@ -103,13 +103,13 @@ def set_up(config: Config, fresh: bool, step: Step, command: str = "") -> Run:
         folder, config, differences = open_folder(config, state, fresh)
         if config.clusters and state.centres is None and distributed.is_first():
             state.centres = find_centres(dataset.samples, config.clusters, config.seed)
+        config = same_on_all_ranks(config, state)
+        if config.clusters:
+            labels = find_clusters(dataset.samples, state.centres)
     except BadInput:
         raise
     except (ValueError, OSError) as error:
         raise BadInput(str(error)) from error
-    config = same_on_all_ranks(config, state)
-    if config.clusters:  # a resumed run keeps its centres
-        labels = find_clusters(dataset.samples, state.centres)
     if labels is not None:
         counts = np.bincount(labels, minlength=len(state.class_names) or config.clusters)
         state.class_counts = tuple(counts.tolist())

@@ -113,6 +113,8 @@ class TrainState:
         self.load_centres(checkpoint)
 
     def load_centres(self, checkpoint: dict) -> None:
+        """Take the centres of a checkpoint's clusters, or None; ValueError if it has another value.
+        A resumed run needs its own, as k-means of other data numbers the clusters anew."""
         centres = checkpoint.get("centres")
         if not isinstance(centres, Tensor | None):
             raise ValueError("the checkpoint's centres of clusters are no tensor")
