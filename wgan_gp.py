@@ -26,27 +26,41 @@ class Generator(nn.Module):
 
     Subclasses assign `layers`, which take `input_dim` values per sample. With `categories` = N, the
     first N noise dimensions are used as a one-hot choice among N categories. With `num_classes`, an
-    embedding of the class, as long as the noise, is appended to the noise. While it is `coarse`, it
-    generates halves of images (see `halve`).
+    embedding of the class, as long as the noise, is appended to the noise. With `clusters`, these
+    are the classes, and `centre_dim` values follow: the centre of the cluster, a thumbnail or a
+    point. While it is `coarse`, it generates halves of images (see `halve`).
     """
 
     layers: nn.Module
     coarse = False
 
-    def __init__(self, sample_shape: Shape, noise_dim: int, categories: int, num_classes: int):
+    def __init__(
+        self,
+        sample_shape: Shape,
+        noise_dim: int,
+        categories: int,
+        num_classes: int,
+        clusters: int = 0,
+    ):
         super().__init__()
         self.sample_shape, self.noise_dim = tuple(sample_shape), noise_dim
-        self.categories, self.num_classes = categories, num_classes
-        self.input_dim = 2 * noise_dim if num_classes else noise_dim
-        if num_classes:
-            self.class_embedding = nn.Embedding(num_classes, noise_dim)
+        self.categories, self.num_classes = categories, clusters or num_classes
+        self.input_dim = 2 * noise_dim if self.num_classes else noise_dim
+        self.centre_dim = prod(centre_shape(sample_shape)) if clusters else 0
+        if self.num_classes:
+            self.class_embedding = nn.Embedding(self.num_classes, noise_dim)
             # Small beside the noise, as otherwise all samples of a class become alike.
             nn.init.normal_(self.class_embedding.weight, 0.0, 0.1)
+        if clusters:
+            self.register_buffer("centres", torch.zeros(clusters, self.centre_dim))
 
     def forward(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        inputs = one_hot_categories(noise, self.categories)
+        inputs = [one_hot_categories(noise, self.categories)]
         if self.num_classes:
-            inputs = torch.cat([inputs, self.class_embedding(labels)], 1)
+            inputs.append(self.class_embedding(labels))
+        if self.centre_dim:
+            inputs.append(self.centres[labels])
+        inputs = torch.cat(inputs, 1)
         return self.halves(inputs) if self.coarse else self.layers(inputs)
 
     def halves(self, inputs: Tensor) -> Tensor:
@@ -105,8 +119,9 @@ class DCGANGenerator(Generator):
         upsampling: str = "transposed",
         categories: int = 0,
         num_classes: int = 0,
+        clusters: int = 0,
     ):
-        super().__init__(sample_shape, noise_dim, categories, num_classes)
+        super().__init__(sample_shape, noise_dim, categories, num_classes, clusters)
         channels, height, image_width = image_shape(sample_shape)
         stages = count_halvings(height, image_width)
         widths = stage_widths(generator_width or width, stages)[::-1]
@@ -118,6 +133,9 @@ class DCGANGenerator(Generator):
             layers += [upsampling_convolution(upsampling, before, after, bias)]
         layers += [normalisation(generator_norm, widths[-1]), nn.ReLU(inplace=True)]
         layers += [upsampling_convolution(upsampling, widths[-1], channels), nn.Tanh()]
+        if clusters:  # after the first doubling, or before it if there is only one
+            first, features = (5, widths[1]) if stages > 1 else (2, widths[0])
+            layers[:first] = [WithThumbnail(layers[:first], channels, features)]
         self.layers = nn.Sequential(*layers)
         self.apply(dcgan_initialisation)
 
@@ -231,14 +249,17 @@ class ResidualGenerator(Generator):
         generator_norm: str = "batch",
         categories: int = 0,
         num_classes: int = 0,
+        clusters: int = 0,
     ):
-        super().__init__(sample_shape, noise_dim, categories, num_classes)
+        super().__init__(sample_shape, noise_dim, categories, num_classes, clusters)
         channels, height, image_width = image_shape(sample_shape)
         stages = count_halvings(height, image_width)
         levels = residual_levels(generator_width or width, stages)[::-1]
         base = (levels[0], height >> stages, image_width >> stages)
         layers = [nn.Linear(self.input_dim, prod(base)), nn.Unflatten(1, base)]
         layers += [ResidualBlock(*pair, generator_norm, "up") for pair in pairwise(levels)]
+        if clusters:
+            layers[:3] = [WithThumbnail(layers[:3], channels, levels[1])]
         layers += [normalisation(generator_norm, levels[-1]), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers, nn.Conv2d(levels[-1], channels, 3, 1, 1), nn.Tanh())
         residual_initialisation(self)
@@ -363,10 +384,11 @@ class DenseGenerator(Generator):
         generator_norm: str = "none",
         categories: int = 0,
         num_classes: int = 0,
+        clusters: int = 0,
     ):
-        super().__init__(sample_shape, noise_dim, categories, num_classes)
+        super().__init__(sample_shape, noise_dim, categories, num_classes, clusters)
         width = generator_width or width
-        sizes = (self.input_dim, width, width, width)
+        sizes = (self.input_dim + self.centre_dim, width, width, width)
         output = nn.Linear(width, prod(sample_shape))
         layers = [*hidden_layers(sizes, generator_norm), output, nn.Unflatten(1, sample_shape)]
         if len(sample_shape) == 3:
@@ -374,6 +396,8 @@ class DenseGenerator(Generator):
         self.layers = nn.Sequential(*layers)
         self.apply(he_initialisation)
         nn.init.normal_(output.weight, 0.0, 0.02)  # so that no tanh is saturated at first
+        with torch.no_grad():  # small beside the noise
+            self.layers[0].weight[:, self.input_dim :] *= 0.1
 
 
 class DenseCritic(Critic):
@@ -733,6 +757,38 @@ class ShapeAndTexture(nn.Module):
         texture = self.texture(maps).flatten(2)
         texture = texture.mean(2) * texture.shape[2] ** 0.5
         return torch.cat([self.shape(patches), texture], 1)
+
+
+# ---------------------------------------------------------------- clusters
+
+THUMBNAIL = 16  # pixels per side
+
+
+def centre_shape(sample_shape: Shape) -> Shape:
+    """The shape of a cluster's centre: a thumbnail of an image, or a point."""
+    return (*sample_shape[:1], THUMBNAIL, THUMBNAIL) if len(sample_shape) == 3 else sample_shape
+
+
+class WithThumbnail(nn.Module):
+    """The first layers of a generator, and a convolution of a thumbnail, which is added to their
+    features: each place sees 2x2 pixels, so that the next layers refine an image.
+
+    `(B, N + C * 16 * 16)` to `(B, F, h, w)`: the layers map the first N values to features; the
+    other values are the thumbnail, which is resized to 2h x 2w. Instance-conditioned GANs also
+    start from real images, from their features (Casanova et al. 2021, arXiv:2109.05070).
+    """
+
+    def __init__(self, layers: list[nn.Module], channels: int, features: int):
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+        self.pixels = nn.Conv2d(channels, features, 2, 2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        inputs, thumbnail = inputs.tensor_split([-self.pixels.in_channels * THUMBNAIL**2], 1)
+        features = self.layers(inputs)
+        size = [2 * side for side in features.shape[2:]]
+        thumbnail = thumbnail.unflatten(1, (-1, THUMBNAIL, THUMBNAIL))
+        return features + self.pixels(F.interpolate(thumbnail, size, mode="bilinear"))
 
 
 # ---------------------------------------------------------------- shared

@@ -450,13 +450,13 @@ def test_new_images_of_a_resumed_run_join_its_clusters(class_folder, tmp_path, c
     shutil.copytree(folder / "night", folder / "evening")
     assert run_main(folder, tmp_path / "r", *options, "--steps", "4") == 0
     after = read_checkpoint(tmp_path / "r" / "checkpoint.pt")
-    assert torch.equal(before["centres"], after["centres"])
+    assert torch.equal(before["ema"]["centres"], after["ema"]["centres"])
     added = np.subtract(after["class_counts"], before["class_counts"])
     assert sorted(added) == [0, 8]
     more = ["--steps", "2", "--init-from", tmp_path / "r"]
     assert run_main(folder, tmp_path / "s", *options, *more) == 0
     started = read_checkpoint(tmp_path / "s" / "checkpoint.pt")
-    assert torch.equal(before["centres"], started["centres"])
+    assert torch.equal(before["ema"]["centres"], started["ema"]["centres"])
     assert "in 2 clusters" in capsys.readouterr().out
 
 

@@ -8,6 +8,7 @@ from itertools import groupby
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from benchmarks.textbook import plain_layers
 from utils import gradient_penalty
@@ -28,6 +29,7 @@ from wgan_gp import (
     ResidualCritic,
     ResidualGenerator,
     UpsampleConv2d,
+    WithThumbnail,
     choose_device,
     convolve,
     count_halvings,
@@ -131,6 +133,30 @@ def test_the_class_changes_what_is_generated_from_the_same_noise(name):
     images = generator(noise, labels)
     torch.testing.assert_close(images[:2], images[2:])
     assert (images[0] - images[1]).abs().max() > 0.01 * images.abs().max()
+
+
+@pytest.mark.parametrize("size", [(16, 24), (8, 8)])
+@pytest.mark.parametrize("name", MODELS)
+def test_the_centre_of_a_cluster_changes_what_is_generated_from_the_same_noise(name, size):
+    generator = MODELS[name].generator((3, *size), 5, width=4, clusters=2).eval()
+    noise, labels = torch.randn(1, 5).expand(2, 5), torch.tensor([0, 1])
+    before = generator(noise, labels)
+    generator.centres[1] = torch.randn(3 * 16 * 16)
+    images = generator(noise, labels)
+    torch.testing.assert_close(images[0], before[0])
+    assert (images[1] - before[1]).abs().max() > 0.01 * before.abs().max()
+
+
+def test_each_place_of_the_first_features_sees_its_2x2_pixels_of_the_thumbnail():
+    layers = [nn.Linear(5, 2 * 8 * 8), nn.Unflatten(1, (2, 8, 8))]
+    module = WithThumbnail(layers, channels=3, features=2)
+    noise, thumbnail = torch.randn(4, 5), torch.randn(4, 3, 16, 16)
+    features = module(torch.cat([noise, thumbnail.flatten(1)], 1))
+    gain = features - nn.Sequential(*layers)(noise)
+    for row, column in ((0, 0), (2, 7)):
+        pixels = thumbnail[:, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+        expected = pixels.flatten(1) @ module.pixels.weight.flatten(1).T + module.pixels.bias
+        torch.testing.assert_close(gain[:, :, row, column], expected)
 
 
 @pytest.mark.parametrize("name", MODELS)

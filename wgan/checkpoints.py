@@ -18,7 +18,7 @@ from wgan.errors import TrainingFailed, is_out_of_memory
 from wgan.safetensors import read_safetensors
 
 REMOVED = {"pyramid": 1}  # options that are no more, with the value that had no effect
-CHECKPOINT_FORMAT = 10  # increase it if the content or its meaning changes
+CHECKPOINT_FORMAT = 11  # increase it if the content or its meaning changes
 CHECKPOINT, PREVIOUS, BEST = "checkpoint.pt", "checkpoint.previous.pt", "best.pt"
 DIGEST_LENGTH = 64  # hexadecimal digits of a SHA-256
 COMMENT_LENGTH = DIGEST_LENGTH.to_bytes(2, "little")

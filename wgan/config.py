@@ -137,7 +137,8 @@ class Config:
     clusters: int = option(
         DATA,
         0,
-        "condition both networks on up to N groups of similar samples; 0: off",
+        "condition both networks on up to N groups of similar samples, whose means the generator "
+        "refines; 0: off",
         ZERO_OR_COUNT,
     )
     augment: str = option(

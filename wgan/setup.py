@@ -101,11 +101,12 @@ def set_up(config: Config, fresh: bool, step: Step, command: str = "") -> Run:
         check_same_data(dataset, config)
         fresh = fresh and not distributed.restarted()  # a restart resumes
         folder, config, differences = open_folder(config, state, fresh)
-        if config.clusters and state.centres is None and distributed.is_first():
-            state.centres = find_centres(dataset.samples, config.clusters, config.seed)
+        # A resumed run has centres, as k-means of changed data would number the clusters anew.
+        if config.clusters and distributed.is_first() and not state.generator.centres.any():
+            state.set_centres(find_centres(dataset.samples, config.clusters, config.seed))
         config = same_on_all_ranks(config, state)
         if config.clusters:
-            labels = find_clusters(dataset.samples, state.centres)
+            labels = find_clusters(dataset.samples, state.generator.centres.cpu())
     except BadInput:
         raise
     except (ValueError, OSError) as error:
@@ -252,10 +253,6 @@ def load_initial_weights(config: Config, state: TrainState, fresh: bool) -> None
             f"the weights of {config.init_from} do not fit these networks ({error}): use the "
             "options of the networks, the image size and the classes that its config.toml has"
         ) from error
-    if config.clusters:
-        state.load_centres(checkpoint)
-        if state.centres is None:
-            print(f"{config.init_from} has no centres of clusters: new ones", file=sys.stderr)
     if (names := class_names_of(checkpoint)) != state.class_names:
         differences = describe_other_classes(names, state.class_names)
         print(f"{differences}; class k takes the weights of class k", file=sys.stderr)

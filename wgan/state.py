@@ -16,6 +16,7 @@ from wgan_gp import MODELS, CoarseToFineCritic, half_shape
 
 NETWORKS = ("generator", "critic", "ema")
 OPTIMIZERS = ("generator_optimizer", "critic_optimizer")
+UNUSED = 1e4  # each coordinate of a centre without samples
 
 
 @dataclass
@@ -32,7 +33,6 @@ class TrainState:
     sample_shape: tuple[int, ...]
     class_names: tuple[str, ...] = ()  # with --conditional
     class_counts: tuple[int, ...] = ()  # the number of real samples of each class or cluster
-    centres: Tensor | None = None  # of the clusters (K, D), as thumbnails or points
     precision: torch.dtype = torch.float32  # that the networks compute in
     step: int = 0
     seconds: float = 0.0  # of training so far, interruptions not counted
@@ -49,6 +49,13 @@ class TrainState:
         """Whether a sample depends on the other samples of its batch."""
         kind = nn.modules.batchnorm._BatchNorm
         return any(isinstance(module, kind) for module in self.generator.modules())
+
+    def set_centres(self, centres: Tensor) -> None:
+        """Give the generator the centres of its clusters, `(K, D)`. Those without samples are far
+        away from all samples."""
+        for network in (self.generator, self.ema):
+            network.centres.fill_(UNUSED)
+            network.centres[: len(centres)] = centres
 
     def weights(self) -> Iterator[Tensor]:
         """All tensors of the three networks."""
@@ -89,7 +96,6 @@ class TrainState:
             "sample_shape": tuple(self.sample_shape),
             "class_names": tuple(self.class_names),
             "class_counts": tuple(self.class_counts),
-            "centres": self.centres,
             **self.environment(),
         }
 
@@ -110,15 +116,6 @@ class TrainState:
         if [type(count) for count in counts] != [int, float, float]:
             raise ValueError("the checkpoint does not contain step, seconds and progress")
         self.step, self.seconds, self.progress = counts
-        self.load_centres(checkpoint)
-
-    def load_centres(self, checkpoint: dict) -> None:
-        """Take the centres of a checkpoint's clusters, or None; ValueError if it has another value.
-        A resumed run needs its own, as k-means of other data numbers the clusters anew."""
-        centres = checkpoint.get("centres")
-        if not isinstance(centres, Tensor | None):
-            raise ValueError("the checkpoint's centres of clusters are no tensor")
-        self.centres = centres
 
     def load(self, checkpoint: dict, parts: tuple[str, ...]) -> None:
         """Load parts of a checkpoint; ValueError if one is missing or has other shapes."""

@@ -174,7 +174,7 @@ def test_all_ranks_have_the_first_ones_clusters(processes, image_folder, tmp_pat
     assert run_main(image_folder, tmp_path / "one", *options) == 0
     assert end_of(started) == [0, 0], errors_of(tmp_path)
     one, two = (read_checkpoint(tmp_path / name / "checkpoint.pt") for name in ("one", "two"))
-    assert torch.equal(one["centres"], two["centres"])
+    assert torch.equal(one["ema"]["centres"], two["ema"]["centres"])
     assert one["class_counts"] == two["class_counts"]
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from wgan.data.pixels import to_float_images
 from wgan.data.randomness import seeded_generator
 from wgan.data.rows import RowReader
+from wgan_gp import THUMBNAIL
 
-SIDE = 16  # images are compared as thumbnails of 16x16 pixels
 SAMPLES_PER_CLUSTER = 5  # at least, on average
 DECISIVE = 10_000  # samples that determine the centres
 ITERATIONS = 10
@@ -40,7 +40,7 @@ def thumbnails(samples: Tensor) -> Tensor:
     """Images of 16x16 pixels in [-1, 1], flat `(B, D)`, or points `(B, D)` as they are."""
     if samples.dim() == 2:
         return samples
-    return F.adaptive_avg_pool2d(to_float_images(samples), SIDE).flatten(1)
+    return F.adaptive_avg_pool2d(to_float_images(samples), THUMBNAIL).flatten(1)
 
 
 def k_means(points: Tensor, count: int, rng: torch.Generator) -> Tensor:

@@ -109,6 +109,7 @@ class Evaluator:
             "recall": recall,
             "density": density,
             "coverage": coverage,
+            "nearest_distance": metrics.nearest_distance(images, self.reference.values),
         }
         return values | self.features.metrics(features) | self.report_classes(features, labels)
 

@@ -64,6 +64,15 @@ def test_nearest_neighbours_are_nearest():
     assert metrics.nearest_neighbours(torch.tensor([[12.0]]), reference, 2).tolist() == [[2, 1]]
 
 
+def test_the_nearest_distance_is_that_of_pixels_at_32x32():
+    reference = torch.tensor([0, 200], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 64, 48)
+    images = torch.tensor([10, 220, 230], dtype=torch.uint8).view(3, 1, 1, 1).repeat(1, 3, 64, 48)
+    distance = metrics.nearest_distance(images, reference)
+    assert distance == pytest.approx(20 / 127.5, rel=1e-4)
+    images[..., ::2, :] += 5  # their mean with the next row is 2.5 more
+    assert metrics.nearest_distance(images, reference) == pytest.approx(22.5 / 127.5, rel=1e-4)
+
+
 # ---------------------------------------------------------------- classes
 
 
