@@ -349,7 +349,12 @@ def test_every_run_resumes_exactly(method, model, image_folder, tmp_path, no_plo
 
 
 @pytest.mark.parametrize(
-    ("model", "norm"), [("dcgan", "spectral"), ("residual", "spectral"), ("dense", "orthonormal")]
+    ("model", "norm"),
+    [
+        ("dcgan", "spectral"),
+        pytest.param("residual", "spectral", marks=pytest.mark.nightly),
+        ("dense", "orthonormal"),
+    ],
 )
 def test_critics_that_are_bounded_by_construction_resume_exactly(
     model, norm, image_folder, tmp_path, no_plots

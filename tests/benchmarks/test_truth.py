@@ -101,7 +101,7 @@ def test_centres_are_nearer_to_real_samples_than_other_real_samples_are():
     assert distances["k-means centres"] < distances["others"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_command_writes_its_results_and_figures(tmp_path, capsys, monkeypatch):
     target, figure = tmp_path / "t.json", tmp_path / "t.png"
     monkeypatch.setattr(truth, "FRESH", 100)

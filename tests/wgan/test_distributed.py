@@ -137,9 +137,16 @@ def train_all(folder, runs, ports, compiled):
     return 0
 
 
-@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.nightly)])
-def test_two_ranks_train_as_one(compiled, processes, image_folder, tmp_path):
-    methods = ["wgan-gp"] if compiled else METHODS  # tracing takes seconds for each
+@pytest.mark.parametrize(
+    ("methods", "compiled"),
+    [
+        (["wgan-gp", "r3gan"], False),
+        pytest.param(METHODS, False, marks=pytest.mark.nightly),
+        pytest.param(["wgan-gp"], True, marks=pytest.mark.nightly),
+    ],
+    ids=["two", "all", "compiled"],
+)
+def test_two_ranks_train_as_one(methods, compiled, processes, image_folder, tmp_path):
     ports = {method: free_port() for method in methods}
     started = start_ranks(
         processes, tmp_path, train_all, image_folder, tmp_path / "two", ports, compiled
