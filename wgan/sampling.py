@@ -161,7 +161,8 @@ def find_class(generator: TrainedGenerator, label: str | int) -> int:
     names, is_text = list(generator.class_names), isinstance(label, str)
     if is_text:
         label = unicodedata.normalize("NFC", label)
-    if label in range(len(generator.class_counts) or 1):
+    counts = generator.class_counts or (1,)
+    if label in range(len(counts)) and (names or counts[int(label)]):  # unused clusters have none
         return int(label)
     if label in names:
         return names.index(label)

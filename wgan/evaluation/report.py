@@ -22,7 +22,7 @@ def format_report(result: dict) -> str:
                 label += f" of {result['generated']['modes_in_all']}"
             direction = "higher" if name in HIGHER_IS_BETTER else "lower"
             if name == "nearest_distance":
-                direction = "towards the floor: below it, samples are copies"
+                direction = "near the floor; far below it, samples are copies"
             if "wasserstein" in name and value < result["real"][name]:
                 direction = "below the floor is not better: see energy distance, recall"
             if "estimate" in name or "critic" in name:
