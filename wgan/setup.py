@@ -101,7 +101,7 @@ def set_up(config: Config, fresh: bool, step: Step, command: str = "") -> Run:
         check_same_data(dataset, config)
         fresh = fresh and not distributed.restarted()  # a restart resumes
         folder, config, differences = open_folder(config, state, fresh)
-        # A resumed run has centres, as k-means of changed data would number the clusters anew.
+        # A resumed run keeps its centres: on changed data, k-means would renumber the clusters.
         if config.clusters and distributed.is_first() and not state.generator.centres.any():
             state.set_centres(find_centres(dataset.samples, config.clusters, config.seed))
         config = same_on_all_ranks(config, state)
